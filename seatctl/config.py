@@ -1,0 +1,80 @@
+"""Which database: flags, environment, files. Knows no MongoDB and opens no connection."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seatctl.errors import Misconfigured, Usage
+
+DEFAULT_DATABASE = "event_booking_db"
+CREDENTIAL = "seatctl-uri"
+"""The name under which systemd's LoadCredential= hands the URI over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the data lives. `uri` None: the embedded MongoDB. `source` says who decided."""
+
+    uri: str | None = field(repr=False)
+    database: str | None
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+def find_target(
+    uri: str | None,
+    uri_file: str | None,
+    database: str | None,
+    environment: Mapping[str, str] = os.environ,
+) -> Target:
+    """Flags win over the environment, a URI over a file, both over systemd's credentials.
+
+    An empty environment variable counts as not set. Raises Usage when two flags contradict each
+    other, Misconfigured when a file cannot be read or holds no URI.
+    """
+    if uri is not None and uri_file is not None:
+        raise Usage("give --uri or --uri-file, not both")
+    name = database or environment.get("SEATCTL_DATABASE") or None
+    if uri is not None:
+        return Target(_clean(uri, "--uri"), name, "--uri")
+    if uri_file is not None:
+        return _from_file(Path(uri_file), name, "--uri-file")
+    if environment.get("SEATCTL_URI"):
+        return Target(_clean(environment["SEATCTL_URI"], "SEATCTL_URI"), name, "SEATCTL_URI")
+    if environment.get("SEATCTL_URI_FILE"):
+        return _from_file(Path(environment["SEATCTL_URI_FILE"]), name, "SEATCTL_URI_FILE")
+    if environment.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(environment["CREDENTIALS_DIRECTORY"], CREDENTIAL)
+        if credential.exists():
+            return _from_file(credential, name, "the credential seatctl-uri")
+    return Target(None, name, "embedded")
+
+
+def _from_file(path: Path, database: str | None, source: str) -> Target:
+    try:
+        text = path.read_text(encoding="utf-8")
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise Misconfigured(f"cannot read the URI from {path} ({source}): {reason}") from error
+    warnings: tuple[str, ...] = ()
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        warnings = (f"{path} can be read by others than its owner; run `chmod 600 {path}`",)
+    return Target(_clean(text, f"the file {path}"), database, source, warnings)
+
+
+def _clean(uri: str, source: str) -> str:
+    uri = uri.strip()
+    if not uri:
+        raise Misconfigured(f"{source} is empty; it must hold a URI like mongodb://host:27017/database")
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise Misconfigured(
+            f"{source} does not hold a MongoDB URI; one starts with mongodb:// or mongodb+srv://"
+        )
+    if any(character.isspace() for character in uri):
+        raise Misconfigured(f"{source} holds more than one URI, or one with spaces in it")
+    return uri

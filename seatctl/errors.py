@@ -1,0 +1,114 @@
+"""What can go wrong, in words a person can act on. Standard library only.
+
+The docstring of each error is its default message. Each leaf knows its `code`, the word that
+scripts read in `--json`, and its `exit_code`; the numbers are the table in the README.
+"""
+
+from __future__ import annotations
+
+
+class SeatctlError(Exception):
+    """Something unexpected went wrong."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.default_message())
+
+    @classmethod
+    def default_message(cls) -> str:
+        return " ".join((cls.__doc__ or cls.code).split())
+
+
+class DamagedDocument(SeatctlError):
+    """A stored document does not have the shape that it needs to be changed safely."""
+
+    code = "damaged_document"
+
+
+class Contention(SeatctlError):
+    """Other writers kept winning the race for this event. Nothing was changed; try again."""
+
+    code = "contention"
+
+
+class WriteRefused(SeatctlError):
+    """The database refused a document. Nothing was changed."""
+
+    code = "write_refused"
+
+
+class Usage(SeatctlError):
+    """The command line does not make sense."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class Refused(SeatctlError):
+    """The request was understood and refused. Nothing was changed."""
+
+    code = "refused"
+    exit_code = 3
+
+
+class SoldOut(Refused):
+    """The event does not have that many seats left."""
+
+    code = "sold_out"
+
+
+class WrongState(Refused):
+    """The document is not in a state that allows this."""
+
+    code = "wrong_state"
+
+
+class DeadlinePassed(Refused):
+    """The deadline has passed."""
+
+    code = "deadline_passed"
+
+
+class KeyReused(Refused):
+    """This idempotency key was used before, with other parameters."""
+
+    code = "key_reused"
+
+
+class FutureRefused(Refused):
+    """A run in the future would take away live locks; add --force if that is what you want."""
+
+    code = "future_refused"
+
+
+class NotFound(SeatctlError):
+    """There is no document with this id."""
+
+    code = "not_found"
+    exit_code = 4
+
+
+class Unreachable(SeatctlError):
+    """The database cannot be reached. Nothing is known to be wrong with the data; try again."""
+
+    code = "unreachable"
+    exit_code = 10
+
+
+class Misconfigured(SeatctlError):
+    """seatctl does not know which database to use."""
+
+    code = "configuration"
+    exit_code = 11
+
+
+class Interrupted(SeatctlError):
+    """Interrupted."""
+
+    code = "interrupted"
+
+    def __init__(self, signal_number: int, message: str | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,228 @@
+"""What is wrong in a database: the one piece of code behind `verify`, `health` and `recover`.
+
+Reads only, with server-side aggregation; whoever repairs a finding looks again before writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from seatctl.model import BookingStatus, Document, Id, LockStatus, counter_flaw, describe, whole_number
+
+if TYPE_CHECKING:
+    from seatctl.store import Session, Store
+
+
+class Fault(StrEnum):
+    """Each way in which documents can break a promise."""
+
+    COUNTER_DRIFT = "counter_drift"
+    OVERBOOKED = "overbooked"
+    UNSETTLED_LOCK = "unsettled_lock"
+    LOST_LOCK = "lost_lock"
+    SEATS_NOT_RETURNED = "seats_not_returned"
+    BOOKING_WITHOUT_SEATS = "booking_without_seats"
+    CONFIRMED_WITHOUT_LOCK = "confirmed_without_lock"
+    CONSUMED_WITHOUT_BOOKING = "consumed_without_booking"
+    SEVERAL_BOOKINGS = "several_bookings"
+    ORPHAN_LOCK = "orphan_lock"
+    ORPHAN_BOOKING = "orphan_booking"
+    ORPHAN_SOLD = "orphan_sold"
+    DAMAGED_LOCK = "damaged_lock"
+    DAMAGED_BOOKING = "damaged_booking"
+    DAMAGED_EVENT = "damaged_event"
+
+
+INVARIANT = {
+    Fault.COUNTER_DRIFT: 1,
+    Fault.OVERBOOKED: 2,
+    Fault.UNSETTLED_LOCK: 5,
+    Fault.LOST_LOCK: 5,
+    Fault.SEATS_NOT_RETURNED: 5,
+    Fault.BOOKING_WITHOUT_SEATS: 4,
+    Fault.CONFIRMED_WITHOUT_LOCK: 5,
+    Fault.CONSUMED_WITHOUT_BOOKING: 5,
+    Fault.SEVERAL_BOOKINGS: 5,
+    Fault.ORPHAN_LOCK: 1,
+    Fault.ORPHAN_BOOKING: 1,
+    Fault.ORPHAN_SOLD: 1,
+    Fault.DAMAGED_LOCK: 1,
+    Fault.DAMAGED_BOOKING: 5,
+    Fault.DAMAGED_EVENT: 2,
+}
+"""The invariant of spec section 3 that each fault breaks."""
+
+REPAIRABLE = frozenset(
+    {
+        Fault.COUNTER_DRIFT,
+        Fault.UNSETTLED_LOCK,
+        Fault.LOST_LOCK,
+        Fault.SEATS_NOT_RETURNED,
+        Fault.BOOKING_WITHOUT_SEATS,
+        Fault.ORPHAN_LOCK,
+        Fault.ORPHAN_BOOKING,
+    }
+)
+"""What `recover` mends. For the rest a person must decide: money or somebody's data is at stake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One violation: what, said in a sentence, and the ids of the documents involved."""
+
+    fault: Fault
+    message: str
+    event: Id = None
+    lock: Id = None
+    booking: Id = None
+
+    @property
+    def remedy(self) -> str:
+        """The command that repairs it, or the one that shows a person what to decide on."""
+        if self.fault in REPAIRABLE:
+            return "seatctl recover"
+        return f"seatctl show {self.booking or self.lock or self.event}"
+
+    def as_document(self) -> Document:
+        ids = {"event": self.event, "lock": self.lock, "booking": self.booking}
+        return {
+            "fault": self.fault.value,
+            "invariant": INVARIANT[self.fault],
+            "message": self.message,
+            **{name: value for name, value in ids.items() if value is not None},
+            "remedy": self.remedy,
+        }
+
+
+def find_all(store: Store) -> list[Finding]:
+    """Every violation in the whole database, seen at one point in time.
+
+    A server without snapshots is read while others write, so there each finding must be seen
+    twice, half-done commands being over in milliseconds.
+    """
+    with store.snapshot() as session:
+        found = [*pairs(store, session), *counters(store, session)]
+    if store.transactions or not found:
+        return found
+    again = {*pairs(store, None), *counters(store, None)}
+    return [finding for finding in found if finding in again]
+
+
+def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
+    """Locks and bookings that disagree, that belong to no event, or that are damaged."""
+    yield from _disagreeing_bookings(store, session)
+    for lock, confirmed in store.consumed_without_confirmed(session):
+        if confirmed == 0:
+            yield Finding(
+                Fault.CONSUMED_WITHOUT_BOOKING,
+                f"lock {lock['_id']} is CONSUMED without a CONFIRMED booking; somebody may have paid",
+                event=lock.get("eventId"),
+                lock=lock["_id"],
+            )
+    for lock_id, count in store.several_bookings(session):
+        yield Finding(Fault.SEVERAL_BOOKINGS, f"lock {lock_id} has {count} bookings", lock=lock_id)
+    yield from _orphans(store, session)
+    for lock in store.damaged_locks(session):
+        reason = (
+            f"status is {describe(lock.get('status'))}"
+            if lock.get("status") not in set(LockStatus)
+            else f"seats is {describe(lock.get('seats'))}, not a positive whole number"
+        )
+        yield Finding(Fault.DAMAGED_LOCK, f"lock {lock['_id']}: {reason}", lock.get("eventId"), lock["_id"])
+    for booking in store.damaged_bookings(session):
+        yield Finding(
+            Fault.DAMAGED_BOOKING,
+            f"booking {booking['_id']}: status is {describe(booking.get('status'))}",
+            booking=booking["_id"],
+        )
+
+
+def _disagreeing_bookings(store: Store, session: Session) -> Iterator[Finding]:
+    for booking in store.disagreeing_bookings(session):
+        status, lock_status = booking["status"], booking.get("lockStatus")
+        lock = booking.get("seatLockId")
+        state = f"its lock {lock} is {lock_status or 'missing'}"
+        message = f"booking {booking['_id']} is {status} but {state}"
+        fault = _fault_of_pair(status, lock_status)
+        if fault:
+            yield Finding(fault, message, event=booking.get("event"), lock=lock, booking=booking["_id"])
+
+
+def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:
+    """What is wrong when a booking in this state has a lock in that one (None: no lock)."""
+    match booking, lock:
+        case BookingStatus.CONFIRMED, LockStatus.ACTIVE:
+            return Fault.UNSETTLED_LOCK
+        case BookingStatus.CONFIRMED, LockStatus.EXPIRED:
+            return Fault.LOST_LOCK
+        case BookingStatus.CONFIRMED, None:
+            return Fault.CONFIRMED_WITHOUT_LOCK
+        case ((BookingStatus.FAILED | BookingStatus.EXPIRED), LockStatus.ACTIVE):
+            return Fault.SEATS_NOT_RETURNED
+        case BookingStatus.PAYMENT_PENDING, (LockStatus.EXPIRED | None):
+            return Fault.BOOKING_WITHOUT_SEATS
+    return None  # a CONSUMED lock without a CONFIRMED booking is found from the lock's side
+
+
+def _orphans(store: Store, session: Session) -> Iterator[Finding]:
+    for lock in store.orphan_locks(session):
+        fault = Fault.ORPHAN_LOCK if lock["status"] == LockStatus.ACTIVE else Fault.ORPHAN_SOLD
+        message = f"lock {lock['_id']} ({lock['status']}) belongs to event {lock.get('eventId')}, which does not exist"
+        yield Finding(fault, message, lock.get("eventId"), lock["_id"])
+    for booking in store.orphan_bookings(session):
+        fault = (
+            Fault.ORPHAN_BOOKING if booking["status"] == BookingStatus.PAYMENT_PENDING else Fault.ORPHAN_SOLD
+        )
+        yield Finding(
+            fault,
+            f"booking {booking['_id']} ({booking['status']}) belongs to event {booking.get('event')}, "
+            "which does not exist",
+            booking.get("event"),
+            booking.get("seatLockId"),
+            booking["_id"],
+        )
+
+
+def counters(store: Store, session: Session = None) -> Iterator[Finding]:
+    """Events whose counter is not what their locks say (invariants 1 and 2)."""
+    held = store.held_by_event(session)
+    for event in store.all_counters(session):
+        finding = check_counter(event, held.get(event["_id"], (0, 0)))
+        if finding:
+            yield finding
+
+
+def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:
+    """Judge one event by what its locks hold: (seats, locks whose `seats` is no seat count)."""
+    event_id = event["_id"]
+    if flaw := counter_flaw(event):
+        return Finding(Fault.DAMAGED_EVENT, f"event {event_id}: {flaw}", event_id)
+    seats, unreadable = held
+    if unreadable:
+        return (
+            None  # each such lock is a finding of its own; the counter cannot be judged before it is mended
+        )
+    available, expected = whole_number(event["availableSeats"]), expected_seats(event, seats)
+    if expected < 0:
+        return Finding(
+            Fault.OVERBOOKED,
+            f"event {event_id}: locks hold {seats} of {event['totalSeats']} seats, {-expected} too many",
+            event_id,
+        )
+    if available != expected:
+        return Finding(
+            Fault.COUNTER_DRIFT,
+            f"event {event_id}: {available} seats available, should be {expected} "
+            f"({event['totalSeats']} in all, {seats} held)",
+            event_id,
+        )
+    return None
+
+
+def expected_seats(event: Document, held: int) -> int:
+    """What invariant 1 makes of an event with that many seats held."""
+    total: Any = whole_number(event["totalSeats"])
+    return int(total) - held

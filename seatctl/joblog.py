@@ -1,0 +1,187 @@
+"""One run of a job: its time, its outcome, its entry in `jobLogs`, and how it is interrupted.
+
+Every run is logged, also one that found nothing to do or failed. A first SIGINT or SIGTERM lets
+the transaction in flight end; the run is then logged as FAILED with how far it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from seatctl.connection import explain
+from seatctl.errors import Interrupted, SeatctlError
+from seatctl.model import Document, Id, JobStatus, JobType
+
+if TYPE_CHECKING:
+    from seatctl.inventory import GivenBack, SetAside
+    from seatctl.store import Store
+
+log = logging.getLogger(__name__)
+
+LISTED = 100
+"""Items named in one log entry; their number is always complete."""
+
+
+class Stop:
+    """A request to stop, kept until the job is between two transactions."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def request(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:  # asked twice: do not wait
+            raise Interrupted(number, "interrupted twice; the transaction in flight is rolled back")
+        self.signal = number
+
+
+@contextmanager
+def _listening() -> Iterator[Stop]:
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run did so far."""
+
+    job: JobType
+    dry_run: bool = False
+    locks: int = 0
+    bookings: int = 0
+    seats: int = 0
+    repairs: int = 0
+    """Documents that recovery changed beside what the sweeps gave back."""
+    set_aside: dict[tuple[str, Id], SetAside] = field(default_factory=dict)
+    seats_by_event: Counter[Id] = field(default_factory=Counter)
+    steps: list[Document] = field(default_factory=list)
+    """What recovery found, and what was done about each."""
+    unresolved: int = 0
+    stop: Stop = field(default_factory=Stop)
+
+    @property
+    def processed(self) -> int:
+        match self.job:
+            case JobType.LOCK_EXPIRY:
+                return self.locks
+            case JobType.BOOKING_EXPIRY:
+                return self.bookings
+            case JobType.RECOVERY:
+                return self.locks + self.bookings + self.repairs
+
+    def record(self, batch: GivenBack) -> None:
+        """Add a batch's outcome, then stop here if somebody asked for it (raises Interrupted)."""
+        self.locks += batch.locks
+        self.bookings += batch.bookings
+        self.seats += batch.seats.total()
+        self.seats_by_event.update(batch.seats)
+        for item in batch.set_aside:
+            self.set_aside[item.kind, item.id] = item
+            log.info("set aside %s", item)
+        log.info(
+            "batch: %d locks, %d bookings expired, %d seats back",
+            batch.locks,
+            batch.bookings,
+            batch.seats.total(),
+        )
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Between two transactions: raise Interrupted if somebody asked to stop."""
+        if self.stop.signal is not None:
+            raise Interrupted(self.stop.signal, f"interrupted after {self.processed}")
+
+    def details(self, duration_ms: int) -> Document:
+        """The entry's `details`: spec section 1, and what was set aside or found."""
+        details: Document = {
+            "recordsProcessed": self.processed,
+            "seatsRestored": self.seats,
+            "duration": duration_ms,
+        }
+        details["locksExpired"] = self.locks
+        if self.job is not JobType.LOCK_EXPIRY:
+            details["bookingsExpired"] = self.bookings
+        if self.job is JobType.RECOVERY:
+            details["resourcesRecovered"] = self.processed
+            details["findings"] = self.steps[:LISTED]
+            details["findingsCount"] = len(self.steps)
+        if self.set_aside:
+            details["setAsideCount"] = len(self.set_aside)
+            details["setAside"] = [
+                {"kind": item.kind, "id": item.id, "reason": item.reason}
+                for item in list(self.set_aside.values())[:LISTED]
+            ]
+        return details
+
+    def complaint(self) -> str | None:
+        """Why this run is not a success, or None."""
+        parts = []
+        if self.set_aside:
+            items = list(self.set_aside.values())
+            more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+            parts.append(f"set aside {items[0]}{more}")
+        if self.unresolved:
+            parts.append(f"{self.unresolved} findings need a person to decide; `seatctl verify` lists them")
+        return "; ".join(parts) or None
+
+
+def run(
+    store: Store, job: JobType, work: Callable[[Run], Any], *, dry_run: bool = False
+) -> tuple[Document, Run]:
+    """Do `work(run)` as one run of a job and log it; returns the entry and the run.
+
+    The entry is FAILED when items were set aside, and also, re-raising the error, when `work`
+    fails. A dry run logs nothing and returns what the entry would say.
+    """
+    current = Run(job, dry_run)
+    started, clock = store.now(), time.monotonic()
+    with _listening() as current.stop:
+        try:
+            work(current)
+        except Exception as error:
+            reason = explain(error)
+            if not dry_run:
+                _log_failure(store, current, started, clock, reason)
+            raise
+    entry = _entry(current, started, clock, current.complaint())
+    if not dry_run:
+        store.insert_run(entry)
+    return entry, current
+
+
+def _entry(current: Run, started: datetime, clock: float, error: str | None) -> Document:
+    entry: Document = {
+        "jobType": current.job.value,
+        "executedAt": started,
+        "status": (JobStatus.FAILED if error else JobStatus.SUCCESS).value,
+        "details": current.details(round((time.monotonic() - clock) * 1000)),
+        "host": socket.gethostname(),
+    }
+    if error:
+        entry["error"] = error
+    return entry
+
+
+def _log_failure(store: Store, current: Run, started: datetime, clock: float, reason: SeatctlError) -> None:
+    try:
+        store.insert_run(_entry(current, started, clock, str(reason)))
+    except Exception as error:  # noqa: BLE001 - the first failure is the one to report
+        log.info("the run could not be logged: %s", explain(error))

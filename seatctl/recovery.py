@@ -1,0 +1,225 @@
+"""`recover`: everything the sweeps would do, then each finding repaired, then the counters.
+
+Every repair looks again and is a compare-and-set, so recovery may run beside buyers and beside
+itself. What needs a person is reported and left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from seatctl.expiry import BATCH, booking_sweep, lock_sweep, sweep
+from seatctl.findings import REPAIRABLE, Fault, Finding, check_counter, counters, expected_seats, pairs
+from seatctl.inventory import (
+    Cause,
+    Claim,
+    GivenBack,
+    StartOver,
+    Terms,
+    again,
+    give_back,
+    give_up_locks,
+    hold_of,
+    sound,
+)
+from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, seats_of
+
+if TYPE_CHECKING:
+    from seatctl.joblog import Run
+    from seatctl.store import Session, Store
+
+log = logging.getLogger(__name__)
+
+PLANNED, DONE, LEFT = (
+    "planned",
+    "corrected",
+    "left for the next run: the event was changed within the last minute",
+)
+NEEDS_PERSON, OVERSOLD = "needs a person", "oversold: the event no longer has the seats; needs a person"
+
+
+class Nothing(Exception):
+    """A second look found nothing to repair; rolls the look back."""
+
+
+def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
+    """Heal what a crash, a race or a foreign hand left; `run` receives what was found and done.
+    With `run.dry_run`, only what would be done."""
+    now = store.now()
+    terms = Terms(now, overdue_at=now)
+    busy: set[Id] = set()
+    for kind in (booking_sweep(store), lock_sweep(store)):
+        for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run):
+            _let_go(store, run, batch, terms)
+            busy |= batch.busy
+            run.record(batch)
+    handled = {item.id for item in run.set_aside.values()}
+    for finding in pairs(store):
+        if run.dry_run and handled & {finding.lock, finding.booking}:
+            continue
+        _treat(store, run, finding, now, busy)
+    for finding in counters(store):
+        _treat(store, run, finding, now, busy)
+
+
+def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> None:
+    """Expire also what the sweep set aside because no counter can take the seats: the event is
+    unknown, or its counter never went down. Only recovery may: it looks at the counters next."""
+    mine = [
+        item for item in batch.set_aside if item.cause in (Cause.UNKNOWN_EVENT, Cause.COUNTER) and item.claim
+    ]
+    if not mine:
+        return
+    claims = [item.claim for item in mine if item.claim is not None]
+    done = GivenBack()
+    if not run.dry_run:
+        done = give_up_locks(store, claims, terms)
+    batch.set_aside = [item for item in batch.set_aside if item not in mine]
+    batch.locks += done.locks
+    batch.bookings += done.bookings
+    for item in mine:
+        orphan = Fault.ORPHAN_LOCK if item.kind == "lock" else Fault.ORPHAN_BOOKING
+        fault = orphan if item.cause is Cause.UNKNOWN_EVENT else Fault.COUNTER_DRIFT
+        _note(run, fault.value, str(item), PLANNED if run.dry_run else "expired, no counter raised")
+
+
+def _treat(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> None:
+    """Repair one finding, or say why not."""
+    run.checkpoint()
+    if finding.fault not in REPAIRABLE:
+        outcome = NEEDS_PERSON
+    elif run.dry_run:
+        outcome = PLANNED
+    else:
+        outcome = _repair(store, run, finding, now, busy)
+    if outcome in (NEEDS_PERSON, OVERSOLD):
+        run.unresolved += 1
+    if outcome:
+        _note(run, finding.fault.value, finding.message, outcome, finding.as_document())
+
+
+def _note(run: Run, fault: str, message: str, outcome: str, document: Document | None = None) -> None:
+    log.info("%s: %s", message, outcome)
+    run.steps.append({**(document or {"fault": fault, "message": message}), "outcome": outcome})
+
+
+def _repair(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+    """Repair one finding after a second look. Returns what was done, or "" when somebody else was
+    faster and nothing is wrong any more."""
+    match finding.fault:
+        case Fault.UNSETTLED_LOCK:
+            changed = store.move_lock(finding.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True)
+            run.repairs += changed
+            return "lock CONSUMED" if changed else ""
+        case Fault.LOST_LOCK:
+            return _take_again(store, run, finding, now, busy)
+        case Fault.SEATS_NOT_RETURNED:
+            return _return_seats(store, run, finding, now, busy)
+        case Fault.BOOKING_WITHOUT_SEATS | Fault.ORPHAN_BOOKING:
+            changed = store.move_booking(
+                finding.booking, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now
+            )
+            run.bookings += changed
+            return "booking EXPIRED" if changed else ""
+        case Fault.ORPHAN_LOCK:
+            changed = store.move_lock(finding.lock, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True)
+            run.locks += changed
+            return "lock EXPIRED, its event does not exist" if changed else ""
+        case Fault.COUNTER_DRIFT:
+            return _reconcile(store, run, finding.event, now, busy)
+    raise AssertionError(finding.fault)
+
+
+def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+    """A paid booking whose lock gave its seats back: take them again, if the event still has them."""
+    lock = store.lock(finding.lock)
+    if lock is None or lock.get("status") != LockStatus.EXPIRED:
+        return ""
+    seats = seats_of(lock)
+    if seats is None:
+        return NEEDS_PERSON
+
+    def work(session: Session) -> bool:
+        if store.take_seats(lock["eventId"], seats, now, session) is None:
+            return False
+        if not store.move_lock(
+            lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, now, by_job=True, session=session
+        ):
+            if not store.transactions:
+                store.add_seats_to(lock["eventId"], seats, now)
+            raise Nothing
+        return True
+
+    try:
+        taken = store.transact(work)
+        if not taken and _reconcile(store, run, lock["eventId"], now, busy) == DONE:
+            taken = store.transact(work)  # the counter had been too low
+    except Nothing:
+        return ""
+    if not taken:
+        return OVERSOLD
+    run.repairs += 1
+    return f"{seats} seats taken again, lock CONSUMED"
+
+
+def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+    """A booking that ended while its lock still holds the seats: give them back."""
+
+    def attempt() -> GivenBack:
+        lock = store.lock(finding.lock)
+        if lock is None or lock.get("status") != LockStatus.ACTIVE or store.live_bookings_of([lock["_id"]]):
+            return GivenBack()
+        if seats_of(lock) is None:
+            raise Nothing
+        claims, unsound = sound(store, [Claim(hold_of(lock))])
+        terms = Terms(now)
+        if unsound:
+            return give_up_locks(store, [item.claim for item in unsound if item.claim], terms)
+        return give_back(store, claims, terms)
+
+    try:
+        done = again(attempt)
+    except Nothing:
+        return NEEDS_PERSON
+    busy |= done.busy
+    run.record(done)
+    return f"lock EXPIRED, {done.seats.total()} seats back" if done.locks else ""
+
+
+def _reconcile(store: Store, run: Run, event_id: Id, now: datetime, busy: set[Id]) -> str:
+    """Set one counter to what invariant 1 says, never across a change made meanwhile: within a
+    transaction the event is written first, so that nobody else's seats can move; without one, only
+    if nobody else touched the event for QUIET, and only if it is still as it was read."""
+
+    def work(session: Session) -> str:
+        claimed = store.transactions
+        event = store.claim_event(event_id, now, session) if claimed else store.event(event_id)
+        held = store.held_by_event(session, event_id).get(event_id, (0, 0))
+        finding = event and check_counter(event, held)
+        if not event or not finding:
+            raise Nothing
+        if finding.fault is not Fault.COUNTER_DRIFT:
+            return NEEDS_PERSON
+        if not store.transactions and not is_quiet(event, store.now(), now, busy):
+            return LEFT
+        if not store.swap_counter(event, expected_seats(event, held[0]), now, session):
+            raise StartOver
+        return DONE
+
+    try:
+        outcome = again(lambda: store.transact(work))
+    except Nothing:
+        return ""
+    run.repairs += outcome == DONE
+    return outcome
+
+
+def is_quiet(event: Document, current: datetime, own: datetime, busy: set[Id]) -> bool:
+    """Whether nobody but this run (which stamps its changes `own`) changed an event for QUIET, so
+    that no half-done lock command can be waiting to insert its lock."""
+    changed = event.get("updatedAt")
+    if event["_id"] in busy:
+        return False
+    return not isinstance(changed, datetime) or changed == own or changed <= current - QUIET

@@ -1,0 +1,545 @@
+"""Every query and every conditional update, named by why it exists.
+
+Each write here is one statement with its condition in the filter; which of them belong together,
+and in which order, is decided in `inventory.py`. A `session` is the transaction to take part in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pymongo import ReturnDocument
+from pymongo.errors import CursorNotFound, DuplicateKeyError, OperationFailure
+
+from seatctl import schema
+from seatctl.connection import DOCUMENT_VALIDATION_FAILED, explain
+from seatctl.errors import Usage
+from seatctl.model import HOLDING, LIVE, BookingStatus, Document, Id, LockStatus
+from seatctl.timespec import shorten
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
+    from seatctl.connection import Deployment
+
+    Session = ClientSession | None
+
+T = TypeVar("T")
+CURSOR_BATCH = 5_000
+KINDS = {
+    "an event": schema.EVENTS,
+    "a lock": schema.LOCKS,
+    "a booking": schema.BOOKINGS,
+    "a job run": schema.JOB_LOGS,
+}
+
+
+class CandidatesLost(Exception):
+    """The server dropped a cursor that was being read; read again from the start."""
+
+
+class KeyTaken(Exception):
+    """Another lock with this idempotency key appeared meanwhile."""
+
+
+class BookingTaken(Exception):
+    """Another booking for this lock appeared meanwhile."""
+
+
+def object_id(value: Id) -> Id:
+    """An id as typed by a person, or an id that is one already. Raises Usage for anything else."""
+    if isinstance(value, ObjectId):
+        return value
+    try:
+        return ObjectId(str(value).strip())
+    except (InvalidId, TypeError):
+        raise Usage(f"{shorten(str(value))!r} is not an id; an id has 24 hexadecimal digits") from None
+
+
+def user_id(value: Id) -> Id:
+    """A user as the contract stores it: an ObjectId when it has 24 hex digits, else a string."""
+    return ObjectId(value) if isinstance(value, str) and ObjectId.is_valid(value) else value
+
+
+def is_object_id(value: object) -> bool:
+    return isinstance(value, ObjectId)
+
+
+def new_id() -> Id:
+    return ObjectId()
+
+
+class Store:
+    """The four collections of one database."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.transactions = deployment.transactions
+        self.database = deployment.database
+        self._events = self.database[schema.EVENTS]
+        self._locks = self.database[schema.LOCKS]
+        self._bookings = self.database[schema.BOOKINGS]
+        self._job_logs = self.database[schema.JOB_LOGS]
+
+    def now(self) -> datetime:
+        """The database server's clock in UTC (invariant 10)."""
+        return self.deployment.now()
+
+    def transact(self, work: Callable[[Session], T]) -> T:
+        """All that `work` writes, or nothing of it; see `Deployment.transact`."""
+        return self.deployment.transact(work)
+
+    # --- events and their counters -------------------------------------------------------------
+
+    def insert_event(self, event: Document) -> None:
+        self._insert(self._events, event, None)
+
+    def event(self, event_id: Id, session: Session = None) -> Document | None:
+        return self._events.find_one({"_id": event_id}, session=session)
+
+    def events_by_id(self, event_ids: Iterable[Id], session: Session = None) -> dict[Id, Document]:
+        found = self._events.find({"_id": {"$in": list(event_ids)}}, session=session)
+        return {event["_id"]: event for event in found}
+
+    def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
+        """Counter down, if that many seats are there; returns the event afterwards, or None."""
+        with _refusals():
+            return self._events.find_one_and_update(
+                {"_id": event_id, "availableSeats": {"$gte": seats}},
+                _more(-seats, now),
+                return_document=ReturnDocument.AFTER,
+                session=session,
+            )
+
+    def add_seats(self, events_by_seats: Mapping[int, Sequence[Id]], now: datetime, session: Session) -> int:
+        """Counters up, one statement for all events that get the same number of seats back.
+
+        Returns how many events took them. One that is not there, whose counter is not a number,
+        or that would have more seats available than it has, takes none (invariant 2: no clamp).
+        """
+        changed = 0
+        for seats, event_ids in events_by_seats.items():
+            fitting = {"_id": {"$in": list(event_ids)}, **_takes(seats)}
+            with _refusals():
+                update = self._events.update_many(fitting, _more(seats, now), session=session)
+            changed += update.matched_count
+        return changed
+
+    def add_seats_to(self, event_id: Id, seats: int, now: datetime) -> Document | None:
+        """Counter up for one event under the condition of `add_seats`; returns the event as it was
+        before, or None."""
+        with _refusals():
+            return self._events.find_one_and_update({"_id": event_id, **_takes(seats)}, _more(seats, now))
+
+    def swap_counter(self, seen: Document, available: int, now: datetime, session: Session = None) -> bool:
+        """Set an event's counter, if the event is still as it was `seen`."""
+        unchanged = {field: seen.get(field) for field in ("_id", "availableSeats", "totalSeats", "updatedAt")}
+        return self._change(self._events, unchanged, {"availableSeats": available, "updatedAt": now}, session)
+
+    def claim_event(self, event_id: Id, now: datetime, session: Session) -> Document | None:
+        """Write to an event without changing its counter, so that within this transaction nobody
+        else can; returns it, or None."""
+        return self._events.find_one_and_update(
+            {"_id": event_id},
+            {"$set": {"updatedAt": now}},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+
+    # --- locks ---------------------------------------------------------------------------------
+
+    def ensure_one_lock_per_key(self) -> None:
+        schema.ensure_guard(self.database, schema.ONE_LOCK_PER_KEY)
+
+    def insert_lock(self, lock: Document, session: Session) -> None:
+        """Raises KeyTaken when the database already has a lock with this key."""
+        try:
+            self._insert(self._locks, lock, session)
+        except DuplicateKeyError as error:
+            if "idempotencyKey" not in lock:
+                raise
+            raise KeyTaken from error
+
+    def lock(self, lock_id: Id, session: Session = None) -> Document | None:
+        return self._locks.find_one({"_id": lock_id}, session=session)
+
+    def locks_by_id(self, lock_ids: Iterable[Id]) -> dict[Id, Document]:
+        return {lock["_id"]: lock for lock in self._locks.find({"_id": {"$in": list(lock_ids)}})}
+
+    def lock_by_key(self, event_id: Id, user: Id, key: str) -> Document | None:
+        # The $type repeats the guard's partial filter; without it the planner scans the collection.
+        same_key = {"$eq": key, "$type": "string"}
+        return self._locks.find_one({"eventId": event_id, "userId": user, "idempotencyKey": same_key})
+
+    def overdue_locks(self, now: datetime, event_id: Id | None = None) -> Iterator[Document]:
+        """ACTIVE locks whose deadline has passed or is not a date at all, ordered by event."""
+        return self._overdue(self._locks, LockStatus.ACTIVE, "eventId", "expiresAt", now, event_id)
+
+    def expire_locks(
+        self,
+        lock_ids: Sequence[Id],
+        now: datetime,
+        *,
+        overdue_at: datetime | None,
+        by_job: bool,
+        session: Session,
+    ) -> int:
+        """ACTIVE → EXPIRED, for those that are still ACTIVE (and still overdue at `overdue_at`)."""
+        unchanged: Document = {"_id": {"$in": list(lock_ids)}, "status": LockStatus.ACTIVE}
+        if overdue_at is not None:
+            unchanged["expiresAt"] = {"$lt": overdue_at}
+        changes = _to(LockStatus.EXPIRED, now, LockStatus.ACTIVE if by_job else None)
+        with _refusals():
+            return self._locks.update_many(unchanged, {"$set": changes}, session=session).modified_count
+
+    def move_lock(
+        self,
+        lock_id: Id,
+        old: LockStatus,
+        new: LockStatus,
+        now: datetime,
+        *,
+        by_job: bool = False,
+        where: Mapping[str, Any] | None = None,
+        session: Session = None,
+    ) -> bool:
+        """Compare-and-set of one lock's status; `where` adds conditions. False: somebody was faster."""
+        unchanged = {"_id": lock_id, "status": old, **(where or {})}
+        return self._change(self._locks, unchanged, _to(new, now, old if by_job else None), session)
+
+    def extend_lock(self, lock_id: Id, deadline: datetime, now: datetime, session: Session) -> bool:
+        """Move an ACTIVE lock's deadline to its booking's, unless it has passed. It is this write
+        that makes `confirm` and an expiry of the same lock exclude each other."""
+        open_still = {"_id": lock_id, "status": LockStatus.ACTIVE, "expiresAt": {"$gt": now}}
+        return self._change(self._locks, open_still, {"expiresAt": deadline, "updatedAt": now}, session)
+
+    def held_seats(self, event_ids: Iterable[Id], session: Session = None) -> dict[tuple[Id, str], int]:
+        """Seats by event and lock status, for locks that hold seats. `seats` that is not a number
+        counts as none."""
+        pipeline: list[Document] = [
+            {"$match": {"eventId": {"$in": list(event_ids)}, "status": {"$in": list(HOLDING)}}},
+            {"$group": {"_id": {"event": "$eventId", "status": "$status"}, "seats": {"$sum": "$seats"}}},
+        ]
+        groups = self._locks.aggregate(pipeline, session=session)
+        return {(group["_id"]["event"], group["_id"]["status"]): int(group["seats"]) for group in groups}
+
+    # --- bookings ------------------------------------------------------------------------------
+
+    def ensure_one_booking_per_lock(self) -> None:
+        schema.ensure_guard(self.database, schema.ONE_BOOKING_PER_LOCK)
+
+    def insert_booking(self, booking: Document, session: Session) -> None:
+        """Raises BookingTaken when the lock already has a booking."""
+        try:
+            self._insert(self._bookings, booking, session)
+        except DuplicateKeyError as error:
+            raise BookingTaken from error
+
+    def booking(self, booking_id: Id, session: Session = None) -> Document | None:
+        return self._bookings.find_one({"_id": booking_id}, session=session)
+
+    def booking_of_lock(self, lock_id: Id, session: Session = None) -> Document | None:
+        """The lock's booking; of several (a foreign fault), a live one."""
+        bookings = list(self._bookings.find(_of_locks([lock_id]), session=session))
+        return min(bookings, key=lambda booking: booking.get("status") not in LIVE, default=None)
+
+    def bookings_of_locks(self, lock_ids: Sequence[Id]) -> list[Document]:
+        return list(self._bookings.find(_of_locks(lock_ids)))
+
+    def live_bookings_of(self, lock_ids: Sequence[Id]) -> list[Document]:
+        """Bookings that keep these locks from expiring (invariant 4)."""
+        return list(
+            self._bookings.find(
+                {**_of_locks(lock_ids), "status": {"$in": list(LIVE)}}, {"seatLockId": 1, "status": 1}
+            )
+        )
+
+    def overdue_bookings(self, now: datetime, event_id: Id | None = None) -> Iterator[Document]:
+        """PAYMENT_PENDING bookings past their deadline, or with none that is a date, by event."""
+        return self._overdue(
+            self._bookings, BookingStatus.PAYMENT_PENDING, "event", "paymentExpiresAt", now, event_id
+        )
+
+    def bookings_by_id(self, booking_ids: Iterable[Id]) -> dict[Id, Document]:
+        found = self._bookings.find({"_id": {"$in": list(booking_ids)}})
+        return {booking["_id"]: booking for booking in found}
+
+    def close_bookings(
+        self,
+        booking_ids: Sequence[Id],
+        status: BookingStatus,
+        now: datetime,
+        *,
+        overdue_at: datetime | None,
+        session: Session,
+    ) -> int:
+        """PAYMENT_PENDING → `status`, for those still waiting (and still overdue at `overdue_at`)."""
+        unchanged: Document = {"_id": {"$in": list(booking_ids)}, "status": BookingStatus.PAYMENT_PENDING}
+        if overdue_at is not None:
+            unchanged["paymentExpiresAt"] = {"$lt": overdue_at}
+        with _refusals():
+            closed = self._bookings.update_many(unchanged, {"$set": _to(status, now)}, session=session)
+        return closed.modified_count
+
+    def confirm_booking(self, booking_id: Id, now: datetime, session: Session) -> bool:
+        """PAYMENT_PENDING → CONFIRMED before the deadline. False: too late, or somebody was faster."""
+        in_time = {
+            "_id": booking_id,
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$gt": now},
+        }
+        return self._change(self._bookings, in_time, _to(BookingStatus.CONFIRMED, now), session)
+
+    def move_booking(
+        self, booking_id: Id, old: BookingStatus, new: BookingStatus, now: datetime, session: Session = None
+    ) -> bool:
+        """Compare-and-set of one booking's status. False: somebody was faster."""
+        return self._change(self._bookings, {"_id": booking_id, "status": old}, _to(new, now), session)
+
+    # --- job runs ------------------------------------------------------------------------------
+
+    def insert_run(self, entry: Document) -> None:
+        self._insert(self._job_logs, entry, None)
+
+    def last_run(self, job_type: str, **where: Any) -> Document | None:
+        return self._job_logs.find_one({"jobType": job_type, **where}, sort=[("executedAt", -1)])
+
+    def count_runs(self, job_type: str, since: datetime) -> dict[str, int]:
+        """Runs by status since a point in time."""
+        pipeline: list[Document] = [
+            {"$match": {"jobType": job_type, "executedAt": {"$gte": since}}},
+            {"$group": {"_id": "$status", "runs": {"$sum": 1}}},
+        ]
+        return {str(group["_id"]): group["runs"] for group in self._job_logs.aggregate(pipeline)}
+
+    # --- what is wrong ---------------------------------------------------------------------------
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Reads within see one point in time, where the deployment can do that."""
+        if not self.transactions:
+            yield None
+            return
+        with self.deployment.client.start_session(snapshot=True) as session:
+            yield session
+
+    def held_by_event(self, session: Session = None, event_id: Id | None = None) -> dict[Id, tuple[int, int]]:
+        """For each event, of the locks that hold seats: their seats in all, and how many locks
+        have a `seats` that is no seat count. Of one event only, if given."""
+        where: Document = {"status": {"$in": list(HOLDING)}}
+        if event_id is not None:
+            where["eventId"] = event_id
+        pipeline: list[Document] = [
+            {"$match": where},
+            {
+                "$group": {
+                    "_id": "$eventId",
+                    "seats": {"$sum": {"$cond": [_IS_SEAT_COUNT, "$seats", 0]}},
+                    "unreadable": {"$sum": {"$cond": [_IS_SEAT_COUNT, 0, 1]}},
+                }
+            },
+        ]
+        groups = self._locks.aggregate(pipeline, session=session, allowDiskUse=True)
+        return {group["_id"]: (int(group["seats"]), group["unreadable"]) for group in groups}
+
+    def all_counters(self, session: Session = None) -> Iterator[Document]:
+        yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)
+
+    def disagreeing_bookings(self, session: Session = None) -> Iterator[Document]:
+        """Bookings whose lock is not in the state that theirs demands, with `lockStatus`."""
+        pipeline: list[Document] = [
+            {
+                "$lookup": {
+                    "from": schema.LOCKS,
+                    "localField": "seatLockId",
+                    "foreignField": "_id",
+                    "as": "lock",
+                }
+            },
+            {
+                "$match": {
+                    "$or": [
+                        {"status": BookingStatus.CONFIRMED, "lock.status": {"$ne": LockStatus.CONSUMED}},
+                        {"status": BookingStatus.PAYMENT_PENDING, "lock.status": {"$ne": LockStatus.ACTIVE}},
+                        {
+                            "status": {"$in": [BookingStatus.FAILED, BookingStatus.EXPIRED]},
+                            "lock.status": {"$ne": LockStatus.EXPIRED},
+                        },
+                    ]
+                }
+            },
+        ]
+        for booking in self._bookings.aggregate(pipeline, session=session, allowDiskUse=True):
+            locks = booking.pop("lock")
+            yield {**booking, "lockStatus": locks[0].get("status") if locks else None}
+
+    def consumed_without_confirmed(self, session: Session = None) -> Iterator[tuple[Document, int]]:
+        """CONSUMED locks with the number of their CONFIRMED bookings, where that is not one."""
+        pipeline: list[Document] = [
+            {"$match": {"status": LockStatus.CONSUMED}},
+            {
+                "$lookup": {
+                    "from": schema.BOOKINGS,
+                    "localField": "_id",
+                    "foreignField": "seatLockId",
+                    "as": "bookings",
+                }
+            },
+        ]
+        for lock in self._locks.aggregate(pipeline, session=session, allowDiskUse=True):
+            bookings = lock.pop("bookings")
+            confirmed = sum(booking.get("status") == BookingStatus.CONFIRMED for booking in bookings)
+            if confirmed != 1:
+                yield lock, confirmed
+
+    def several_bookings(self, session: Session = None) -> Iterator[tuple[Id, int]]:
+        """Locks with more than one booking."""
+        pipeline: list[Document] = [
+            {"$match": {"seatLockId": {"$ne": None}}},
+            {"$group": {"_id": "$seatLockId", "bookings": {"$sum": 1}}},
+            {"$match": {"bookings": {"$gt": 1}}},
+        ]
+        for group in self._bookings.aggregate(pipeline, session=session, allowDiskUse=True):
+            yield group["_id"], group["bookings"]
+
+    def orphan_locks(self, session: Session = None) -> Iterator[Document]:
+        """Locks that hold seats of an event that does not exist."""
+        yield from self._orphans(self._locks, "eventId", HOLDING, session)
+
+    def orphan_bookings(self, session: Session = None) -> Iterator[Document]:
+        """Live bookings of an event that does not exist."""
+        yield from self._orphans(self._bookings, "event", LIVE, session)
+
+    def _orphans(
+        self, collection: Collection[Document], field: str, statuses: Sequence[str], session: Session
+    ) -> Iterator[Document]:
+        where = {"status": {"$in": list(statuses)}}
+        pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
+        used = [group["_id"] for group in collection.aggregate(pipeline, session=session, allowDiskUse=True)]
+        known = {event["_id"] for event in self._events.find({}, {"_id": 1}, session=session)}
+        unknown = [event_id for event_id in used if event_id not in known]
+        if unknown:
+            yield from collection.find({**where, field: {"$in": unknown}}, session=session)
+
+    def damaged_locks(self, session: Session = None) -> Iterator[Document]:
+        """Locks in no known state, and locks holding something that is no number of seats."""
+        no_seats = {"status": {"$in": list(HOLDING)}, "$expr": {"$not": [_IS_SEAT_COUNT]}}
+        where: Document = {"$or": [{"status": {"$nin": list(LockStatus)}}, no_seats]}
+        yield from self._locks.find(where, session=session)
+
+    def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
+        """Bookings in no known state."""
+        yield from self._bookings.find({"status": {"$nin": list(BookingStatus)}}, session=session)
+
+    # --- lists ---------------------------------------------------------------------------------
+
+    def newest(
+        self, collection: str, where: Mapping[str, Any], limit: int, by: str = "_id"
+    ) -> list[Document]:
+        """The newest documents that match; ObjectIds carry their second of creation, and every
+        document has one, which cannot be said of `createdAt`."""
+        return list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
+
+    def find_anywhere(self, document_id: Id) -> tuple[str, Document] | None:
+        """The one document with this id, and what kind it is: an event, a lock, ..."""
+        for kind, collection in KINDS.items():
+            document = self.database[collection].find_one({"_id": document_id})
+            if document is not None:
+                return kind, document
+        return None
+
+    def exists(self) -> bool:
+        """Whether anybody ever created an event or ran `init` here."""
+        return schema.EVENTS in self.database.list_collection_names()
+
+    def drop(self) -> None:
+        """Drop the whole database. Only for one that was made to be thrown away."""
+        self.deployment.client.drop_database(self.database.name)
+
+    # --- shared --------------------------------------------------------------------------------
+
+    @staticmethod
+    def _insert(collection: Collection[Document], document: Document, session: Session) -> None:
+        with _refusals():
+            collection.insert_one(document, session=session)
+
+    @staticmethod
+    def _change(
+        collection: Collection[Document], where: Document, changes: Document, session: Session
+    ) -> bool:
+        """Whether the one document was still as `where` says, and so was changed."""
+        with _refusals():
+            return collection.update_one(where, {"$set": changes}, session=session).matched_count == 1
+
+    @staticmethod
+    def _overdue(
+        collection: Collection[Document],
+        status: str,
+        event_field: str,
+        deadline_field: str,
+        now: datetime,
+        event_id: Id | None,
+    ) -> Iterator[Document]:
+        where: Document = {
+            "status": status,
+            # Not `$lt: now`: that passes over a deadline that is no date, and its seats are lost
+            # without a word. On the partial index both forms examine the same keys.
+            deadline_field: {"$not": {"$gte": now}},
+            # Excludes nothing. Names the index's first field, so that the planner skips through
+            # the events on it and needs no sort (1,081 keys for 981 overdue of 50,004).
+            event_field: {"$nin": []} if event_id is None else event_id,
+        }
+        fields = {event_field: 1, deadline_field: 1, "seats": 1, "seatLockId": 1, "updatedAt": 1}
+        try:
+            yield from collection.find(where, fields, batch_size=CURSOR_BATCH).sort([(event_field, 1)])
+        except CursorNotFound as error:
+            raise CandidatesLost from error
+
+
+_IS_SEAT_COUNT: Document = {
+    "$cond": [
+        {"$isNumber": "$seats"},
+        {"$and": [{"$gte": ["$seats", 1]}, {"$eq": [{"$mod": ["$seats", 1]}, 0]}]},
+        False,
+    ]
+}
+"""An expression: `seats` is a positive whole number, as `model.seats_of` has it."""
+
+
+def _takes(seats: int) -> Document:
+    fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
+    numbers = {"$and": [{"$isNumber": "$availableSeats"}, {"$isNumber": "$totalSeats"}]}
+    return {"$expr": {"$cond": [numbers, fits, False]}}
+
+
+def _more(seats: int, now: datetime) -> Document:
+    return {"$inc": {"availableSeats": seats}, "$set": {"updatedAt": now}}
+
+
+def _to(status: str, now: datetime, old: str | None = None) -> Document:
+    changes: Document = {"status": status, "updatedAt": now}
+    if old is not None:
+        changes["oldStatus"] = old
+    return changes
+
+
+def _of_locks(lock_ids: Sequence[Id]) -> Document:
+    # The $type repeats the guard's partial filter, or the planner could not use its index.
+    return {"seatLockId": {"$in": list(lock_ids), "$type": "objectId"}}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A validator's refusal as WriteRefused; everything else passes."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code == DOCUMENT_VALIDATION_FAILED:
+            raise explain(error) from error
+        raise

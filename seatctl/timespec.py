@@ -1,0 +1,83 @@
+"""Durations and points in time as people type them. Standard library only.
+
+The reader's "now" is never the host's clock: a relative time stays a `timedelta` until
+`resolve` meets the database server's clock (invariant 10).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:\d{1,9}[dhms])+", re.ASCII)
+_PART = re.compile(r"(\d+)([dhms])", re.ASCII)
+LONGEST = timedelta(days=3650)
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `10m`, `1h30m`, `2d` as a positive timedelta.
+
+    Raises ValueError, with what to type instead, for anything else: no unit, zero, a sign,
+    a unit given twice, more than ten years.
+    """
+    text = text.strip()
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{shorten(text)!r} is not a duration; write 90s, 10m or 1h30m")
+    parts = _PART.findall(text)
+    if len({unit for _, unit in parts}) != len(parts):
+        raise ValueError(f"{shorten(text)!r} names a unit twice; write 90s, 10m or 1h30m")
+    duration = timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))
+    if not duration:
+        raise ValueError("a duration must be longer than zero")
+    if duration > LONGEST:
+        raise ValueError(f"{shorten(text)!r} is longer than {LONGEST.days} days")
+    return duration
+
+
+def parse_time(text: str) -> datetime | timedelta:
+    """ISO 8601 as an aware UTC datetime in whole milliseconds (no zone means UTC), or `+11m`
+    as a timedelta from now. Raises ValueError with what to type instead."""
+    text = text.strip()
+    if text.startswith("+"):
+        return parse_duration(text[1:])
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{shorten(text)!r} is not a time; write 2027-05-01T19:30Z, 2027-05-01 or +11m"
+        ) from None
+    return to_milliseconds(moment)
+
+
+def resolve(time: datetime | timedelta, now: datetime) -> datetime:
+    """The point in time that `time` means when the server's clock says `now`."""
+    return now + time if isinstance(time, timedelta) else time
+
+
+def to_milliseconds(moment: datetime) -> datetime:
+    """`moment` as BSON can store it."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def format_time(moment: datetime) -> str:
+    """ISO 8601 in UTC with `Z`, milliseconds only where there are any."""
+    moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds") + "Z"
+
+
+def format_duration(duration: timedelta) -> str:
+    """The two largest units, as `parse_duration` reads them: `1h30m`, `45s`, `0s`."""
+    seconds = int(abs(duration).total_seconds())
+    parts = []
+    for unit, size in _UNITS.items():
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """`text` short enough for a one-line message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

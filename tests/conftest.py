@@ -1,0 +1,136 @@
+"""Databases for the tests: mongomock for speed, real servers for everything that matters.
+
+In CI a missing `mongod` is a failure, never a skip: nothing here skips.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import mongomock
+import pytest
+from pymongo import MongoClient
+from servers import Server
+
+from seatctl.connection import Deployment, connect
+from seatctl.store import Store
+
+EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="many more rounds of the chaos tests")
+    parser.addoption("--seed", type=int, help="replay the chaos tests that printed this seed")
+
+
+@pytest.fixture(scope="session")
+def rounds(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """`rounds(short, long)`: how often to try, by `--long`."""
+    return lambda short, long: long if pytestconfig.getoption("--long") else short
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config) -> int:
+    """A random seed, printed with a failing test; `--seed` replays it."""
+    chosen = pytestconfig.getoption("--seed")
+    chosen = random.randrange(2**32) if chosen is None else chosen
+    print(f"replay with: pytest --seed {chosen}")
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the developer's database or settings."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "nobody"))
+    for name in list(os.environ):
+        if name.startswith(("SEATCTL_", "XDG_")) or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def replica() -> Iterator[Server]:
+    """A replica set of one: transactions work."""
+    server = Server().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def standalone() -> Iterator[Server]:
+    """A server without transactions."""
+    server = Server(replica_set=None).start()
+    yield server
+    server.stop()
+
+
+@dataclass
+class Clock:
+    """The server's clock, as far as seatctl asks; a test moves it instead of waiting."""
+
+    time: datetime = EPOCH
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def advance(self, **time: float) -> datetime:
+        self.time += timedelta(**time)
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["mongomock", "replica", "standalone"])
+def store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
+    """A fresh, empty database on each kind of deployment, under the test's clock."""
+    yield from fresh_store(request.param, request, clock)
+
+
+@pytest.fixture
+def replica_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
+    yield from fresh_store("replica", request, clock)
+
+
+@pytest.fixture
+def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
+    yield from fresh_store("standalone", request, clock)
+
+
+def fresh_store(kind: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
+    name = f"test_{uuid.uuid4().hex}"
+    if kind == "mongomock":
+        client = mongomock.MongoClient(tz_aware=True)
+        yield Store(Deployment(client, name, transactions=False, clock=clock))
+        return
+    server: Server = request.getfixturevalue(kind)
+    client = MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO")
+    yield Store(Deployment(client, name, transactions=kind == "replica", clock=clock))
+    client.drop_database(name)
+    client.close()
+
+
+@pytest.fixture
+def database_uri(replica: Server) -> Iterator[str]:
+    """The URI of a fresh database on the replica set, for commands in processes of their own."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield replica.uri.replace("/?", f"/{name}?")
+    with replica.client() as client:
+        client.drop_database(name)
+
+
+def open_store(uri: str) -> Store:
+    """A store as the command line opens it, under the server's own clock."""
+    return Store(connect(uri, None, "event_booking_db"))
+
+
+def read(path: str) -> str:
+    """A file of the project."""
+    return (Path(__file__).parent.parent / path).read_text()

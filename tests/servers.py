@@ -1,0 +1,143 @@
+"""Real MongoDB servers for the tests, from the binary that seatctl itself finds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote_plus
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from seatctl import embedded
+
+
+@dataclass
+class Server:
+    """One `mongod` of a test's own: on a Unix socket, or on a loopback port if `tcp`.
+
+    `replica_set` None makes a standalone. `options` go to mongod's command line.
+    """
+
+    replica_set: str | None = "test"
+    tcp: bool = False
+    options: tuple[str, ...] = ()
+    initiate: bool = True
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="seatctl-test-")))
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}" if self.tcp else str(self.directory / "mongod.sock")
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{quote_plus(self.host) if not self.tcp else self.host}/?directConnection=true"
+
+    def start(self) -> Server:
+        """Start it (again, on the same data) and wait until it takes writes."""
+        (self.directory / "db").mkdir(exist_ok=True)
+        self.port = self.port or free_port()
+        where = embedded.Place(self.directory, self.directory)
+        binary, environment = embedded.find_mongod(where)
+        Path(self.host).unlink(missing_ok=True)
+        command = [str(binary), "--dbpath", str(self.directory / "db"), "--port", str(self.port)]
+        command += ["--bind_ip", "127.0.0.1" if self.tcp else self.host, "--nounixsocket"]
+        command += [
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+            "--logpath",
+            str(self.directory / "log"),
+            "--logappend",
+        ]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self.options]
+        if self.replica_set:
+            command += ["--replSet", self.replica_set, "--oplogSize", "128"]
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with self.client() as client:
+            wait_until(lambda: client.admin.command("ping"), 60)
+            if self.replica_set and self.initiate:
+                self._initiate(client)
+        return self
+
+    def _initiate(self, client: MongoClient) -> None:
+        try:
+            client.admin.command(
+                "replSetInitiate", {"_id": self.replica_set, "members": [{"_id": 0, "host": self.host}]}
+            )
+        except OperationFailure as error:
+            if error.codeName not in ("AlreadyInitialized", "Unauthorized"):
+                raise
+        wait_until(lambda: client.admin.command("hello")["isWritablePrimary"], 60)
+
+    def client(self) -> MongoClient:
+        return MongoClient(self.uri, serverSelectionTimeoutMS=2000, tz_aware=True)
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self) -> None:
+        assert self.process
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def replica_set(members: int, *options: str) -> list[Server]:
+    """A replica set on loopback, with a primary."""
+    name = "chaos"
+    servers = [Server(name, tcp=True, options=options, initiate=False).start() for _ in range(members)]
+    config = {
+        "_id": name,
+        "members": [{"_id": number, "host": server.host} for number, server in enumerate(servers)],
+        "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200},
+    }
+    with servers[0].client() as client:
+        client.admin.command("replSetInitiate", config)
+        wait_until(lambda: client.admin.command("hello").get("primary"), 60)
+    return servers
+
+
+def set_uri(servers: list[Server], database: str = "") -> str:
+    hosts = ",".join(server.host for server in servers)
+    return f"mongodb://{hosts}/{database}?replicaSet={servers[0].replica_set}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(condition: object, seconds: float) -> None:
+    """Poll a server that is starting until `condition()` is true and raises nothing of PyMongo's."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():  # type: ignore[operator]
+                return
+        except PyMongoError:
+            pass
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{condition} did not come true within {seconds} s")
+        time.sleep(0.02)
