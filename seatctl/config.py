@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from seatctl.errors import Misconfigured, Usage
 
 DEFAULT_DATABASE = "event_booking_db"
 CREDENTIAL = "seatctl-uri"
 """The name under which systemd's LoadCredential= hands the URI over."""
+
+
+seen: list[str] = []
+"""Every URI read in this process, well-formed or not: what must never be printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ def _from_file(path: Path, database: str | None, source: str) -> Target:
 
 def _clean(uri: str, source: str) -> str:
     uri = uri.strip()
+    seen.append(uri)
     if not uri:
         raise Misconfigured(f"{source} is empty; it must hold a URI like mongodb://host:27017/database")
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
@@ -78,3 +85,15 @@ def _clean(uri: str, source: str) -> str:
     if any(character.isspace() for character in uri):
         raise Misconfigured(f"{source} holds more than one URI, or one with spaces in it")
     return uri
+
+
+def scrub(text: str, uri: str) -> str:
+    """`text` without the user and password that `uri` carries, as written or decoded."""
+    text = re.sub(r"(mongodb(?:\+srv)?://)[^@/\s]*@", r"\1***@", text)
+    if "@" in uri:
+        userinfo = uri.partition("://")[2].rpartition("@")[0]
+        password = userinfo.partition(":")[2]
+        for secret in sorted({userinfo, password, unquote(password)}, key=len, reverse=True):
+            if len(secret) > 3:  # shorter ones are in every word
+                text = text.replace(secret, "***")
+    return text

@@ -196,18 +196,6 @@ def hosts_of(uri: str) -> str:
     return unquote(authority.rsplit("@", 1)[-1]) or "the configured host"
 
 
-def scrub(text: str, uri: str | None) -> str:
-    """`text` without the user and password that `uri` carries, as written or decoded."""
-    text = re.sub(r"(mongodb(?:\+srv)?://)[^@/\s]*@", r"\1***@", text)
-    if uri and "@" in uri:
-        userinfo = uri.partition("://")[2].split("/", 1)[0].rpartition("@")[0]
-        password = userinfo.partition(":")[2]
-        for secret in sorted({userinfo, password, unquote(password)}, key=len, reverse=True):
-            if secret:
-                text = text.replace(secret, "***")
-    return text
-
-
 def explain(error: Exception, hosts: str = "the configured host") -> SeatctlError:
     """A driver's or server's error as one of ours, in one line."""
     if isinstance(error, SeatctlError):

@@ -39,6 +39,12 @@ class WriteRefused(SeatctlError):
     code = "write_refused"
 
 
+class ItemsLeft(SeatctlError):
+    """Some items could not be processed; the rest are done."""
+
+    code = "items_left"
+
+
 class Usage(SeatctlError):
     """The command line does not make sense."""
 
@@ -88,6 +94,13 @@ class NotFound(SeatctlError):
 
     code = "not_found"
     exit_code = 4
+
+
+class Unhealthy(SeatctlError):
+    """Something is wrong."""
+
+    code = "unhealthy"
+    exit_code = 5
 
 
 class Unreachable(SeatctlError):

@@ -139,9 +139,7 @@ def check_payable(booking: Document, lock: Document | None, now: datetime) -> No
     if status in (BookingStatus.EXPIRED, BookingStatus.FAILED):
         raise WrongState(f"booking {booking['_id']} is {status}, its seats are given back; a refund is due")
     if status != BookingStatus.PAYMENT_PENDING:
-        raise WrongState(
-            f"booking {booking['_id']} is {describe(status)}, not PAYMENT_PENDING; a refund is due"
-        )
+        raise WrongState(f"booking {booking['_id']} is {status}, not PAYMENT_PENDING; a refund is due")
     deadline = booking.get("paymentExpiresAt")
     if not isinstance(deadline, datetime):
         raise DamagedDocument(
@@ -163,6 +161,5 @@ def check_failable(booking: Document) -> None:
     """Only a booking that waits for its payment can fail, at any time."""
     if booking.get("status") != BookingStatus.PAYMENT_PENDING:
         raise WrongState(
-            f"booking {booking['_id']} is {describe(booking.get('status'))}; "
-            "only a PAYMENT_PENDING booking can fail"
+            f"booking {booking['_id']} is {booking.get('status')}; only a PAYMENT_PENDING booking can fail"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
@@ -19,7 +19,7 @@ from pymongo.errors import CursorNotFound, DuplicateKeyError, OperationFailure
 from seatctl import schema
 from seatctl.connection import DOCUMENT_VALIDATION_FAILED, explain
 from seatctl.errors import Usage
-from seatctl.model import HOLDING, LIVE, BookingStatus, Document, Id, LockStatus
+from seatctl.model import HOLDING, LIVE, RETENTION, BookingStatus, Document, Id, LockStatus
 from seatctl.timespec import shorten
 
 if TYPE_CHECKING:
@@ -457,6 +457,24 @@ class Store:
     def exists(self) -> bool:
         """Whether anybody ever created an event or ran `init` here."""
         return schema.EVENTS in self.database.list_collection_names()
+
+    @property
+    def name(self) -> str:
+        return self.database.name
+
+    def sizes(self) -> dict[str, int]:
+        """How many documents there are, by collection, from the server's own count."""
+        return {name: self.database[name].estimated_document_count() for name in KINDS.values()}
+
+    def missing(self) -> list[str]:
+        return schema.missing(self.database)
+
+    def init(self, retention: timedelta | None = None) -> list[str]:
+        """Create what is missing; returns what was created or changed."""
+        return schema.init(self.database, retention, RETENTION)
+
+    def retention(self) -> timedelta | None:
+        return schema.retention_of(self.database)
 
     def drop(self) -> None:
         """Drop the whole database. Only for one that was made to be thrown away."""

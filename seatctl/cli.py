@@ -1,0 +1,637 @@
+"""The commands: arguments in, exit code out. No rules and no MongoDB; each imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from seatctl import edge
+from seatctl.edge import Call, command
+from seatctl.errors import FutureRefused, ItemsLeft, SeatctlError, Unhealthy, Usage
+from seatctl.model import LOCK_TTL, PAYMENT_TTL, BookingStatus, Document, JobStatus, JobType, LockStatus
+from seatctl.timespec import format_duration, format_time, parse_duration, parse_time, resolve
+
+if TYPE_CHECKING:
+    from seatctl.joblog import Run
+    from seatctl.store import Store
+
+LIST_LIMIT = 100
+BATCH = 5_000  # expiry.BATCH, whose import would cost `--help` its speed
+OPERATE, LOOK, JOBS, CARE, TRY = "Operate", "Look", "Jobs (for cron and systemd)", "Care", "Set up and try"
+
+app = typer.Typer(
+    cls=edge.GroupedGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Seat inventory for an event booking system: no seat is ever sold twice or lost.",
+    epilog="Exit codes: 0 done · 1 error · 2 usage · 3 refused · 4 not found · 5 something is wrong · "
+    "10 database unreachable · 11 configuration · 130/143 interrupted. "
+    "`seatctl COMMAND --help` has an example for each command.",
+)
+db = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(db, name="db", rich_help_panel=TRY, help="The embedded MongoDB: start, stop, status, uri.")
+schedule = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(
+    schedule,
+    name="schedule",
+    rich_help_panel=CARE,
+    help="Print a crontab or systemd units for this host.",
+)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    edge.leave(edge.run(app, sys.argv[1:]))
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from seatctl import __version__
+
+        print(f"seatctl {__version__}")
+        raise typer.Exit
+
+
+# --- arguments as people type them ------------------------------------------------------------------
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` as an option's type: its ValueError becomes a usage error."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value  # a default
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return convert
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a whole number") from None
+
+
+Duration = Annotated[timedelta, typer.Option(parser=_parser(parse_duration), metavar="DURATION")]
+Limit = Annotated[int, typer.Option(min=0, metavar="N", help="At most so many; 0 for all.")]
+EventFilter = Annotated[str | None, typer.Option("--event", metavar="ID", help="Only of this event.")]
+UserFilter = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
+EventId = Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")]
+LockId = Annotated[str, typer.Argument(metavar="LOCK_ID", help="The lock's id.")]
+BookingId = Annotated[str, typer.Argument(metavar="BOOKING_ID", help="The booking's id.")]
+Seats = Annotated[
+    int,
+    typer.Option("--seats", parser=_parser(_whole), metavar="N", help="How many seats, from 1 to 1,000,000."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+AsOf = Annotated[
+    Any,
+    typer.Option("--as-of", parser=_parser(parse_time), metavar="TIME", help='Move "now": ISO 8601 or +11m.'),
+]
+Force = Annotated[bool, typer.Option("--force", help="Allow an --as-of in the future without --dry-run.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Items in one transaction.")]
+
+
+# --- operate ------------------------------------------------------------------------------------------
+
+
+def _tell(call: Call, document: Document, sentence: str) -> None:
+    """The result of a command that makes or changes one document."""
+    if call.json:
+        from seatctl.output import print_json
+
+        print_json(document)
+    elif call.quiet:
+        print(document["_id"])
+    else:
+        print(sentence)
+
+
+@command(
+    app,
+    "create-event",
+    panel=OPERATE,
+    example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
+)
+def create_event(
+    call: Call,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the event is called.")],
+    seats: Seats,
+    date: Annotated[
+        Any,
+        typer.Option(
+            parser=_parser(parse_time), metavar="TIME", help="When it takes place: ISO 8601 or +30d."
+        ),
+    ],
+    description: Annotated[str | None, typer.Option(metavar="TEXT", help="A longer text.")] = None,
+) -> None:
+    """Create an event with all its seats available."""
+    from seatctl import booking
+
+    store = call.store()
+    if call.target().uri is None and not store.exists():
+        store.init()
+    event = booking.create_event(store, name, seats, date, description).document
+    _tell(
+        call, event, f"Created event {event['_id']} with {seats} seats on {format_time(event['eventDate'])}."
+    )
+
+
+@command(app, "lock", panel=OPERATE, example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017")
+def lock(
+    call: Call,
+    event_id: EventId,
+    user: Annotated[str, typer.Option(metavar="USER", help="Who the seats are for.")],
+    seats: Seats,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Idempotency key: the same request again is the same lock."),
+    ] = None,
+    ttl: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration),
+            metavar="DURATION",
+            show_default="10m",
+            help="How long to hold them.",
+        ),
+    ] = LOCK_TTL,
+) -> None:
+    """Lock seats for a buyer; the lock runs out on its own."""
+    from seatctl import booking
+
+    done = booking.lock(call.store(), event_id, user, seats, key=key, ttl=ttl)
+    held = done.document
+    if done.changed:
+        sentence = f"Locked {_seats(seats)} until {format_time(held['expiresAt'])}; {done.available} left."
+    else:
+        sentence = f"This key locked them before; the lock is {held.get('status')}."
+    _tell(call, held, f"{sentence} Lock {held['_id']}.")
+
+
+@command(app, "confirm", panel=OPERATE, example="seatctl confirm LOCK_ID --payment-ttl 15m")
+def confirm(
+    call: Call,
+    lock_id: LockId,
+    payment_ttl: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration), metavar="DURATION", help="How long to wait for the payment."
+        ),
+    ] = PAYMENT_TTL,
+) -> None:
+    """Turn a lock into a booking that waits for its payment."""
+    from seatctl import booking
+
+    done = booking.confirm(call.store(), lock_id, payment_ttl=payment_ttl)
+    made = done.document
+    sentence = f"Booking {made['_id']} has to be paid by {format_time(made['paymentExpiresAt'])}."
+    if not done.changed:
+        sentence = f"This lock has booking {made['_id']} already; it is {made['status']}."
+    _tell(call, made, sentence)
+
+
+@command(app, "pay", panel=OPERATE, example="seatctl pay BOOKING_ID")
+def pay(
+    call: Call,
+    booking_id: BookingId,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="The payment failed: give the seats back.")
+    ] = False,
+) -> None:
+    """Settle a booking's payment: paid, or failed.
+
+    A payment that comes too late is refused, and the message says that a refund is due."""
+    from seatctl import booking
+
+    done = (booking.fail if failed else booking.pay)(call.store(), booking_id)
+    state = done.document["status"]
+    before = "" if done.changed else " already"
+    _tell(call, done.document, f"Booking {done.document['_id']} is{before} {state}.")
+
+
+@command(app, "release", panel=OPERATE, example="seatctl release LOCK_ID")
+def release(call: Call, lock_id: LockId) -> None:
+    """Give a lock without a booking back before its deadline."""
+    from seatctl import booking
+
+    held = booking.release(call.store(), lock_id).document
+    _tell(call, held, f"Lock {held['_id']} is EXPIRED; {_seats(held['seats'])} back.")
+
+
+def _seats(count: int) -> str:
+    return f"{count} seat{'' if count == 1 else 's'}"
+
+
+# --- look ---------------------------------------------------------------------------------------------
+
+
+def _list(call: Call, store: Store, collection: str, where: Document, limit: int) -> None:
+    from seatctl import lists, output
+
+    documents = lists.newest(store, collection, where, limit)
+    if call.json:
+        output.print_json(documents)
+    elif call.quiet:
+        output.print_ids(documents)
+    elif documents:
+        output.show(output.TABLES[collection](documents))
+        if len(documents) == limit:
+            call.note(f"these are the newest {limit}; --limit 0 shows all")
+    else:
+        call.note("nothing to show")
+
+
+@command(app, "events", panel=LOOK, example="seatctl events --limit 10")
+def events(call: Call, limit: Limit = LIST_LIMIT) -> None:
+    """List events, newest first, and how full each is."""
+    _list(call, call.store(), "events", {}, limit)
+
+
+@command(app, "locks", panel=LOOK, example="seatctl locks --event EVENT_ID --status active")
+def locks(
+    call: Call,
+    event: EventFilter = None,
+    status: Annotated[
+        LockStatus | None, typer.Option(case_sensitive=False, help="Only in this state.")
+    ] = None,
+    user: UserFilter = None,
+    limit: Limit = LIST_LIMIT,
+) -> None:
+    """List locks, newest first."""
+    _list(call, call.store(), "seatLocks", _filters(eventId=event, status=status, userId=user), limit)
+
+
+@command(app, "bookings", panel=LOOK, example="seatctl bookings --status payment_pending --json")
+def bookings(
+    call: Call,
+    event: EventFilter = None,
+    status: Annotated[
+        BookingStatus | None, typer.Option(case_sensitive=False, help="Only in this state.")
+    ] = None,
+    user: UserFilter = None,
+    limit: Limit = LIST_LIMIT,
+) -> None:
+    """List bookings, newest first."""
+    _list(call, call.store(), "bookings", _filters(event=event, status=status, user=user), limit)
+
+
+@command(app, "jobs", panel=LOOK, example="seatctl jobs --type lock_expiry --status failed")
+def jobs(
+    call: Call,
+    job: Annotated[
+        JobType | None, typer.Option("--type", case_sensitive=False, help="Only runs of this job.")
+    ] = None,
+    status: Annotated[
+        JobStatus | None, typer.Option(case_sensitive=False, help="Only with this outcome.")
+    ] = None,
+    limit: Limit = LIST_LIMIT,
+) -> None:
+    """List the runs of the jobs, newest first."""
+    _list(call, call.store(), "jobLogs", _filters(jobType=job, status=status), limit)
+
+
+def _filters(**filters: str | None) -> Document:
+    from seatctl.store import object_id, user_id
+
+    convert = {"eventId": object_id, "event": object_id, "userId": user_id, "user": user_id}
+    return {field: convert.get(field, str)(value) for field, value in filters.items() if value is not None}
+
+
+@command(app, "show", panel=LOOK, example="seatctl show LOCK_ID")
+def show(call: Call, document_id: Annotated[str, typer.Argument(metavar="ID", help="Any id.")]) -> None:
+    """Show any document by its id, and what belongs to it."""
+    from seatctl import lists, output
+
+    shown = lists.show(call.store(), document_id)
+    if call.json:
+        output.print_json(shown.as_document())
+    elif call.quiet:
+        output.print_ids([shown.document])
+    else:
+        related = [
+            output.TABLES[name](documents, name) for name, documents in shown.related.items() if documents
+        ]
+        output.show(output.document_table(shown.document, shown.kind), *related)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------
+
+
+@command(app, "expire-locks", panel=JOBS, example="seatctl expire-locks --dry-run --as-of +11m")
+def expire_locks(
+    call: Call,
+    dry_run: DryRun = False,
+    as_of: AsOf = None,
+    force: Force = False,
+    batch_size: BatchSize = BATCH,
+) -> int:
+    """Give back the seats of locks past their deadline.
+
+    One run; schedule it every minute."""
+    return _sweep(call, JobType.LOCK_EXPIRY, dry_run, as_of, force, batch_size)
+
+
+@command(app, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
+def expire_bookings(
+    call: Call,
+    dry_run: DryRun = False,
+    as_of: AsOf = None,
+    force: Force = False,
+    batch_size: BatchSize = BATCH,
+) -> int:
+    """Give back the seats of bookings not paid in time.
+
+    One run; schedule it every minute."""
+    return _sweep(call, JobType.BOOKING_EXPIRY, dry_run, as_of, force, batch_size)
+
+
+def _sweep(
+    call: Call, job: JobType, dry_run: bool, as_of: datetime | timedelta | None, force: bool, batch_size: int
+) -> int:
+    from seatctl import expiry, joblog
+    from seatctl.inventory import Terms
+
+    store = call.store(create=False)
+    now = store.now()
+    moment = now if as_of is None else _resolve(as_of, now)
+    if moment > now and not (dry_run or force):
+        raise FutureRefused
+    kind = (expiry.lock_sweep if job is JobType.LOCK_EXPIRY else expiry.booking_sweep)(store)
+
+    def work(run: Run) -> None:
+        terms = Terms(now, overdue_at=moment)
+        for batch in expiry.sweep(store, kind, terms, batch_size=batch_size, dry_run=dry_run):
+            run.record(batch)
+
+    return _report(call, *joblog.run(store, job, work, dry_run=dry_run))
+
+
+def _resolve(time: datetime | timedelta, now: datetime) -> datetime:
+    try:
+        return resolve(time, now)
+    except OverflowError:
+        raise Usage("--as-of is too far in the future") from None
+
+
+@command(app, "recover", panel=JOBS, example="seatctl recover --dry-run")
+def recover(
+    call: Call,
+    dry_run: DryRun = False,
+    wait: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=_parser(parse_duration),
+            metavar="DURATION",
+            help="Wait so long for the database to come up.",
+        ),
+    ] = None,
+    batch_size: BatchSize = BATCH,
+) -> int:
+    """Heal whatever a crash left half done.
+
+    Gives back what is overdue, mends locks and bookings that disagree, corrects counters that drifted."""
+    from seatctl import joblog, recovery
+
+    store = call.store(create=False, wait=wait.total_seconds() if wait else 0)
+
+    def work(run: Run) -> None:
+        recovery.recover(store, run, batch_size=batch_size)
+
+    entry, run = joblog.run(store, JobType.RECOVERY, work, dry_run=dry_run)
+    code = _report(call, entry, run)
+    if dry_run and not code and (run.steps or run.processed):
+        raise Unhealthy("there is something to recover; `seatctl recover` does it")
+    return code
+
+
+def _report(call: Call, entry: Document, run: Run) -> int:
+    """The outcome of a job, on stdout; what it had to set aside, on stderr and in the exit code."""
+    from seatctl import output
+
+    if call.json:
+        output.print_json(entry)
+    elif not call.quiet:
+        details = entry["details"]
+        would = "would be " if run.dry_run else ""
+        counts = [_count(run.locks, "lock"), f"{would}expired"]
+        if run.job is not JobType.LOCK_EXPIRY:
+            counts.insert(0, f"{_count(run.bookings, 'booking')} and")
+        print(
+            f"{run.job.value}: {' '.join(counts)}, {_seats(details['seatsRestored'])} {would}restored"
+            f" ({details['duration']} ms)."
+        )
+        if run.steps:
+            output.show(output.findings_table(run.steps))
+    if "error" in entry:
+        raise ItemsLeft(entry["error"])
+    return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+# --- care ---------------------------------------------------------------------------------------------
+
+
+@command(app, "verify", panel=CARE, example="seatctl verify --json")
+def verify(call: Call) -> int:
+    """Prove that no seat is lost or sold twice; change nothing."""
+    from seatctl import findings, output
+
+    store = call.store(create=False)
+    found = findings.find_all(store)
+    counts = store.sizes()
+    if call.json:
+        documents = [finding.as_document() for finding in found]
+        output.print_json({"consistent": not found, "checked": counts, "findings": documents})
+    elif found and not call.quiet:
+        output.show(output.findings_table(finding.as_document() for finding in found))
+    elif not call.quiet:
+        checked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        print(f"All invariants hold ({checked}).")
+    if found:
+        raise Unhealthy(f"{_count(len(found), 'violation')} found; the table says what to do about each")
+    return 0
+
+
+@command(app, "init", panel=TRY, example="seatctl init --retention 30d")
+def init(
+    call: Call,
+    retention: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=_parser(parse_duration), metavar="DURATION", help="How long to keep job log entries [30d]."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing; exit 5 if anything is.")
+    ] = False,
+) -> int:
+    """Create collections, indexes and retention; safe to repeat."""
+    from seatctl import output
+
+    store = call.store()
+    there, made = store.missing(), []
+    if not check:
+        made = store.init(retention)
+    kept = format_duration(store.retention()) if store.retention() else "no limit"
+    if call.json:
+        output.print_json({"created": made, "missing": there if check else [], "retention": kept})
+    elif not call.quiet:
+        for name in made:
+            print(f"created {name}")
+        for name in there if check else []:
+            print(f"missing {name}")
+        print(
+            f"Database {store.name}: job log kept for {kept}."
+            if made or there
+            else f"Database {store.name} has all it needs; job log kept for {kept}."
+        )
+    if check and there:
+        raise Unhealthy(f"{_count(len(there), 'thing')} missing; `seatctl init` creates them")
+    return 0
+
+
+# --- the embedded MongoDB -----------------------------------------------------------------------------
+
+
+def _db_status() -> Document:
+    from seatctl import embedded
+
+    where = embedded.place()
+    running = embedded.answers(where)
+    return {
+        "running": running,
+        "exists": embedded.exists(),
+        "pid": where.pid if running else None,
+        "uri": where.uri,
+        "data": str(where.db),
+        "log": str(where.log),
+    }
+
+
+def _tell_db(call: Call, sentence: str) -> None:
+    if call.json:
+        from seatctl.output import print_json
+
+        print_json(_db_status())
+    elif not call.quiet:
+        print(sentence)
+
+
+@command(db, "start", example="seatctl db start")
+def db_start(call: Call) -> None:
+    """Start the embedded MongoDB; the other commands do so themselves when they need it."""
+    from seatctl import embedded
+
+    embedded.ensure_running()
+    _tell_db(call, f"The embedded MongoDB runs (pid {embedded.place().pid}).")
+
+
+@command(db, "stop", example="seatctl db stop")
+def db_stop(call: Call) -> None:
+    """Stop the embedded MongoDB. Its data stay."""
+    from seatctl import embedded
+
+    stopped = embedded.stop()
+    _tell_db(call, "The embedded MongoDB is stopped." if stopped else "The embedded MongoDB was not running.")
+
+
+@command(db, "status", example="seatctl db status")
+def db_status(call: Call) -> None:
+    """Say whether the embedded MongoDB runs, and where its files are."""
+    status = _db_status()
+    state = f"runs (pid {status['pid']})" if status["running"] else "does not run"
+    if not status["exists"]:
+        state = "was never started"
+    _tell_db(call, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
+
+
+@command(db, "uri", example='mongosh "$(seatctl db uri)"')
+def db_uri(call: Call) -> None:
+    """Print a URI that mongosh or Compass can open; starts the embedded MongoDB."""
+    from seatctl import config, embedded
+
+    name = call.target().database or config.DEFAULT_DATABASE
+    uri = embedded.ensure_running().replace("/?", f"/{name}?")
+    if call.json:
+        from seatctl.output import print_json
+
+        print_json({"uri": uri})
+    else:
+        print(uri)
+
+
+@command(app, "demo", panel=TRY, example="seatctl demo")
+def demo(call: Call) -> int:
+    """Watch overdue seats come back, in a throwaway database.
+
+    Uses the embedded MongoDB whatever is configured, unless --uri says otherwise.
+    """
+    from seatctl import demo as story
+    from seatctl import output
+
+    with call.throwaway_store() as store:
+        scenarios = []
+        for number, scenario in enumerate(story.play(store), 1):
+            scenarios.append(scenario)
+            if not (call.json or call.quiet):
+                output.show(
+                    f"{number}. {scenario.title}", *scenario.parts, output.checks_table(scenario.checks), ""
+                )
+    ok = all(scenario.ok for scenario in scenarios)
+    if call.json:
+        output.print_json({"ok": ok, "scenarios": [scenario.as_document() for scenario in scenarios]})
+    elif ok and not call.quiet:
+        print(
+            "Every number is as promised. The throwaway database is gone; `seatctl db stop` ends the server."
+        )
+    if not ok:
+        raise SeatctlError("a number is not as promised; please report this")
+    return 0
+
+
+@command(app, "health", panel=CARE, example="seatctl health --max-age 3m")
+def health(
+    call: Call,
+    max_age: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration),
+            metavar="DURATION",
+            show_default="3m",
+            help="How old the last run of an expiry job may be.",
+        ),
+    ] = timedelta(minutes=3),
+) -> int:
+    """Say whether jobs, backlog and inventory are well."""
+    from seatctl import health as checkup
+    from seatctl import output
+
+    state = checkup.check(call.store(create=False), max_age=max_age)
+    document = state.as_document()
+    if call.json:
+        output.print_json(document)
+    elif not call.quiet:
+        output.show(*output.health_tables(document))
+    for warning in state.warnings:
+        call.note(f"warning: {warning}")
+    if not state.healthy:
+        raise Unhealthy("; ".join(state.problems))
+    return 0

@@ -1,0 +1,306 @@
+"""The edge of the program: the options every command takes, the help, and the one boundary where
+errors become words and exit codes. Knows no command and no MongoDB.
+
+Help and usage errors are plain text: Typer's Rich form doubles the time of `--help`, and a usage
+error must be one line.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from seatctl import config
+from seatctl.errors import Interrupted, Misconfigured, SeatctlError, Unreachable, Usage
+
+if TYPE_CHECKING:
+    from seatctl.store import Store
+
+COMMON = "Common options"
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose `--help` shows its options in groups, its own before the common ones."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                argument = param.param_type_name == "argument"
+                panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
+                if param.name == "help":
+                    panel = COMMON
+                groups.setdefault(panel, []).append(record)
+        for panel in sorted(groups, key=lambda name: name == COMMON):
+            with formatter.section(panel):
+                formatter.write_dl(groups[panel])
+
+
+class GroupedGroup(TyperGroup):
+    """A group whose `--help` shows its commands under headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        longest = max(map(len, self.commands))
+        for name, command in self.commands.items():
+            text = command.get_short_help_str(formatter.width - longest - 6)
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name.ljust(longest), text))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
+
+
+@dataclass(slots=True)
+class Call:
+    """One invocation: the common options, and what they mean."""
+
+    uri: str | None = None
+    uri_file: str | None = None
+    database: str | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def target(self) -> config.Target:
+        """The configured database, with warnings about it on stderr. Raises Misconfigured."""
+        target = config.find_target(self.uri, self.uri_file, self.database)
+        for warning in target.warnings:
+            self.note(f"warning: {warning}")
+        return target
+
+    def store(self, *, create: bool = True, wait: float = 0) -> Store:
+        """Open the database. Nothing configured means the embedded MongoDB; without `create` it must
+        hold a database already, so that a job that nobody told about its URI fails loudly.
+
+        Tries for `wait` seconds while the database is unreachable. Raises Misconfigured, Unreachable.
+        """
+        give_up = time.monotonic() + wait
+        while True:
+            try:
+                return self._open(self.target(), create)
+            except Unreachable as error:
+                if time.monotonic() >= give_up:
+                    raise
+                logging.getLogger(__name__).info("%s; waiting", error)
+                time.sleep(1)
+
+    @contextmanager
+    def throwaway_store(self) -> Iterator[Store]:
+        """A database of its own that is dropped at the end, on the embedded MongoDB or on the server
+        that a flag of this very command line names; what is configured is left alone."""
+        from seatctl.connection import connect
+        from seatctl.store import Store
+
+        environment: dict[str, str] = {}
+        target = config.find_target(self.uri, self.uri_file, None, environment)
+        name = f"seatctl_demo_{secrets.token_hex(6)}"
+        if target.uri is None:
+            from seatctl import embedded
+
+            uri = embedded.ensure_running()
+        else:
+            uri = target.uri
+        store = Store(connect(uri, name, config.DEFAULT_DATABASE))
+        try:
+            yield store
+        finally:
+            store.drop()
+
+    def _open(self, target: config.Target, create: bool) -> Store:
+        from seatctl.connection import connect
+        from seatctl.store import Store
+
+        if target.uri is not None:
+            return Store(connect(target.uri, target.database, config.DEFAULT_DATABASE))
+        from seatctl import embedded
+
+        if not create and not embedded.exists():
+            raise Misconfigured(NO_DATABASE)
+        if not embedded.exists():
+            self.note(
+                f"creating the embedded MongoDB in {embedded.place().data}; SEATCTL_URI selects another"
+            )
+        uri = embedded.ensure_running()
+        store = Store(connect(uri, target.database, config.DEFAULT_DATABASE))
+        if not create and not store.exists():
+            raise Misconfigured(NO_DATABASE)
+        return store
+
+    def note(self, message: str) -> None:
+        """A remark for a person on stderr; never in the way of a program."""
+        if not (self.quiet or self.json):
+            print(f"seatctl: {message}", file=sys.stderr)
+
+
+NO_DATABASE = (
+    "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
+    "(the embedded MongoDB holds no database yet, and this command never creates one)"
+)
+
+_OPTIONS = {
+    "uri": Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MongoDB to use [env: SEATCTL_URI].", rich_help_panel=COMMON),
+    ],
+    "uri_file": Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE].", rich_help_panel=COMMON
+        ),
+    ],
+    "database": Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Database in it [env: SEATCTL_DATABASE].", rich_help_panel=COMMON),
+    ],
+    "json": Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=COMMON)
+    ],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", "-q", help="Ids alone, or nothing.", rich_help_panel=COMMON)
+    ],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell each step on stderr.", rich_help_panel=COMMON)
+    ],
+}
+
+
+def command(
+    app: typer.Typer, name: str, *, panel: str | None = None, example: str
+) -> Callable[[Callable[..., int | None]], None]:
+    """Register `function(call, …)` as a command that also takes the common options. What it returns
+    is the exit code, None being 0; its docstring is the help, `example` a line below it."""
+
+    def register(function: Callable[..., int | None]) -> None:
+        hints = get_type_hints(function, include_extras=True)
+        own = list(inspect.signature(function).parameters.values())[1:]
+        own = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
+        common = [
+            inspect.Parameter(
+                option,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=hint,
+                default=None if option in ("uri", "uri_file", "database") else False,
+            )
+            for option, hint in _OPTIONS.items()
+        ]
+
+        @functools.wraps(function)
+        def invoke(**arguments: Any) -> int:
+            call = Call(**{option: arguments.pop(option) for option in _OPTIONS})
+            if call.verbose:
+                _tell_steps()
+            return function(call, **arguments) or 0
+
+        invoke.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        invoke.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *common)}
+        app.command(name, cls=GroupedCommand, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")(
+            invoke
+        )
+
+    return register
+
+
+def _tell_steps() -> None:
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter("%(asctime)s [%(levelname)s] %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("seatctl")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+# --- the boundary ----------------------------------------------------------------------------------
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Carry out one command line; returns its exit code. No error leaves this function."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head -1`). Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except typer.TyperException as error:
+        # Typer has no public name for a usage error; all that it raises itself are such.
+        return _fail(Usage(_usage_message(error)), arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(Interrupted(signal.SIGINT), arguments)
+    except Exception as error:  # noqa: BLE001 - the boundary
+        return _fail(error, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once. PyMongo would spend half a second at exit waiting for its monitor
+    threads, which have nothing left to do."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number, "terminated; the transaction in flight is rolled back")
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "seatctl"
+    return f"{' '.join(error.format_message().split())} (see `{path} --help`)"
+
+
+def _fail(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what went wrong in one line (or one JSON object) on stderr; returns the exit code."""
+    reason = _as_ours(error)
+    if os.environ.get("SEATCTL_DEBUG") == "1":
+        import traceback
+
+        print(_scrub("".join(traceback.format_exception(error)), arguments), file=sys.stderr, end="")
+    message = _scrub(" ".join(str(reason).split()), arguments)
+    if "--json" in arguments:
+        told = {"code": reason.code, "message": message, "exitCode": reason.exit_code}
+        print(json.dumps({"error": told}, ensure_ascii=False), file=sys.stderr)
+    else:
+        print(f"seatctl: {message}", file=sys.stderr)
+    return reason.exit_code
+
+
+def _as_ours(error: BaseException) -> SeatctlError:
+    if isinstance(error, SeatctlError):
+        return error
+    if "pymongo" in sys.modules and isinstance(error, Exception):
+        from seatctl.connection import explain
+
+        return explain(error)
+    return SeatctlError(f"{type(error).__name__}: {error}; SEATCTL_DEBUG=1 shows where")
+
+
+def _scrub(text: str, arguments: Sequence[str]) -> str:
+    """`text` without a secret that any configured URI carries, wherever it came from."""
+    uris = [argument.removeprefix("--uri=") for argument in arguments if "://" in argument]
+    uris += [os.environ.get("SEATCTL_URI", ""), *config.seen]
+    for uri in filter(None, uris):
+        text = config.scrub(text, uri)
+    return text

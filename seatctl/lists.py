@@ -1,0 +1,75 @@
+"""What people ask to see: lists, and one document with all that hangs on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from seatctl.errors import NotFound
+from seatctl.model import Document, Id, LockStatus
+from seatctl.store import object_id
+
+if TYPE_CHECKING:
+    from seatctl.store import Store
+
+LATEST = 10
+"""Locks shown with their event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One document, what kind it is, and what belongs to it by collection."""
+
+    kind: str
+    document: Document
+    related: dict[str, list[Document]] = field(default_factory=dict)
+
+    def as_document(self) -> Document:
+        return {**self.document, **self.related}
+
+
+def newest(store: Store, collection: str, where: Document, limit: int) -> list[Document]:
+    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats."""
+    documents = store.newest(collection, where, limit, by="executedAt" if collection == "jobLogs" else "_id")
+    return with_seats(store, documents) if collection == "events" else documents
+
+
+def with_seats(store: Store, events: list[Document]) -> list[Document]:
+    """Events with `locked` (ACTIVE) and `sold` (CONSUMED) seats added."""
+    held = store.held_seats([event["_id"] for event in events])
+    return [
+        {
+            **event,
+            "locked": held.get((event["_id"], LockStatus.ACTIVE), 0),
+            "sold": held.get((event["_id"], LockStatus.CONSUMED), 0),
+        }
+        for event in events
+    ]
+
+
+def show(store: Store, wanted: Id) -> Shown:
+    """Find any document by its id. Raises Usage for what is no id, NotFound."""
+    wanted = object_id(wanted)
+    found = store.find_anywhere(wanted)
+    if found is None:
+        raise NotFound(f"there is no event, lock, booking or job run {wanted}")
+    kind, document = found
+    related: dict[str, list[Document]] = {}
+    match kind:
+        case "an event":
+            document = with_seats(store, [document])[0]
+            related["seatLocks"] = store.newest("seatLocks", {"eventId": wanted}, LATEST)
+            related["bookings"] = store.newest("bookings", {"event": wanted}, LATEST)
+        case "a lock":
+            related["bookings"] = store.bookings_of_locks([wanted])
+            related["events"] = _one(store.event(document.get("eventId")))
+        case "a booking":
+            related["seatLocks"] = _one(store.lock(document.get("seatLockId")))
+            related["events"] = _one(store.event(document.get("event")))
+    if "events" in related:
+        related["events"] = with_seats(store, related["events"])
+    return Shown(kind.split()[-1] if kind != "a job run" else "job run", document, related)
+
+
+def _one(document: Document | None) -> list[Document]:
+    return [] if document is None else [document]

@@ -1,0 +1,280 @@
+"""How results look: tables for people, JSON and ids for programs. The only module that knows Rich.
+
+In a terminal a table fits the window and has colour; in a pipe or file it has its natural width,
+so that no id is ever cut and no line wrapped. Values may come from anybody: control characters are
+shown as escapes, and nothing is read as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from seatctl.model import Document, whole_number
+from seatctl.timespec import format_time
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+STYLES = {
+    "ACTIVE": "cyan",
+    "CONSUMED": "green",
+    "EXPIRED": "dim",
+    "PAYMENT_PENDING": "cyan",
+    "CONFIRMED": "green",
+    "FAILED": "red",
+    "SUCCESS": "green",
+}
+BAR_WIDTH = 12
+
+
+def plain(value: Any) -> Any:
+    """A stored value as JSON can carry it: ids as hex strings, times as ISO 8601 with `Z`."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """Exactly one JSON document on stdout."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_ids(documents: Iterable[Document]) -> None:
+    for document in documents:
+        print(text(document["_id"]))
+
+
+def text(value: Any) -> str:
+    """A value in one line of a table or message."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return format_time(value.replace(microsecond=0))
+    shown = plain(value)
+    if isinstance(shown, dict | list):
+        shown = json.dumps(shown, ensure_ascii=False)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(shown)
+    )
+
+
+def console() -> Console:
+    """stdout: with colour and the window's width in a terminal, as wide as needed elsewhere."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False, markup=False, emoji=False)
+    return Console(
+        file=sys.stdout, width=100_000, color_system=None, highlight=False, markup=False, emoji=False
+    )
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and lines in order; a line's trailing space is nobody's data."""
+    screen = console()
+    with screen.capture() as captured:
+        for part in parts:
+            screen.print(part)
+    shown = captured.get()
+    if not screen.is_terminal:
+        shown = "".join(line.rstrip() + "\n" for line in shown.splitlines())
+    sys.stdout.write(shown)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """A table of plain values. Columns named `… #` are numbers; ids and times never wrap."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=box.ROUNDED, title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        number = column.endswith(" #")
+        result.add_column(
+            column.removesuffix(" #"),
+            justify="right" if number else "left",
+            no_wrap=number or column in ("id", "event", "lock", "booking", "status", "filled"),
+            overflow="fold",
+        )
+    for row in rows:
+        cells = [
+            cell if isinstance(cell, Text) else Text(text(cell), STYLES.get(str(cell), "")) for cell in row
+        ]
+        result.add_row(*cells)
+    return result
+
+
+def events_table(events: Iterable[Document], title: str | None = None) -> Table:
+    """Events with `locked` and `sold` seats as `booking.list_events` adds them."""
+    return table(
+        ("id", "name", "date", "filled", "available #", "locked #", "sold #", "total #"),
+        (
+            (
+                event["_id"],
+                event.get("name"),
+                event.get("eventDate"),
+                _bar(event),
+                event.get("availableSeats"),
+                event.get("locked"),
+                event.get("sold"),
+                event.get("totalSeats"),
+            )
+            for event in events
+        ),
+        title=title,
+    )
+
+
+def _bar(event: Document) -> Any:
+    """How full an event is: sold, locked, available."""
+    from rich.text import Text
+
+    total, sold, locked = (whole_number(event.get(name)) or 0 for name in ("totalSeats", "sold", "locked"))
+    if total < 1:
+        return Text("?")
+    utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
+    solid, half, empty = "█▒·" if utf8 else "#+."
+    sold_cells = min(BAR_WIDTH, math.ceil(BAR_WIDTH * sold / total))
+    cells = min(BAR_WIDTH, max(sold_cells, math.ceil(BAR_WIDTH * (sold + locked) / total)))
+    bar = Text(solid * sold_cells, "green")
+    bar.append(half * (cells - sold_cells), "cyan")
+    bar.append(empty * (BAR_WIDTH - cells), "dim")
+    return bar.append(f" {round(100 * (sold + locked) / total):>3}%", "")
+
+
+def locks_table(locks: Iterable[Document], title: str | None = None) -> Table:
+    return table(
+        ("id", "event", "user", "seats #", "status", "expires", "key"),
+        (
+            (
+                lock["_id"],
+                lock.get("eventId"),
+                lock.get("userId"),
+                lock.get("seats"),
+                lock.get("status"),
+                lock.get("expiresAt"),
+                lock.get("idempotencyKey"),
+            )
+            for lock in locks
+        ),
+        title=title,
+    )
+
+
+def bookings_table(bookings: Iterable[Document], title: str | None = None) -> Table:
+    return table(
+        ("id", "event", "user", "lock", "status", "pay by"),
+        (
+            (
+                booking["_id"],
+                booking.get("event"),
+                booking.get("user"),
+                booking.get("seatLockId"),
+                booking.get("status"),
+                booking.get("paymentExpiresAt"),
+            )
+            for booking in bookings
+        ),
+        title=title,
+    )
+
+
+def jobs_table(runs: Iterable[Document], title: str | None = None) -> Table:
+    return table(
+        ("id", "job", "at", "status", "processed #", "seats back #", "ms #", "host", "error"),
+        (
+            (
+                run["_id"],
+                run.get("jobType"),
+                run.get("executedAt"),
+                run.get("status"),
+                _detail(run, "recordsProcessed"),
+                _detail(run, "seatsRestored"),
+                _detail(run, "duration"),
+                run.get("host"),
+                run.get("error"),
+            )
+            for run in runs
+        ),
+        title=title,
+    )
+
+
+def _detail(run: Document, name: str) -> Any:
+    details = run.get("details")
+    return details.get(name) if isinstance(details, dict) else None
+
+
+TABLES = {
+    "events": events_table,
+    "seatLocks": locks_table,
+    "bookings": bookings_table,
+    "jobLogs": jobs_table,
+}
+
+
+def document_table(document: Document, title: str) -> Table:
+    """One document, a field a line; what a job found stands one item a line."""
+    rows: list[tuple[str, Any]] = []
+    for field, value in document.items():
+        if field == "details" and isinstance(value, dict):
+            for name, detail in value.items():
+                items = detail if isinstance(detail, list) and detail else [detail]
+                rows += [(f"details.{name}", item) for item in items]
+        else:
+            rows.append((field, value))
+    return table(("field", "value"), rows, title=title)
+
+
+def findings_table(findings: Iterable[Document], title: str | None = None) -> Table:
+    """What is wrong: from `verify` with the remedy, from `recover` with what was done."""
+    return table(
+        ("fault", "what", "what to do"),
+        ((item["fault"], item["message"], item.get("outcome") or item.get("remedy")) for item in findings),
+        title=title,
+    )
+
+
+def checks_table(checks: Iterable[tuple[str, Any, Any]]) -> Table:
+    """Numbers beside the numbers that were promised."""
+    rows = ((what, wanted, found, "ok" if wanted == found else "WRONG") for what, wanted, found in checks)
+    return table(("check", "promised", "found", "verdict"), rows)
+
+
+def health_tables(state: Document) -> list[RenderableType]:
+    """`health` as a tired person can read it: the verdict, the jobs, the backlog, the inventory."""
+    jobs = [
+        (
+            job,
+            facts.get("runs"),
+            facts.get("lastRun"),
+            facts.get("lastStatus"),
+            facts.get("lastSuccess"),
+            facts.get("failures"),
+        )
+        for job, facts in state["jobs"].items()
+    ]
+    flat = [
+        (f"{part} {name}", value) for part in ("backlog", "inventory") for name, value in state[part].items()
+    ]
+    verdict = "healthy" if state["healthy"] else "NOT healthy"
+    return [
+        table(("job", "runs #", "last run", "outcome", "last success", "failures #"), jobs, title=verdict),
+        table(("what", "value"), flat),
+        *(f"problem: {problem}" for problem in state["problems"]),
+    ]
