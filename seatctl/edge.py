@@ -55,7 +55,7 @@ class GroupedCommand(TyperCommand):
 class GroupedGroup(TyperGroup):
     """A group whose `--help` shows its commands under headings."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         panels: dict[str, list[tuple[str, str]]] = {}
         longest = max(map(len, self.commands))
         for name, command in self.commands.items():
