@@ -487,10 +487,10 @@ def init(
     from seatctl import output
 
     store = call.store()
-    there, made = store.missing(), []
-    if not check:
-        made = store.init(retention)
-    kept = format_duration(store.retention()) if store.retention() else "no limit"
+    there = store.missing()
+    made = [] if check else store.init(retention)
+    limit = store.retention()
+    kept = format_duration(limit) if limit else "ever"
     if call.json:
         output.print_json({"created": made, "missing": there if check else [], "retention": kept})
     elif not call.quiet:
@@ -498,11 +498,8 @@ def init(
             print(f"created {name}")
         for name in there if check else []:
             print(f"missing {name}")
-        print(
-            f"Database {store.name}: job log kept for {kept}."
-            if made or there
-            else f"Database {store.name} has all it needs; job log kept for {kept}."
-        )
+        state = "has all it needs; its" if not there else "is checked; its" if check else "is ready; its"
+        print(f"Database {store.name} {state} job log is kept for {kept}.")
     if check and there:
         raise Unhealthy(f"{_count(len(there), 'thing')} missing; `seatctl init` creates them")
     return 0

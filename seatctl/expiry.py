@@ -6,6 +6,7 @@ changed in between is planned again; what is broken is set aside and never stops
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,8 @@ from seatctl.store import CandidatesLost, is_object_id
 
 if TYPE_CHECKING:
     from seatctl.store import Store
+
+log = logging.getLogger(__name__)
 
 BATCH = 5_000
 """Locks in one transaction: 0.2 s of work here, far below MongoDB's limit of 60 s."""
@@ -143,6 +146,7 @@ def sweep(
         candidates = kind.read(terms.overdue_at, event_id)
         try:
             while batch := list(islice(candidates, batch_size)):
+                log.info("read %d candidates with a deadline before %s", len(batch), terms.overdue_at)
                 yield _give_back_batch(store, kind, batch, terms, dry_run)
         except CandidatesLost:
             # What is done is no candidate any more. A dry run has done nothing and would count twice.

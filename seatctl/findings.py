@@ -170,7 +170,8 @@ def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:
 def _orphans(store: Store, session: Session) -> Iterator[Finding]:
     for lock in store.orphan_locks(session):
         fault = Fault.ORPHAN_LOCK if lock["status"] == LockStatus.ACTIVE else Fault.ORPHAN_SOLD
-        message = f"lock {lock['_id']} ({lock['status']}) belongs to event {lock.get('eventId')}, which does not exist"
+        owner = f"event {lock.get('eventId')}, which does not exist"
+        message = f"lock {lock['_id']} ({lock['status']}) belongs to {owner}"
         yield Finding(fault, message, lock.get("eventId"), lock["_id"])
     for booking in store.orphan_bookings(session):
         fault = (

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from seatctl.connection import explain
 from seatctl.errors import Interrupted, SeatctlError
 from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.timespec import format_time
 
 if TYPE_CHECKING:
     from seatctl.inventory import GivenBack, SetAside
@@ -64,6 +65,7 @@ class Run:
     """What one run did so far."""
 
     job: JobType
+    store: Store
     dry_run: bool = False
     locks: int = 0
     bookings: int = 0
@@ -96,13 +98,20 @@ class Run:
         for item in batch.set_aside:
             self.set_aside[item.kind, item.id] = item
             log.info("set aside %s", item)
-        log.info(
-            "batch: %d locks, %d bookings expired, %d seats back",
-            batch.locks,
-            batch.bookings,
-            batch.seats.total(),
-        )
+        self._tell(batch)
         self.checkpoint()
+
+    def _tell(self, batch: GivenBack) -> None:
+        """The batch in the run's story, with each counter as it is now and as that makes it before."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        would = "would be " if self.dry_run else ""
+        log.info("%d locks and %d bookings %sexpired in this batch", batch.locks, batch.bookings, would)
+        for event_id, event in self.store.events_by_id(batch.seats).items():
+            back, available = batch.seats[event_id], event.get("availableSeats")
+            if isinstance(available, int | float):
+                before = available if self.dry_run else available - back
+                log.info("event %s: %s → %s seats available (%+d)", event_id, before, before + back, back)
 
     def checkpoint(self) -> None:
         """Between two transactions: raise Interrupted if somebody asked to stop."""
@@ -151,8 +160,9 @@ def run(
     The entry is FAILED when items were set aside, and also, re-raising the error, when `work`
     fails. A dry run logs nothing and returns what the entry would say.
     """
-    current = Run(job, dry_run)
+    current = Run(job, store, dry_run)
     started, clock = store.now(), time.monotonic()
+    log.info("%s on database %s starts; the server's time is %s", job.value, store.name, format_time(started))
     with _listening() as current.stop:
         try:
             work(current)
@@ -162,6 +172,7 @@ def run(
                 _log_failure(store, current, started, clock, reason)
             raise
     entry = _entry(current, started, clock, current.complaint())
+    log.info("%s ends: %s after %d ms", job.value, entry["status"], entry["details"]["duration"])
     if not dry_run:
         store.insert_run(entry)
     return entry, current
