@@ -1,0 +1,284 @@
+"""Real processes that act at the same instant, each with a client of its own.
+
+A crew is started once and runs many rounds: a process costs half a second, a round milliseconds.
+Its processes come from a fork server, so no client and no thread ever crosses a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from seatctl import booking, joblog
+from seatctl.connection import Deployment, connect, explain
+from seatctl.errors import SeatctlError, SoldOut, WrongState
+from seatctl.expiry import Sweep, booking_sweep, lock_sweep, sweep
+from seatctl.inventory import Terms
+from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.recovery import recover
+from seatctl.store import Store
+
+PATIENCE = 200.0
+"""Seconds before a silent process counts as hung: longer than a transaction starts over."""
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["race"])
+
+
+@dataclass(frozen=True)
+class Call:
+    """One thing that one process does: `action(store, *arguments)` under a clock that stands at
+    `now` (None: the server's own), `delay` seconds after the others may start."""
+
+    action: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+    now: datetime | None = None
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call returned, or the error that the command line would report."""
+
+    value: Any = None
+    error: SeatctlError | None = None
+
+
+class Crew:
+    """Processes that wait for calls, meet at a barrier, and act."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self.barriers = {parties: context.Barrier(parties) for parties in range(1, size + 1)}
+        self.members = [self._hire(uri) for _ in range(size)]
+        self.busy = 0
+
+    def _hire(self, uri: str) -> tuple[Any, Connection]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_member, args=(uri, theirs, self.barriers), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def race(self, database: str, *calls: Call) -> list[Answer]:
+        """Make these calls at the same instant and wait for all answers, in the calls' order."""
+        self.start(database, *calls)
+        return self.answers()
+
+    def start(self, database: str, *calls: Call) -> None:
+        self.busy = len(calls)
+        for (_, pipe), call in zip(self.members, calls, strict=False):
+            pipe.send((database, call, self.busy))
+
+    def answers(self) -> list[Answer]:
+        return [_receive(pipe) for _, pipe in self.members[: self.busy]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process, _ in self.members:
+            process.kill()
+        for process, _ in self.members:
+            process.join()
+
+
+def _receive(pipe: Connection) -> Answer:
+    if not pipe.poll(PATIENCE):
+        raise TimeoutError(f"a process gave no answer for {PATIENCE} s")
+    answer: Answer = pipe.recv()
+    return answer
+
+
+def _member(uri: str, pipe: Connection, barriers: dict[int, Barrier]) -> None:
+    deployment = connect(uri, None, "race")
+    while True:
+        database, call, parties = pipe.recv()
+        store = _store(deployment, database, call.now)
+        barriers[parties].wait(PATIENCE)
+        time.sleep(call.delay)
+        pipe.send(_answer(store, call))
+
+
+def _store(deployment: Deployment, database: str, now: datetime | None) -> Store:
+    clock = None if now is None else lambda: now
+    return Store(Deployment(deployment.client, database, transactions=deployment.transactions, clock=clock))
+
+
+def _answer(store: Store, call: Call) -> Answer:
+    try:
+        return Answer(call.action(store, *call.arguments))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test wants to see it
+        return Answer(error=explain(error))
+
+
+# --- what a process may be asked to do -------------------------------------------------------------
+
+
+def lock(store: Store, event: Id, user: str, key: str | None = None) -> booking.Done:
+    """Lock one seat."""
+    return booking.lock(store, event, user, 1, key=key)
+
+
+def expire_locks(store: Store, as_of: datetime, batch_size: int = 5_000) -> Document:
+    """One run of `expire-locks`; returns its log entry."""
+    return _expire(store, JobType.LOCK_EXPIRY, lock_sweep(store), as_of, batch_size)
+
+
+def expire_bookings(store: Store, as_of: datetime, batch_size: int = 5_000) -> Document:
+    """One run of `expire-bookings`; returns its log entry."""
+    return _expire(store, JobType.BOOKING_EXPIRY, booking_sweep(store), as_of, batch_size)
+
+
+def recover_once(store: Store) -> Document:
+    """One run of `recover`; returns its log entry."""
+    return joblog.run(store, JobType.RECOVERY, partial(recover, store))[0]
+
+
+def _expire(store: Store, job: JobType, kind: Sweep, as_of: datetime, batch_size: int) -> Document:
+    terms = Terms(store.now(), overdue_at=as_of)
+
+    def work(run: joblog.Run) -> None:
+        for batch in sweep(store, kind, terms, batch_size=batch_size):
+            run.record(batch)
+
+    return joblog.run(store, job, work)[0]
+
+
+def recover_often(store: Store, times: int) -> list[Document]:
+    return [recover_once(store) for _ in range(times)]
+
+
+def buy_until_swept(store: Store, event: Id, user: str) -> int:
+    """Lock seats of an event until a sweep has logged its end; returns how many."""
+    bought = 0
+    while bought == 0 or store.last_run(JobType.LOCK_EXPIRY) is None:
+        lock(store, event, user)
+        bought += 1
+    return bought
+
+
+@dataclass
+class Diary:
+    """What one buyer, or one minder of the jobs, was told."""
+
+    paid: dict[Id, int] = field(default_factory=dict)
+    """Seats by booking, for each payment that was acknowledged."""
+    returned: list[Id] = field(default_factory=list)
+    """Locks whose seats were acknowledged to be given back."""
+    waiting: list[Id] = field(default_factory=list)
+    """Locks that were acknowledged and left to a payment that never comes."""
+    errors: list[SeatctlError] = field(default_factory=list)
+    """What failed before it was tried again."""
+    runs: list[Document] = field(default_factory=list)
+
+
+@dataclass
+class Shopper:
+    """A buyer who sends a command that failed again, with the same key, until there is an answer."""
+
+    store: Store
+    name: str
+    seed: int
+    diary: Diary = field(default_factory=Diary)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+
+    def purchase(self, event: Id, number: int) -> None:
+        """Lock seats, then do with the lock one of the things that buyers do."""
+        seats = self.random.randint(1, 3)
+        ending = self.random.choice(("pay", "pay", "pay", "fail", "release", "wait"))
+        key = f"{self.name}-{number}"
+        try:
+            held = self.insist(lambda: booking.lock(self.store, event, self.name, seats, key=key))
+        except SoldOut:
+            return
+        getattr(self, ending)(held.document)
+
+    def pay(self, held: Document) -> None:
+        booked = self.insist(lambda: booking.confirm(self.store, held["_id"])).document
+        self.insist(lambda: booking.pay(self.store, booked["_id"]))
+        self.diary.paid[booked["_id"]] = held["seats"]
+
+    def fail(self, held: Document) -> None:
+        booked = self.insist(lambda: booking.confirm(self.store, held["_id"])).document
+        self.insist(lambda: booking.fail(self.store, booked["_id"]))
+        self.diary.returned.append(held["_id"])
+
+    def wait(self, held: Document) -> None:
+        self.insist(lambda: booking.confirm(self.store, held["_id"]))
+        self.diary.waiting.append(held["_id"])
+
+    def release(self, held: Document) -> None:
+        before = len(self.diary.errors)
+        try:
+            self.insist(lambda: booking.release(self.store, held["_id"]))
+        except WrongState:
+            # The first try did it and its answer was lost: a lock is released once.
+            if len(self.diary.errors) == before:
+                raise
+        self.diary.returned.append(held["_id"])
+
+    def insist(self, command: Callable[[], booking.Done]) -> booking.Done:
+        while True:
+            try:
+                return command()
+            except Exception as error:
+                explained = explain(error)
+                if explained.exit_code not in (1, 10) or len(self.diary.errors) > 1_000:
+                    raise
+                self.diary.errors.append(explained)
+                time.sleep(0.05)
+
+
+def shop(store: Store, events: Sequence[Id], name: str, seed: int, purchases: int) -> Diary:
+    """So many purchases, one after the other."""
+    shopper = Shopper(store, name, seed)
+    for number in range(purchases):
+        shopper.purchase(shopper.random.choice(events), number)
+    return shopper.diary
+
+
+def shop_until(store: Store, events: Sequence[Id], name: str, seed: int, stop: Path) -> Diary:
+    """Purchases until the file `stop` appears."""
+    shopper = Shopper(store, name, seed)
+    number = 0
+    while not stop.exists():
+        shopper.purchase(shopper.random.choice(events), number)
+        number += 1
+    return shopper.diary
+
+
+def mind_the_jobs(store: Store, stop: Path) -> Diary:
+    """Run the three jobs in turn until the file `stop` appears."""
+    diary = Diary()
+    jobs = (
+        lambda: expire_locks(store, store.now()),
+        lambda: expire_bookings(store, store.now()),
+        lambda: recover_once(store),
+    )
+    while not stop.exists():
+        for job in jobs:
+            try:
+                diary.runs.append(job())
+            except Exception as error:  # noqa: BLE001 - a job that failed runs again a minute later
+                diary.errors.append(explain(error))
+                time.sleep(0.05)
+    return diary
+
+
+def complaints(runs: Sequence[Document]) -> list[str]:
+    """Why these runs were no success, for those that were none."""
+    return [run["error"] for run in runs if run["status"] != JobStatus.SUCCESS]

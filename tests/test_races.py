@@ -1,0 +1,321 @@
+"""Races between real processes: whoever wins, no seat is lost and none is sold twice.
+
+Everything is decided by what the database holds afterwards and by what each process was told.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import EPOCH, Clock
+from pymongo import MongoClient
+from race import (
+    Answer,
+    Call,
+    Crew,
+    buy_until_swept,
+    complaints,
+    expire_bookings,
+    expire_locks,
+    lock,
+    recover_often,
+    shop,
+)
+
+from seatctl import booking
+from seatctl.connection import Deployment
+from seatctl.errors import Refused, SoldOut, WrongState
+from seatctl.findings import find_all
+from seatctl.model import BookingStatus, Document, Id, JobType, LockStatus
+from seatctl.store import Store, new_id
+
+if TYPE_CHECKING:
+    from servers import Server
+
+pytestmark = pytest.mark.slow
+
+Rounds = Callable[[int, int], int]
+BUYERS = 16
+SECOND = timedelta(seconds=1)
+JITTER = 0.003
+"""Seconds. About as long as a command takes, so that each step meets each other step."""
+
+
+@dataclass
+class Arena:
+    """A database, the processes that race in it, and what the rounds draw their delays from."""
+
+    store: Store
+    crew: Crew
+    random: random.Random
+
+    def race(self, *calls: Call) -> list[Answer]:
+        return self.crew.race(self.store.database.name, *calls)
+
+    def jitter(self) -> float:
+        return self.random.uniform(0, JITTER)
+
+    def fewer(self, count: int) -> int:
+        """A tenth where a sweep goes lock by lock, for want of transactions."""
+        return count if self.store.transactions else count // 10
+
+    def event(self, seats: int) -> Id:
+        return booking.create_event(self.store, "a race", seats, EPOCH).document["_id"]
+
+    def available(self, event: Id) -> int:
+        found = self.store.event(event)
+        assert found
+        return int(found["availableSeats"])
+
+    def status(self, collection: str, document_id: Id) -> str:
+        found = self.store.database[collection].find_one({"_id": document_id})
+        assert found
+        return str(found["status"])
+
+
+@pytest.fixture(scope="module", params=["replica", "standalone"])
+def ground(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Crew]]:
+    """One kind of server and a crew on it."""
+    server: Server = request.getfixturevalue(request.param)
+    with Crew(server.uri, BUYERS) as crew:
+        yield server, crew
+
+
+@pytest.fixture
+def arena(ground: tuple[Server, Crew], clock: Clock, seed: int) -> Iterator[Arena]:
+    server, crew = ground
+    name = f"test_{uuid.uuid4().hex}"
+    with MongoClient(server.uri, tz_aware=True) as client:
+        deployment = Deployment(client, name, transactions=server.replica_set is not None, clock=clock)
+        yield Arena(Store(deployment), crew, random.Random(seed))
+        client.drop_database(name)
+
+
+def winners(answers: list[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer.error is None]
+
+
+def errors(answers: list[Answer]) -> list[Exception]:
+    return [answer.error for answer in answers if answer.error is not None]
+
+
+# --- two at a time -------------------------------------------------------------------------------
+
+
+def test_last_seat(arena: Arena, rounds: Rounds) -> None:
+    """Of 16 buyers for the last seat one gets it, and the others are told that it is sold out."""
+    for _ in range(rounds(15, 300)):
+        event = arena.event(1)
+        answers = arena.race(
+            *(Call(lock, (event, f"buyer {number}"), EPOCH, arena.jitter()) for number in range(BUYERS))
+        )
+        assert len(winners(answers)) == 1
+        assert {SoldOut} == {type(error) for error in errors(answers)}
+        assert arena.available(event) == 0
+    assert find_all(arena.store) == []
+
+
+def test_same_key_at_the_same_instant(arena: Arena, rounds: Rounds) -> None:
+    """One key sent twice at once is one lock, and both get its id."""
+    for number in range(rounds(60, 1_000)):
+        event = arena.event(10)
+        answers = arena.race(
+            *(Call(lock, (event, "buyer", f"key {number}"), EPOCH, arena.jitter()) for _ in range(2))
+        )
+        assert errors(answers) == []
+        assert len({answer.value.document["_id"] for answer in answers}) == 1
+        assert arena.available(event) == 9
+    assert find_all(arena.store) == []
+
+
+def test_same_key_without_init(arena: Arena, rounds: Rounds) -> None:
+    """One key sent eight times at once is one lock also in a database that has no collections yet."""
+    for _ in range(rounds(8, 100)):
+        arena.store.drop()
+        event = arena.event(10)
+        answers = arena.race(*(Call(lock, (event, "buyer", "key"), EPOCH) for _ in range(8)))
+        assert errors(answers) == []
+        assert len({answer.value.document["_id"] for answer in answers}) == 1
+        assert arena.available(event) == 9
+        assert find_all(arena.store) == []
+
+
+def test_confirm_twice_without_init(arena: Arena, rounds: Rounds) -> None:
+    """One lock confirmed eight times at once is one booking, and all get its id."""
+    for _ in range(rounds(8, 100)):
+        arena.store.drop()
+        held = lock(arena.store, arena.event(10), "buyer").document["_id"]
+        answers = arena.race(*(Call(booking.confirm, (held,), EPOCH) for _ in range(8)))
+        assert errors(answers) == []
+        assert len({answer.value.document["_id"] for answer in answers}) == 1
+        assert find_all(arena.store) == []
+
+
+def test_pay_twice(arena: Arena, rounds: Rounds) -> None:
+    """One booking paid four times at once is one payment, and all are told that it is paid."""
+    for _ in range(rounds(60, 1_000)):
+        event = arena.event(10)
+        booked = booking.confirm(arena.store, lock(arena.store, event, "buyer").document["_id"]).document
+        answers = arena.race(*(Call(booking.pay, (booked["_id"],), EPOCH, arena.jitter()) for _ in range(4)))
+        assert errors(answers) == []
+        assert arena.status("bookings", booked["_id"]) == BookingStatus.CONFIRMED
+        assert arena.status("seatLocks", booked["seatLockId"]) == LockStatus.CONSUMED
+        assert arena.available(event) == 9
+    assert find_all(arena.store) == []
+
+
+def test_pay_against_expire_bookings(arena: Arena, rounds: Rounds) -> None:
+    """At the deadline either the payment or the sweep wins; a payment that loses is due for refund."""
+    paid = 0
+    number = rounds(60, 1_000)
+    for _ in range(number):
+        event = arena.event(10)
+        booked = booking.confirm(arena.store, lock(arena.store, event, "buyer").document["_id"]).document
+        deadline = booked["paymentExpiresAt"]
+        payment, run = arena.race(
+            Call(booking.pay, (booked["_id"],), deadline - SECOND, arena.jitter()),
+            Call(expire_bookings, (deadline + SECOND,), deadline, arena.jitter()),
+        )
+        won = payment.error is None
+        paid += won
+        assert won or "refund is due" in str(payment.error)
+        assert won or isinstance(payment.error, Refused)
+        assert (0 if won else 1) == run.value["details"]["bookingsExpired"]
+        expected = ("CONFIRMED", "CONSUMED", 9) if won else ("EXPIRED", "EXPIRED", 10)
+        assert expected == (
+            arena.status("bookings", booked["_id"]),
+            arena.status("seatLocks", booked["seatLockId"]),
+            arena.available(event),
+        )
+    print(f"the payment won {paid} of {number}")
+    assert find_all(arena.store) == []
+
+
+def test_confirm_against_expire_locks(arena: Arena, rounds: Rounds) -> None:
+    """At the deadline either the lock becomes a booking or its seats go back, never both."""
+    confirmed = 0
+    number = rounds(60, 1_000)
+    for _ in range(number):
+        event = arena.event(10)
+        held = lock(arena.store, event, "buyer").document
+        deadline = held["expiresAt"]
+        confirmation, run = arena.race(
+            Call(booking.confirm, (held["_id"],), deadline - SECOND, arena.jitter()),
+            Call(expire_locks, (deadline + SECOND,), deadline, arena.jitter()),
+        )
+        won = confirmation.error is None
+        confirmed += won
+        assert won or isinstance(confirmation.error, Refused)
+        assert (0 if won else 1) == run.value["details"]["seatsRestored"]
+        assert ("ACTIVE" if won else "EXPIRED") == arena.status("seatLocks", held["_id"])
+        assert (9 if won else 10) == arena.available(event)
+    print(f"the confirmation won {confirmed} of {number}")
+    assert find_all(arena.store) == []
+
+
+def test_release_against_confirm(arena: Arena, rounds: Rounds) -> None:
+    """A lock is either released or confirmed, and the loser is told the lock's state."""
+    confirmed = 0
+    number = rounds(60, 1_000)
+    for _ in range(number):
+        event = arena.event(10)
+        held = lock(arena.store, event, "buyer").document["_id"]
+        release, confirmation = arena.race(
+            Call(booking.release, (held,), EPOCH, arena.jitter()),
+            Call(booking.confirm, (held,), EPOCH, arena.jitter()),
+        )
+        assert len(winners([release, confirmation])) == 1
+        assert isinstance(release.error or confirmation.error, WrongState)
+        confirmed += release.error is not None
+        assert (9 if release.error else 10) == arena.available(event)
+    print(f"the confirmation won {confirmed} of {number}")
+    assert find_all(arena.store) == []
+
+
+# --- many at a time ------------------------------------------------------------------------------
+
+
+LONG_AGO = EPOCH - timedelta(days=1_000)
+"""Before any deadline that the server's own clock can set."""
+
+
+def overdue_locks(event: Id, count: int) -> list[Document]:
+    """Locks past their deadline, as another program left them long ago."""
+    then = LONG_AGO - SECOND
+    return [
+        {"_id": new_id(), "eventId": event, "userId": "nobody", "seats": 1, "status": "ACTIVE"}
+        | {"expiresAt": then, "createdAt": then, "updatedAt": then}
+        for _ in range(count)
+    ]
+
+
+def leave_overdue(arena: Arena, event: Id, count: int) -> None:
+    database = arena.store.database
+    database.seatLocks.insert_many(overdue_locks(event, count))
+    database.events.update_one({"_id": event}, {"$inc": {"availableSeats": -count}})
+
+
+def test_eight_sweeps_at_once(arena: Arena, rounds: Rounds) -> None:
+    """Eight sweeps over the same 10,000 overdue locks give each seat back once, and each seat
+    stands in exactly one run's log."""
+    share = arena.fewer(2_500)
+    for _ in range(rounds(1, 10)):
+        arena.store.drop()
+        events = [arena.event(share) for _ in range(4)]
+        for event in events:
+            leave_overdue(arena, event, share)
+        runs = arena.race(*(Call(expire_locks, (LONG_AGO, 1_000), EPOCH, arena.jitter()) for _ in range(8)))
+        assert errors(runs) == []
+        assert [arena.available(event) for event in events] == [share] * 4
+        logged = list(arena.store.database.jobLogs.find({"jobType": JobType.LOCK_EXPIRY}))
+        assert len(logged) == 8
+        assert sum(run["details"]["seatsRestored"] for run in logged) == 4 * share
+        assert sum(run["details"]["locksExpired"] for run in logged) == 4 * share
+        assert find_all(arena.store) == []
+        assert complaints(logged) == []
+
+
+def test_sweep_under_fire(arena: Arena, rounds: Rounds) -> None:
+    """A sweep over 20,000 overdue locks of one event ends while four processes lock seats on that
+    event, and no buyer gets an error."""
+    overdue = arena.fewer(20_000)
+    for _ in range(rounds(1, 5)):
+        arena.store.drop()
+        event = arena.event(1_000_000)
+        leave_overdue(arena, event, overdue)
+        run, *buyers = arena.race(
+            Call(expire_locks, (LONG_AGO,)),
+            *(Call(buy_until_swept, (event, f"buyer {number}")) for number in range(4)),
+        )
+        assert errors([run, *buyers]) == []
+        assert run.value["details"]["seatsRestored"] == overdue
+        bought = sum(buyer.value for buyer in buyers)
+        print(f"{bought} seats locked during the sweep")
+        assert arena.available(event) == 1_000_000 - bought
+        assert find_all(arena.store) == []
+
+
+def test_recover_beside_buyers(arena: Arena, rounds: Rounds, seed: int) -> None:
+    """Recovery beside eight buyers neither undoes nor invents a seat, and takes nothing back that
+    a buyer was promised."""
+    events = [arena.event(1_000) for _ in range(2)]
+    purchases = rounds(25, 400)
+    recoveries, *buyers = arena.race(
+        Call(recover_often, (purchases,)),
+        *(Call(shop, (events, f"buyer {number}", seed + number, purchases)) for number in range(8)),
+    )
+    assert errors([recoveries, *buyers]) == []
+    assert complaints(recoveries.value) == []
+    diaries = [buyer.value for buyer in buyers]
+    assert [error for diary in diaries for error in diary.errors] == []
+    for diary in diaries:
+        assert {"CONFIRMED"} >= {arena.status("bookings", booked) for booked in diary.paid}
+        assert {"ACTIVE"} >= {arena.status("seatLocks", held) for held in diary.waiting}
+        assert {"EXPIRED"} >= {arena.status("seatLocks", held) for held in diary.returned}
+    assert find_all(arena.store) == []
