@@ -1,4 +1,4 @@
-"""The indexes that seatctl uses, and how they get into a database. Every one names its reader.
+"""Indexes and validators, and how they get into a database. Every index names its reader.
 
 Two of them are guards: uniqueness that two processes could break between reading and writing.
 Those exist before the first write that needs them, also where nobody ran `init`.
@@ -147,3 +147,59 @@ def init(database: Database[Document], retention: timedelta | None, default: tim
         )
         created.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
     return created
+
+
+# --- validators: the database's own last word ------------------------------------------------------
+
+_NUMBER = ["int", "long", "double"]
+
+
+def _validator(title: str, properties: Document, *rules: Document) -> Document:
+    shape = {"title": f"seatctl: {title}", "required": sorted(properties), "properties": properties}
+    return {"$and": [{"$jsonSchema": shape}, *({"$expr": rule} for rule in rules)]}
+
+
+VALIDATORS: dict[str, Document] = {
+    EVENTS: _validator(
+        "seats available are at least 0 and at most all",
+        {
+            "totalSeats": {"bsonType": _NUMBER, "minimum": 1},
+            "availableSeats": {"bsonType": _NUMBER, "minimum": 0},
+        },
+        {"$lte": ["$availableSeats", "$totalSeats"]},
+    ),
+    LOCKS: _validator(
+        "a lock holds seats and is in a known state",
+        {
+            "seats": {"bsonType": _NUMBER, "minimum": 1},
+            "status": {"enum": [status.value for status in LockStatus]},
+        },
+    ),
+    BOOKINGS: _validator(
+        "a booking is in a known state", {"status": {"enum": [status.value for status in BookingStatus]}}
+    ),
+}
+"""Invariant 2 and the states, for every writer: another program, a hand, a bug of ours. At level
+`moderate`, so that a document that is wrong already can still be changed, and so mended."""
+
+
+def unguarded(database: Database[Document]) -> list[str]:
+    """Collections without a validator, or with an old one of ours, as `collection.validator`. One
+    that somebody else installed is theirs."""
+    there = {
+        found["name"]: found.get("options", {}).get("validator") for found in database.list_collections()
+    }
+    return [
+        f"{name}.validator"
+        for name, validator in VALIDATORS.items()
+        if not there.get(name) or (there[name] != validator and "seatctl: " in str(there[name]))
+    ]
+
+
+def guard(database: Database[Document]) -> list[str]:
+    """Install the validators that `unguarded` names; returns them. The collections must exist."""
+    wanted = unguarded(database)
+    for name, validator in VALIDATORS.items():
+        if f"{name}.validator" in wanted:
+            database.command("collMod", name, validator=validator, validationLevel="moderate")
+    return wanted

@@ -467,11 +467,12 @@ class Store:
         return {name: self.database[name].estimated_document_count() for name in KINDS.values()}
 
     def missing(self) -> list[str]:
-        return schema.missing(self.database)
+        """What `init` would create."""
+        return schema.missing(self.database) + schema.unguarded(self.database)
 
     def init(self, retention: timedelta | None = None) -> list[str]:
         """Create what is missing; returns what was created or changed."""
-        return schema.init(self.database, retention, RETENTION)
+        return schema.init(self.database, retention, RETENTION) + schema.guard(self.database)
 
     def retention(self) -> timedelta | None:
         return schema.retention_of(self.database)
