@@ -437,6 +437,36 @@ class Store:
         """Bookings in no known state."""
         yield from self._bookings.find({"status": {"$nin": list(BookingStatus)}}, session=session)
 
+    def seat_totals(self) -> dict[str, int]:
+        """Over all events: how many there are, and their `total`, `available`, `locked` and `sold`
+        seats. A value that is no number counts as none."""
+        counters: list[Document] = [
+            {
+                "$group": {
+                    "_id": None,
+                    "events": {"$sum": 1},
+                    "total": {"$sum": _number("$totalSeats")},
+                    "available": {"$sum": _number("$availableSeats")},
+                }
+            }
+        ]
+        totals = {"events": 0, "total": 0, "available": 0, "locked": 0, "sold": 0}
+        for group in self._events.aggregate(counters):
+            totals |= {name: int(group[name]) for name in ("events", "total", "available")}
+        for group in self._locks.aggregate(_held_by({"status": "$status"})):
+            totals[_HOLDS_AS[group["_id"]["status"]]] = int(group["seats"])
+        return totals
+
+    def seats_by_event(self) -> Iterator[Document]:
+        """Each event's counter, and the seats `locked` and `sold` of it."""
+        held: dict[str, dict[str, int]] = {}
+        pipeline = _held_by({"event": "$eventId", "status": "$status"})
+        for group in self._locks.aggregate(pipeline, allowDiskUse=True):
+            name = _HOLDS_AS[group["_id"]["status"]]
+            held.setdefault(str(group["_id"].get("event")), {})[name] = int(group["seats"])
+        for event in self.all_counters():
+            yield {**event, "locked": 0, "sold": 0, **held.get(str(event["_id"]), {})}
+
     # --- lists ---------------------------------------------------------------------------------
 
     def newest(
@@ -529,6 +559,21 @@ _IS_SEAT_COUNT: Document = {
     ]
 }
 """An expression: `seats` is a positive whole number, as `model.seats_of` has it."""
+
+
+_HOLDS_AS = {LockStatus.ACTIVE.value: "locked", LockStatus.CONSUMED.value: "sold"}
+
+
+def _held_by(key: Document) -> list[Document]:
+    """A pipeline over the locks: the seats that they hold, by `key`."""
+    return [
+        {"$match": {"status": {"$in": list(HOLDING)}}},
+        {"$group": {"_id": key, "seats": {"$sum": {"$cond": [_IS_SEAT_COUNT, "$seats", 0]}}}},
+    ]
+
+
+def _number(field: str) -> Document:
+    return {"$cond": [{"$isNumber": field}, field, 0]}
 
 
 def _takes(seats: int) -> Document:
