@@ -505,6 +505,75 @@ def init(
     return 0
 
 
+# --- schedules ----------------------------------------------------------------------------------------
+
+
+def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | None]:
+    """Program, user, file with the URI and database of this installation, as a schedule names them."""
+    import getpass
+    import os
+    import shutil
+
+    from seatctl.schedule import URI_FILE
+
+    target = call.target()
+    uri_file = call.uri_file or os.environ.get("SEATCTL_URI_FILE")
+    if not uri_file:
+        call.note(f"put the URI into {URI_FILE}, mode 600; it does not belong into a schedule")
+    program = shutil.which(sys.argv[0]) or shutil.which("seatctl") or sys.argv[0]
+    path = os.path.abspath(uri_file or URI_FILE)  # noqa: PTH100 - a link stays a link
+    return os.path.abspath(program), user or getpass.getuser(), path, target.database  # noqa: PTH100
+
+
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Who runs the jobs [default: you].")]
+
+
+@command(
+    schedule, "cron", example="seatctl schedule cron --user seatctl > crontab && crontab -u seatctl crontab"
+)
+def schedule_cron(call: Call, user: User = None) -> None:
+    """Print a crontab that runs the jobs of this installation."""
+    from seatctl import output, schedule
+
+    text = schedule.cron(*_installation(call, user))
+    if call.json:
+        output.print_json({"crontab": text})
+    else:
+        print(text, end="")
+
+
+@command(schedule, "systemd", example="sudo seatctl schedule systemd --write /etc/systemd/system")
+def schedule_systemd(
+    call: Call,
+    user: User = None,
+    application: Annotated[
+        str | None, typer.Option(metavar="UNIT", help="A unit that must start after recovery.")
+    ] = None,
+    write: Annotated[
+        str | None, typer.Option(metavar="DIRECTORY", help="Write the files there instead of printing them.")
+    ] = None,
+) -> None:
+    """Print systemd services and timers that run the jobs of this installation."""
+    from pathlib import Path
+
+    from seatctl import output, schedule
+
+    interpreter = str(Path(sys.executable).resolve())
+    files = schedule.systemd(*_installation(call, user), interpreter=interpreter, application=application)
+    if write is not None:
+        try:
+            for name, text in files.items():
+                Path(write, name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Usage(f"cannot write to {write}: {error.strerror}") from error
+    if call.json:
+        output.print_json(files)
+    elif write is None:
+        print(schedule.bundle(files), end="")
+    elif not call.quiet:
+        print("\n".join(str(Path(write, name)) for name in files))
+
+
 # --- the embedded MongoDB -----------------------------------------------------------------------------
 
 
