@@ -179,8 +179,8 @@ class Health:
         if abs(self.clock_difference) > CLOCK_TOLERANCE:
             where = "ahead of" if self.clock_difference > timedelta() else "behind"
             lines.append(
-                f"this host's clock is {format_duration(self.clock_difference)} {where} the database server's; "
-                "deadlines follow the server's, but check the time service of both"
+                f"this host's clock is {format_duration(self.clock_difference)} {where} the database "
+                "server's; deadlines follow the server's, but check the time service of both"
             )
         if self.missing:
             lines.append(f"missing {', '.join(self.missing)}; `seatctl init` creates them")
