@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from seatctl import edge
 from seatctl.edge import Call, command
 from seatctl.errors import FutureRefused, ItemsLeft, SeatctlError, Unhealthy, Usage
 from seatctl.model import LOCK_TTL, PAYMENT_TTL, BookingStatus, Document, JobStatus, JobType, LockStatus
-from seatctl.timespec import format_duration, format_time, parse_duration, parse_time, resolve
+from seatctl.timespec import format_duration, format_time, parse_duration, parse_time, resolve, shorten
 
 if TYPE_CHECKING:
     from seatctl.joblog import Run
@@ -27,15 +28,14 @@ app = typer.Typer(
     cls=edge.GroupedGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     help="Seat inventory for an event booking system: no seat is ever sold twice or lost.",
     epilog="Exit codes: 0 done · 1 error · 2 usage · 3 refused · 4 not found · 5 something is wrong · "
     "10 database unreachable · 11 configuration · 130/143 interrupted. "
     "`seatctl COMMAND --help` has an example for each command.",
 )
-db = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None, no_args_is_help=True)
+db = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None)
 app.add_typer(db, name="db", rich_help_panel=TRY, help="The embedded MongoDB: start, stop, status, uri.")
-schedule = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None, no_args_is_help=True)
+schedule = typer.Typer(cls=edge.GroupedGroup, rich_markup_mode=None)
 app.add_typer(
     schedule,
     name="schedule",
@@ -46,20 +46,26 @@ app.add_typer(
 
 def main() -> NoReturn:
     """The console script."""
+    edge.open_streams()
     edge.leave(edge.run(app, sys.argv[1:]))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from seatctl import __version__
+
+        print(f"seatctl {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
-    if version:
-        from seatctl import __version__
-
-        print(f"seatctl {__version__}")
-        raise typer.Exit
+    pass
 
 
 # --- arguments as people type them ------------------------------------------------------------------
@@ -80,14 +86,15 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text[:40]!r} is not a whole number") from None
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+        raise ValueError(f"{shorten(text, 40)!r} is not a whole number")
+    return int(text)
 
 
 Duration = Annotated[timedelta, typer.Option(parser=_parser(parse_duration), metavar="DURATION")]
-Limit = Annotated[int, typer.Option(min=0, metavar="N", help="At most so many; 0 for all.")]
+Limit = Annotated[
+    int, typer.Option(min=0, max=1_000_000_000, metavar="N", help="At most so many; 0 for all.")
+]
 EventFilter = Annotated[str | None, typer.Option("--event", metavar="ID", help="Only of this event.")]
 UserFilter = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
 EventId = Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")]
@@ -147,7 +154,7 @@ def create_event(
         store.init()
     event = booking.create_event(store, name, seats, date, description).document
     _tell(
-        call, event, f"Created event {event['_id']} with {seats} seats on {format_time(event['eventDate'])}."
+        call, event, f"Created event {event['_id']} with {_seats(seats)} on {format_time(event['eventDate'])}."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import logging
 import os
@@ -19,8 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -53,7 +55,14 @@ class GroupedCommand(TyperCommand):
 
 
 class GroupedGroup(TyperGroup):
-    """A group whose `--help` shows its commands under headings."""
+    """A group whose `--help` shows its commands under headings. Called alone it shows its help, as an
+    error: a script that lost its arguments must not go on."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help(), file=sys.stderr)
+            ctx.exit(Usage.exit_code)
+        return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -230,16 +239,41 @@ def _tell_steps() -> None:
 # --- the boundary ----------------------------------------------------------------------------------
 
 
+class _Stream(io.FileIO):
+    """An output whose reader may leave early (`| head -1`). The rest goes nowhere, the work goes on,
+    and the exit code stays true: `verify | head -1` must not come out as success."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return len(data)
+
+
+def open_streams() -> None:
+    """Make stdout and stderr fit for any reader: one that leaves, one that is closed from the start,
+    and an encoding that cannot carry a name (`PYTHONIOENCODING=ascii`)."""
+    sys.stdout = _open_stream(sys.stdout, 1)
+    sys.stderr = _open_stream(sys.stderr, 2)
+
+
+def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Stream(descriptor, "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=bool(stream.line_buffering),
+    )
+
+
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code. No error leaves this function."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has what it wanted (`| head -1`). Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except typer.TyperException as error:
         # Typer has no public name for a usage error; all that it raises itself are such.
         return _fail(Usage(_usage_message(error)), arguments)
@@ -281,7 +315,7 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     message = _scrub(" ".join(str(reason).split()), arguments)
     if "--json" in arguments:
         told = {"code": reason.code, "message": message, "exitCode": reason.exit_code}
-        print(json.dumps({"error": told}, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps({"error": told}), file=sys.stderr)
     else:
         print(f"seatctl: {message}", file=sys.stderr)
     return reason.exit_code

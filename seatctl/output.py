@@ -31,6 +31,7 @@ STYLES = {
     "SUCCESS": "green",
 }
 BAR_WIDTH = 12
+ANY_WIDTH = 100_000
 
 
 def plain(value: Any) -> Any:
@@ -50,7 +51,11 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Exactly one JSON document on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    print(json.dumps(plain(value), ensure_ascii=not _utf8(), indent=2 if sys.stdout.isatty() else None))
+
+
+def _utf8() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def print_ids(documents: Iterable[Document]) -> None:
@@ -80,7 +85,7 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False, markup=False, emoji=False)
     return Console(
-        file=sys.stdout, width=100_000, color_system=None, highlight=False, markup=False, emoji=False
+        file=sys.stdout, width=ANY_WIDTH, color_system=None, highlight=False, markup=False, emoji=False
     )
 
 
@@ -89,11 +94,30 @@ def show(*parts: RenderableType) -> None:
     screen = console()
     with screen.capture() as captured:
         for part in parts:
-            screen.print(part)
+            screen.print(_fitting(screen, part))
     shown = captured.get()
     if not screen.is_terminal:
         shown = "".join(line.rstrip() + "\n" for line in shown.splitlines())
     sys.stdout.write(shown)
+
+
+def _fitting(screen: Console, part: RenderableType) -> RenderableType:
+    """`part`, or, of a table too wide for the window, the same one field a line: no id is ever cut."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    if not isinstance(part, Table) or len(part.columns) < 3:
+        return part
+    if Measurement.get(screen, screen.options.update(max_width=ANY_WIDTH), part).minimum <= screen.width:
+        return part
+    tall = Table(box=part.box, title=part.title, title_justify="left", title_style="bold", show_header=False)
+    tall.add_column(style="dim")
+    tall.add_column(overflow="fold")
+    for row in zip(*(column.cells for column in part.columns), strict=True):
+        for column, cell in zip(part.columns, row, strict=True):
+            tall.add_row(column.header, cell)
+        tall.add_section()
+    return tall
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
@@ -147,8 +171,7 @@ def _bar(event: Document) -> Any:
     total, sold, locked = (whole_number(event.get(name)) or 0 for name in ("totalSeats", "sold", "locked"))
     if total < 1:
         return Text("?")
-    utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
-    solid, half, empty = "█▒·" if utf8 else "#+."
+    solid, half, empty = "█▒·" if _utf8() else "#+."
     sold_cells = min(BAR_WIDTH, math.ceil(BAR_WIDTH * sold / total))
     cells = min(BAR_WIDTH, max(sold_cells, math.ceil(BAR_WIDTH * (sold + locked) / total)))
     bar = Text(solid * sold_cells, "green")
