@@ -153,9 +153,8 @@ def create_event(
     if call.target().uri is None and not store.exists():
         store.init()
     event = booking.create_event(store, name, seats, date, description).document
-    _tell(
-        call, event, f"Created event {event['_id']} with {_seats(seats)} on {format_time(event['eventDate'])}."
-    )
+    when = format_time(event["eventDate"])
+    _tell(call, event, f"Created event {event['_id']} with {_seats(seats)} on {when}.")
 
 
 @command(app, "lock", panel=OPERATE, example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017")

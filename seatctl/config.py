@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from seatctl.errors import Misconfigured, Usage
+from seatctl.timespec import shorten
 
 DEFAULT_DATABASE = "event_booking_db"
 CREDENTIAL = "seatctl-uri"
@@ -40,11 +41,11 @@ def find_target(
     """Flags win over the environment, a URI over a file, both over systemd's credentials.
 
     An empty environment variable counts as not set. Raises Usage when two flags contradict each
-    other, Misconfigured when a file cannot be read or holds no URI.
+    other, Misconfigured when a file cannot be read or holds no URI, or for a name no database can have.
     """
     if uri is not None and uri_file is not None:
         raise Usage("give --uri or --uri-file, not both")
-    name = database or environment.get("SEATCTL_DATABASE") or None
+    name = _checked_name(database or environment.get("SEATCTL_DATABASE") or None)
     if uri is not None:
         return Target(_clean(uri, "--uri"), name, "--uri")
     if uri_file is not None:
@@ -58,6 +59,15 @@ def find_target(
         if credential.exists():
             return _from_file(credential, name, "the credential seatctl-uri")
     return Target(None, name, "embedded")
+
+
+def _checked_name(name: str | None) -> str | None:
+    # Checked here, since the driver would blame the URI.
+    if name is None or (not re.search(r'[\s/\\."$\0]', name) and len(os.fsencode(name)) < 64):
+        return name
+    raise Misconfigured(
+        f"{shorten(ascii(name))} cannot be a database's name; use up to 63 letters, digits, - and _"
+    )
 
 
 def _from_file(path: Path, database: str | None, source: str) -> Target:
