@@ -206,12 +206,12 @@ def _shared(uri_file: str, database: str | None) -> str:
 
 def _sandbox(paths: list[str], user: str, *, network: bool = True) -> str:
     """The directives that confine a service; each that is relaxed has its reason above it."""
-    lines, in_home = [], False
+    lines, relaxations = [], 0
     for directories, strict, relaxed in HIDDEN:
         inside = next((path for path in paths if _is_in(path, directories)), None)
         if inside:
             lines.append(f"# Relaxed: {inside} must be visible.")
-            in_home = in_home or relaxed.startswith("ProtectHome")
+            relaxations += 1
         lines.append(relaxed if inside else strict)
     if network:
         lines += [
@@ -225,9 +225,9 @@ def _sandbox(paths: list[str], user: str, *, network: bool = True) -> str:
             "# Relaxed: the journal listens on a Unix socket.",
             "RestrictAddressFamilies=AF_UNIX",
         ]
-    # Nothing but the credential needs a right of its own, so root's jobs run as nobody in
-    # particular, unless only root can read the program.
-    identity = "DynamicUser=yes" if user == "root" and not in_home else f"User={_unit_word(user)}"
+    # The jobs need no right of their own, so root's run as nobody in particular; but DynamicUser=
+    # forbids to relax, and what lies in root's home only root can read.
+    identity = "DynamicUser=yes" if user == "root" and not relaxations else f"User={_unit_word(user)}"
     return "\n".join([identity, *lines, *STRICT, ""])
 
 
@@ -253,6 +253,7 @@ STRICT = (
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
+    "SystemCallErrorNumber=EPERM",
     "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources",
     "UMask=0077",
@@ -264,9 +265,9 @@ def _is_in(path: str, directories: tuple[str, ...]) -> bool:
 
 
 def _unit_word(text: str) -> str:
-    """One word of a unit file, quoted where needed, with its specifiers and variables switched off."""
+    """One word of a unit file, quoted where needed, with its specifiers switched off."""
     _one_line("a unit file's value", text)
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if escaped != text or any(character in text for character in " \t';") else text
 
 
