@@ -63,7 +63,9 @@ def find_target(
 
 def _checked_name(name: str | None) -> str | None:
     # Checked here, since the driver would blame the URI.
-    if name is None or (not re.search(r'[\s/\\."$\0]', name) and len(os.fsencode(name)) < 64):
+    if name is None or (
+        name.isprintable() and not re.search(r'[\s/\\."$]', name) and len(name.encode()) < 64
+    ):
         return name
     raise Misconfigured(
         f"{shorten(ascii(name))} cannot be a database's name; use up to 63 letters, digits, - and _"

@@ -272,6 +272,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Carry out one command line; returns its exit code. No error leaves this function."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _check_text(arguments)
         code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
@@ -297,6 +298,14 @@ def leave(code: int) -> NoReturn:
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise Interrupted(number, "terminated; the transaction in flight is rolled back")
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises Usage for an argument whose bytes are no text: no id, name or URI has such."""
+    try:
+        "".join(arguments).encode()
+    except UnicodeEncodeError:
+        raise Usage("an argument is not valid UTF-8") from None  # quoting it could quote a password
 
 
 def _usage_message(error: typer.TyperException) -> str:
