@@ -19,6 +19,7 @@ from seatctl.model import JobStatus, JobType
 from seatctl.schedule import BOOKINGS, FAILURE, LOCKS, RECOVER, URI_FILE, cron, systemd
 
 INSTALLED = str(Path(sys.executable).with_name("seatctl"))
+IN_TMP = "/tmp/venv/bin/seatctl"  # noqa: S108 - a name, nothing is written
 ODD = "/opt/50% of it's mine/\\%/seatctl"
 
 
@@ -255,7 +256,7 @@ def test_recovery_comes_first() -> None:
 
 def test_every_relaxed_directive_has_its_reason_beside_it() -> None:
     """What opens the sandbox stands right below a comment that says why."""
-    for program in ("/usr/bin/seatctl", "/home/ann/bin/seatctl", "/root/seatctl", "/var/tmp/seatctl"):
+    for program in ("/usr/bin/seatctl", "/home/ann/bin/seatctl", "/root/seatctl", IN_TMP):
         for name, unit in systemd(program, "root", URI_FILE).items():
             lines = unit.splitlines()
             for number, line in enumerate(lines):
@@ -270,7 +271,7 @@ def test_every_relaxed_directive_has_its_reason_beside_it() -> None:
         ("/usr/bin/seatctl", "/usr/bin/python3", "ann", {"User=ann", "ProtectHome=yes", "PrivateTmp=yes"}),
         ("/home/ann/seatctl", None, "ann", {"User=ann", "ProtectHome=read-only", "PrivateTmp=yes"}),
         ("/opt/seatctl", "/root/.local/python", "root", {"User=root", "ProtectHome=read-only"}),
-        ("/var/tmp/venv/seatctl", None, "root", {"User=root", "ProtectHome=yes", "PrivateTmp=no"}),
+        (IN_TMP, None, "root", {"User=root", "ProtectHome=yes", "PrivateTmp=no"}),
         ("/homework/seatctl", None, "ann", {"ProtectHome=yes"}),
     ],
 )
@@ -309,7 +310,7 @@ def test_systemd_accepts_the_units(program: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("user", ["root", "seatctl"])
-@pytest.mark.parametrize("program", ["/usr/bin/seatctl", "/home/ann/seatctl", "/var/tmp/seatctl"])
+@pytest.mark.parametrize("program", ["/usr/bin/seatctl", "/home/ann/seatctl", IN_TMP])
 def test_systemd_finds_the_services_well_confined(program: str, user: str, tmp_path: Path) -> None:
     """`systemd-analyze security` gives every service an exposure of 2.0 ("OK") or less."""
     files = written(tmp_path, systemd(program, user, URI_FILE))
