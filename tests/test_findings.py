@@ -1,0 +1,300 @@
+"""What `verify`, `health` and `recover` call wrong, one way of breaking a promise at a time."""
+
+from datetime import timedelta
+
+import pytest
+from bson import Decimal128, ObjectId
+
+from seatctl import booking, findings, joblog, recovery
+from seatctl.findings import INVARIANT, REPAIRABLE, Fault
+from seatctl.model import BookingStatus, JobType, LockStatus
+
+NOWHERE = ObjectId("0" * 24)
+
+
+class Scene:
+    """A healthy database to break: one event with every kind of lock and booking on it."""
+
+    def __init__(self, store):
+        self.store = store
+        self.event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+        self.held = self.lock()
+        self.lock_of_pending, self.pending = self.booked()
+        self.lock_of_paid, self.paid = self.booked()
+        booking.pay(store, self.paid)
+        self.lock_of_failed, self.failed = self.booked()
+        booking.fail(store, self.failed)
+
+    def lock(self):
+        return booking.lock(self.store, self.event, "u", 1).document["_id"]
+
+    def booked(self):
+        lock = self.lock()
+        return lock, booking.confirm(self.store, lock).document["_id"]
+
+    def edit(self, collection, document_id, **fields):
+        self.store.database[collection].update_one({"_id": document_id}, {"$set": fields})
+
+    def remove(self, collection, document_id):
+        self.store.database[collection].delete_one({"_id": document_id})
+
+    def counter(self, change):
+        self.store.database.events.update_one({"_id": self.event}, {"$inc": {"availableSeats": change}})
+
+    def twin(self, booked):
+        """A second booking of the same lock, on a database without our guard."""
+        self.store.database.bookings.drop_indexes()
+        self.store.database.bookings.insert_one({**self.store.booking(booked), "_id": ObjectId()})
+
+
+@pytest.fixture
+def scene(store):
+    return Scene(store)
+
+
+def drift(scene):
+    scene.counter(-1)
+    return {scene.event}
+
+
+def overbook(scene):
+    scene.edit("seatLocks", scene.held, seats=101)
+    return {scene.event}
+
+
+def forget_to_consume(scene):
+    scene.edit("seatLocks", scene.lock_of_paid, status="ACTIVE")
+    return {scene.event, scene.lock_of_paid, scene.paid}
+
+
+def lose_paid_lock(scene):
+    scene.edit("seatLocks", scene.lock_of_paid, status="EXPIRED")
+    scene.counter(1)
+    return {scene.event, scene.lock_of_paid, scene.paid}
+
+
+def keep_seats_of_failed(scene):
+    scene.edit("seatLocks", scene.lock_of_failed, status="ACTIVE")
+    scene.counter(-1)
+    return {scene.event, scene.lock_of_failed, scene.failed}
+
+
+def free_under_payment(scene):
+    scene.edit("seatLocks", scene.lock_of_pending, status="EXPIRED")
+    scene.counter(1)
+    return {scene.event, scene.lock_of_pending, scene.pending}
+
+
+def delete_lock_of_paid(scene):
+    scene.remove("seatLocks", scene.lock_of_paid)
+    scene.counter(1)
+    return {scene.event, scene.lock_of_paid, scene.paid}
+
+
+def delete_paid_booking(scene):
+    scene.remove("bookings", scene.paid)
+    return {scene.event, scene.lock_of_paid}
+
+
+def book_twice(scene):
+    scene.twin(scene.pending)
+    return {scene.lock_of_pending}
+
+
+def move_lock_nowhere(scene):
+    scene.edit("seatLocks", scene.held, eventId=NOWHERE)
+    scene.counter(1)
+    return {NOWHERE, scene.held}
+
+
+def move_booking_nowhere(scene):
+    scene.edit("bookings", scene.pending, event=NOWHERE)
+    return {NOWHERE, scene.lock_of_pending, scene.pending}
+
+
+def move_sold_lock_nowhere(scene):
+    scene.edit("seatLocks", scene.lock_of_paid, eventId=NOWHERE)
+    scene.counter(1)
+    return {NOWHERE, scene.lock_of_paid}
+
+
+def damage_lock(scene):
+    scene.edit("seatLocks", scene.held, seats="one")
+    return {scene.event, scene.held}
+
+
+def damage_booking(scene):
+    scene.edit("bookings", scene.failed, status="LOST")
+    return {scene.failed}
+
+
+def damage_event(scene):
+    scene.edit("events", scene.event, totalSeats=None)
+    return {scene.event}
+
+
+BREAKAGES = {
+    Fault.COUNTER_DRIFT: drift,
+    Fault.OVERBOOKED: overbook,
+    Fault.UNSETTLED_LOCK: forget_to_consume,
+    Fault.LOST_LOCK: lose_paid_lock,
+    Fault.SEATS_NOT_RETURNED: keep_seats_of_failed,
+    Fault.BOOKING_WITHOUT_SEATS: free_under_payment,
+    Fault.CONFIRMED_WITHOUT_LOCK: delete_lock_of_paid,
+    Fault.CONSUMED_WITHOUT_BOOKING: delete_paid_booking,
+    Fault.SEVERAL_BOOKINGS: book_twice,
+    Fault.ORPHAN_LOCK: move_lock_nowhere,
+    Fault.ORPHAN_BOOKING: move_booking_nowhere,
+    Fault.ORPHAN_SOLD: move_sold_lock_nowhere,
+    Fault.DAMAGED_LOCK: damage_lock,
+    Fault.DAMAGED_BOOKING: damage_booking,
+    Fault.DAMAGED_EVENT: damage_event,
+}
+
+
+def faults(store):
+    return {finding.fault for finding in findings.find_all(store)}
+
+
+def recover(store):
+    return joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run))[0]
+
+
+def test_every_fault_is_tried():
+    """No fault can be added without saying how it comes about and which invariant it breaks."""
+    assert set(BREAKAGES) == set(Fault) == set(INVARIANT)
+
+
+def test_healthy(store, scene, clock):
+    """A database with locks and bookings in every state breaks no promise, nor does an empty one."""
+    assert findings.find_all(store) == []
+    scene.store.drop()
+    assert findings.find_all(store) == []
+    assert clock() == store.now()
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_fault(store, scene, clock, fault):
+    """Each broken promise is found alone, with the ids involved and what to do; recovery then mends
+    it, or leaves it to a person and says so."""
+    ids = BREAKAGES[fault](scene)
+    (finding,) = findings.find_all(store)
+    document = finding.as_document()
+
+    assert finding.fault is fault
+    assert {document.get(name) for name in ("event", "lock", "booking")} - {None} == ids
+    assert document["fault"] == fault.value
+    assert document["invariant"] in range(1, 6)
+    assert any(str(each) in document["message"] for each in ids)
+
+    clock.advance(minutes=2)  # a standalone corrects the counters of quiet events alone
+    entry = recover(store)
+    if fault in REPAIRABLE:
+        assert document["remedy"] == "seatctl recover"
+        assert (entry["status"], findings.find_all(store)) == ("SUCCESS", [])
+    else:
+        assert document["remedy"].removeprefix("seatctl show ") in map(str, ids)
+        assert (entry["status"], fault in faults(store)) == ("FAILED", True)
+    assert fault.value in {step["fault"] for step in entry["details"]["findings"]}
+
+
+ALLOWED = {
+    (BookingStatus.PAYMENT_PENDING, LockStatus.ACTIVE),
+    (BookingStatus.CONFIRMED, LockStatus.CONSUMED),
+    (BookingStatus.FAILED, LockStatus.EXPIRED),
+    (BookingStatus.EXPIRED, LockStatus.EXPIRED),
+}
+
+
+@pytest.mark.parametrize("lock_status", LockStatus)
+@pytest.mark.parametrize("booking_status", BookingStatus)
+def test_pairs(replica_store, booking_status, lock_status):
+    """Of all pairs of a booking's and its lock's status, exactly four agree."""
+    scene = Scene(replica_store)
+    scene.edit("bookings", scene.pending, status=booking_status.value)
+    scene.edit("seatLocks", scene.lock_of_pending, status=lock_status.value)
+    scene.counter(int(lock_status is LockStatus.EXPIRED))
+    found = [finding.lock for finding in findings.find_all(replica_store)]
+
+    assert found == ([] if (booking_status, lock_status) in ALLOWED else [scene.lock_of_pending])
+
+
+def test_several_faults(store, scene):
+    """Faults are found beside each other, not one at a time."""
+    forget_to_consume(scene)
+    drift(scene)
+    damage_booking(scene)
+
+    assert faults(store) == {Fault.UNSETTLED_LOCK, Fault.COUNTER_DRIFT, Fault.DAMAGED_BOOKING}
+
+
+def test_sold_nowhere(store, scene):
+    """A paid booking of an event that does not exist is a person's to decide, with its lock."""
+    scene.edit("bookings", scene.paid, event=NOWHERE)
+
+    assert faults(store) == {Fault.ORPHAN_SOLD}
+
+
+def test_unreadable_lock_hides_the_counter(store, scene):
+    """While a lock's seats cannot be read, the counter cannot be judged; the lock is the finding."""
+    damage_lock(scene)
+    drift(scene)
+
+    assert faults(store) == {Fault.DAMAGED_LOCK}
+
+
+def test_lock_in_no_known_state(store, scene):
+    """A status that nobody defined is a finding."""
+    scene.edit("seatLocks", scene.lock(), status="ON_HOLD")
+    scene.counter(1)
+
+    assert [finding.message.partition(": ")[2] for finding in findings.find_all(store)] == [
+        "status is 'ON_HOLD'"
+    ]
+
+
+@pytest.mark.parametrize("seats", [float("inf"), float("nan"), Decimal128("2")], ids=str)
+@pytest.mark.parametrize("kind", ["replica", "standalone"])
+def test_numbers_beyond_reading(request, kind, seats):
+    """A lock whose seats are a number of another kind is a finding, and no reader trips over it."""
+    scene = Scene(request.getfixturevalue(f"{kind}_store"))
+    scene.edit("seatLocks", scene.held, seats=seats)
+
+    assert faults(scene.store) == {Fault.DAMAGED_LOCK}
+    scene.store.held_seats([scene.event])
+
+
+@pytest.mark.parametrize("odd", [{"n": 1}, ["x"]], ids=["document", "list"])
+def test_odd_references(store, scene, odd):
+    """A lock whose event id is no value at all but a document or a list belongs to no event."""
+    scene.edit("seatLocks", scene.held, eventId=odd)
+    scene.counter(1)
+
+    assert faults(store) == {Fault.ORPHAN_LOCK}
+
+
+def test_half_done_command_is_no_finding(standalone_store, monkeypatch):
+    """Without snapshots, what is wrong at one look and right at the next was a command in flight."""
+    scene = Scene(standalone_store)
+    drift(scene)
+    look = standalone_store.held_by_event
+
+    def finished_meanwhile(*arguments):
+        held = look(*arguments)
+        scene.counter(1)
+        monkeypatch.setattr(standalone_store, "held_by_event", look)
+        return held
+
+    monkeypatch.setattr(standalone_store, "held_by_event", finished_meanwhile)
+    assert findings.find_all(standalone_store) == []
+
+
+def test_finding_reads_only(store, scene):
+    """Looking changes nothing."""
+    for breakage in (drift, forget_to_consume, damage_booking):
+        breakage(scene)
+    before = {name: list(store.database[name].find()) for name in ("events", "seatLocks", "bookings")}
+    findings.find_all(store)
+
+    assert before == {name: list(store.database[name].find()) for name in before}
+    assert store.database.jobLogs.count_documents({}) == 0
