@@ -7,18 +7,31 @@ sent again, ends in one purchase. What was acknowledged is there in the end.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import EPOCH, open_store
-from race import Call, Crew, Diary, complaints, expire_bookings, expire_locks, lock, mind_the_jobs, shop_until
+from race import (
+    Answer,
+    Call,
+    Crew,
+    Diary,
+    complaints,
+    expire_bookings,
+    expire_locks,
+    lock,
+    mind_the_jobs,
+    shop_until,
+)
 from servers import replica_set, set_uri, wait_until
 
 from seatctl import booking
-from seatctl.errors import Contention, SeatctlError, Unreachable
+from seatctl.errors import Contention, SeatctlError, Unreachable, WrongState
 from seatctl.findings import find_all
 
 if TYPE_CHECKING:
@@ -36,7 +49,7 @@ SEATS = 1_000_000
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[list[Server]]:
-    servers = replica_set(3)
+    servers = replica_set(3, "--setParameter", "enableTestCommands=1")
     yield servers
     for server in servers:
         server.stop()
@@ -140,4 +153,88 @@ def test_same_key_at_the_same_instant(members: list[Server], store: Store, round
             assert [answer.error for answer in answers if answer.error] == []
             assert len({answer.value.document["_id"] for answer in answers}) == 1
     assert store.event(event)["availableSeats"] == SEATS - number
+    assert find_all(store) == []
+
+
+@contextmanager
+def replication_stands_still(members: list[Server]) -> Iterator[None]:
+    """The secondaries answer heartbeats and fetch nothing: what the primary commits stays without
+    a majority, and whoever reads with majority does not see it yet."""
+    secondaries = [member for member in members if member is not primary_of(members)]
+    for member in secondaries:
+        with member.client() as client:
+            count = client.admin.command("configureFailPoint", "stopReplProducer", mode="alwaysOn")["count"]
+            client.admin.command(
+                "waitForFailPoint", "stopReplProducer", timesEntered=count + 1, maxTimeMS=30_000
+            )
+    try:
+        yield
+    finally:
+        for member in secondaries:
+            with member.client() as client:
+                client.admin.command("configureFailPoint", "stopReplProducer", mode="off")
+
+
+def race_in_a_stall(
+    members: list[Server], store: Store, first: Call, second: Call, collection: str, status: str
+) -> list[Answer]:
+    """Start `first` while replication stands still; once its document has that status on the
+    primary, start `second`, let it run against what it cannot see, and only then let replication
+    go on."""
+    primary = primary_of(members)
+    assert primary
+    with Crew(set_uri(members), 1) as one, Crew(set_uri(members), 1) as other, primary.client() as client:
+        seen = client[store.database.name][collection]
+        with replication_stands_still(members):
+            one.start(store.database.name, first)
+            wait_until(lambda: seen.count_documents({"status": status}), 30)
+            other.start(store.database.name, second)
+            time.sleep(1)  # time for the second to give up wrongly; no deadline
+        return [*one.answers(), *other.answers()]
+
+
+@pytest.fixture
+def event(store: Store) -> Id:
+    """An event in a database with its guards: creating those would wait for the majority, too."""
+    store.ensure_one_lock_per_key()
+    store.ensure_one_booking_per_lock()
+    return booking.create_event(store, "a sale", 10, EPOCH).document["_id"]
+
+
+def test_same_key_before_the_majority_has_it(members: list[Server], store: Store, event: Id) -> None:
+    """A key sent again while its lock is on the primary alone waits for the lock and returns it."""
+    call = Call(lock, (event, "buyer", "key"))
+    answers = race_in_a_stall(members, store, call, call, "seatLocks", "ACTIVE")
+    assert [answer.error for answer in answers] == [None, None]
+    assert len({answer.value.document["_id"] for answer in answers}) == 1
+    assert find_all(store) == []
+
+
+def test_release_before_the_majority_has_the_booking(members: list[Server], store: Store, event: Id) -> None:
+    """A release that meets a confirmation on the primary alone waits for it and is refused."""
+    held = lock(store, event, "buyer").document["_id"]
+    confirm, release = Call(booking.confirm, (held,)), Call(booking.release, (held,))
+    confirmed, released = race_in_a_stall(members, store, confirm, release, "bookings", "PAYMENT_PENDING")
+    assert confirmed.error is None
+    assert isinstance(released.error, WrongState)
+    assert find_all(store) == []
+
+
+def test_payment_before_the_majority_has_it(members: list[Server], store: Store, event: Id) -> None:
+    """A payment that meets the same payment on the primary alone waits for it and is one payment."""
+    held = lock(store, event, "buyer").document["_id"]
+    call = Call(booking.pay, (booking.confirm(store, held).document["_id"],))
+    answers = race_in_a_stall(members, store, call, call, "bookings", "CONFIRMED")
+    assert [answer.error for answer in answers] == [None, None]
+    assert find_all(store) == []
+
+
+def test_sweep_before_the_majority_has_it(members: list[Server], store: Store, event: Id) -> None:
+    """A sweep that meets the same sweep on the primary alone waits for it and finds nothing to do."""
+    lock(store, event, "buyer")
+    call = Call(expire_locks, (datetime.now(UTC) + timedelta(days=1),))
+    runs = race_in_a_stall(members, store, call, call, "seatLocks", "EXPIRED")
+    assert [run.error for run in runs] == [None, None]
+    assert [run.value["details"]["seatsRestored"] for run in runs] == [1, 0]
+    assert complaints([run.value for run in runs]) == []
     assert find_all(store) == []
