@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -97,9 +98,40 @@ Limit = Annotated[
 ]
 EventFilter = Annotated[str | None, typer.Option("--event", metavar="ID", help="Only of this event.")]
 UserFilter = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
-EventId = Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")]
-LockId = Annotated[str, typer.Argument(metavar="LOCK_ID", help="The lock's id.")]
-BookingId = Annotated[str, typer.Argument(metavar="BOOKING_ID", help="The booking's id.")]
+
+
+def _ids(collection: str, where: Document) -> Callable[[str], list[str]]:
+    """The newest ids for the shell to complete; none where the database does not answer at once."""
+
+    def complete(incomplete: str) -> list[str]:
+        try:
+            store = Call().glance()
+            found = store.newest(collection, where, 50) if store else []
+        except Exception:  # noqa: BLE001 - a shell that completes must never see an error
+            return []
+        return [str(document["_id"]) for document in found if str(document["_id"]).startswith(incomplete)]
+
+    return complete
+
+
+EventId = Annotated[
+    str,
+    typer.Argument(metavar="EVENT_ID", help="The event's id.", autocompletion=_ids("events", {})),
+]
+LockId = Annotated[
+    str,
+    typer.Argument(
+        metavar="LOCK_ID", help="The lock's id.", autocompletion=_ids("seatLocks", {"status": "ACTIVE"})
+    ),
+]
+BookingId = Annotated[
+    str,
+    typer.Argument(
+        metavar="BOOKING_ID",
+        help="The booking's id.",
+        autocompletion=_ids("bookings", {"status": "PAYMENT_PENDING"}),
+    ),
+]
 Seats = Annotated[
     int,
     typer.Option("--seats", parser=_parser(_whole), metavar="N", help="How many seats, from 1 to 1,000,000."),
@@ -247,9 +279,14 @@ def _seats(count: int) -> str:
 
 
 def _list(call: Call, store: Store, collection: str, where: Document, limit: int) -> None:
-    from seatctl import lists, output
+    from seatctl import lists
 
-    documents = lists.newest(store, collection, where, limit)
+    _print_list(call, collection, lists.newest(store, collection, where, limit), limit)
+
+
+def _print_list(call: Call, collection: str, documents: list[Document], limit: int) -> None:
+    from seatctl import output
+
     if call.json:
         output.print_json(documents)
     elif call.quiet:
@@ -262,10 +299,25 @@ def _list(call: Call, store: Store, collection: str, where: Document, limit: int
         call.note("nothing to show")
 
 
-@command(app, "events", panel=LOOK, example="seatctl events --limit 10")
-def events(call: Call, limit: Limit = LIST_LIMIT) -> None:
+class Order(StrEnum):
+    """How `events` sorts."""
+
+    NEWEST = "newest"
+    FULLEST = "fullest"
+
+
+@command(app, "events", panel=LOOK, example="seatctl events --sort fullest --limit 10")
+def events(
+    call: Call,
+    sort: Annotated[Order, typer.Option(case_sensitive=False, help="Which come first.")] = Order.NEWEST,
+    limit: Limit = LIST_LIMIT,
+) -> None:
     """List events, newest first, and how full each is."""
-    _list(call, call.store(), "events", {}, limit)
+    from seatctl import lists
+
+    store = call.store()
+    found = lists.fullest(store, limit) if sort is Order.FULLEST else lists.newest(store, "events", {}, limit)
+    _print_list(call, "events", found, limit)
 
 
 @command(app, "locks", panel=LOOK, example="seatctl locks --event EVENT_ID --status active")
@@ -306,9 +358,29 @@ def jobs(
         JobStatus | None, typer.Option(case_sensitive=False, help="Only with this outcome.")
     ] = None,
     limit: Limit = LIST_LIMIT,
+    summary: Annotated[bool, typer.Option("--summary", help="Sum the runs up, a line for each job.")] = False,
+    since: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration),
+            metavar="DURATION",
+            show_default="24h",
+            help="How far back to sum.",
+        ),
+    ] = timedelta(hours=24),
 ) -> None:
     """List the runs of the jobs, newest first."""
-    _list(call, call.store(), "jobLogs", _filters(jobType=job, status=status), limit)
+    store = call.store()
+    if not summary:
+        _list(call, store, "jobLogs", _filters(jobType=job, status=status), limit)
+        return
+    from seatctl import lists, output
+
+    rows = lists.summary(store, store.now() - since)
+    if call.json:
+        output.print_json(rows)
+    elif not call.quiet:
+        output.show(output.summary_table(rows))
 
 
 def _filters(**filters: str | None) -> Document:
@@ -333,6 +405,24 @@ def show(call: Call, document_id: Annotated[str, typer.Argument(metavar="ID", he
             output.TABLES[name](documents, name) for name, documents in shown.related.items() if documents
         ]
         output.show(output.document_table(shown.document, shown.kind), *related)
+
+
+@command(app, "watch", panel=LOOK, example="seatctl watch --interval 5s")
+def watch(
+    call: Call,
+    interval: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration), metavar="DURATION", show_default="2s", help="How often to look."
+        ),
+    ] = timedelta(seconds=2),
+) -> None:
+    """Look on live: events, locks, bookings and job runs, until Ctrl-C."""
+    if call.json or call.quiet or not sys.stdout.isatty():
+        raise Usage("watch needs a terminal; a script can repeat `seatctl events --json`")
+    from seatctl import watch
+
+    watch.watch(call.store(), interval)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------
@@ -691,19 +781,46 @@ def health(
             help="How old the last run of an expiry job may be.",
         ),
     ] = timedelta(minutes=3),
+    window: Annotated[
+        timedelta,
+        typer.Option(
+            parser=_parser(parse_duration),
+            metavar="DURATION",
+            show_default="24h",
+            help="How far back to count runs.",
+        ),
+    ] = timedelta(hours=24),
+    prometheus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write metrics for node_exporter's textfile collector; - for stdout."
+        ),
+    ] = None,
+    per_event: Annotated[
+        bool, typer.Option("--per-event", help="With --prometheus: also the seats of each event.")
+    ] = False,
 ) -> int:
     """Say whether jobs, backlog and inventory are well."""
     from seatctl import health as checkup
+
+    state = checkup.check(call.store(create=False), max_age=max_age, window=window, per_event=per_event)
+    if prometheus is not None:
+        from seatctl import metrics
+
+        # What a scraper reads is the metrics; they say what is wrong, the exit code need not.
+        if prometheus == metrics.STDOUT:
+            print(metrics.text(state), end="")
+        else:
+            metrics.write(state, prometheus)
+        return 0
     from seatctl import output
 
-    state = checkup.check(call.store(create=False), max_age=max_age)
     document = state.as_document()
     if call.json:
         output.print_json(document)
     elif not call.quiet:
         output.show(*output.health_tables(document))
-    for warning in state.warnings:
-        call.note(f"warning: {warning}")
     if not state.healthy:
-        raise Unhealthy("; ".join(state.problems))
+        listed = "; ".join(state.problems) if call.quiet or call.json else "what is wrong stands above"
+        raise Unhealthy(f"unhealthy: {listed}")
     return 0

@@ -137,14 +137,17 @@ class Deployment:
         self.client.close()
 
 
-def connect(uri: str, database: str | None, default_database: str) -> Deployment:
+def connect(
+    uri: str, database: str | None, default_database: str, patience_ms: int = SERVER_SELECTION_MS
+) -> Deployment:
     """Reach the deployment behind `uri` and learn whether it has transactions.
 
-    The database is `database`, else the one in the URI's path, else `default_database`.
+    Waits `patience_ms` for a server, unless the URI says otherwise. The database is `database`, else
+    the one in the URI's path, else `default_database`.
     Raises Misconfigured for a URI that cannot be read, Unreachable when no server answers.
     """
     try:
-        options = _checked(uri)
+        options = _checked(uri, patience_ms)
         client: MongoClient[Document] = MongoClient(uri, **options)
         name = database or client.get_default_database(default_database).name
         hello = _wait_for_primary(client)
@@ -164,7 +167,7 @@ def _malformed() -> Misconfigured:
     )
 
 
-def _checked(uri: str) -> dict[str, Any]:
+def _checked(uri: str, patience_ms: int) -> dict[str, Any]:
     """Client options for a well-formed URI; what the URI itself says is left to it."""
     scheme, separator, rest = uri.partition("://")
     path = rest.partition("/")[2]
@@ -173,8 +176,8 @@ def _checked(uri: str) -> dict[str, Any]:
         raise _malformed()
     said: set[str] = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
     defaults: dict[str, Any] = {
-        "serverSelectionTimeoutMS": SERVER_SELECTION_MS,
-        "connectTimeoutMS": SERVER_SELECTION_MS,
+        "serverSelectionTimeoutMS": patience_ms,
+        "connectTimeoutMS": patience_ms,
         "socketTimeoutMS": SOCKET_TIMEOUT_MS,
         "appName": "seatctl",
     }

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from seatctl.store import Store
 
 COMMON = "Common options"
+GLANCE_MS = 500
 
 
 class GroupedCommand(TyperCommand):
@@ -131,6 +132,19 @@ class Call:
             yield store
         finally:
             store.drop()
+
+    def glance(self) -> Store | None:
+        """The database, if it answers at once: for the shell's completion, which starts nothing and
+        says nothing."""
+        from seatctl import embedded
+        from seatctl.connection import connect
+        from seatctl.store import Store
+
+        target = config.find_target(self.uri, self.uri_file, self.database)
+        if target.uri is None and not (embedded.exists() and embedded.answers(embedded.place())):
+            return None
+        uri = target.uri or embedded.place().uri
+        return Store(connect(uri, target.database, config.DEFAULT_DATABASE, GLANCE_MS))
 
     def _open(self, target: config.Target, create: bool) -> Store:
         from seatctl.connection import connect
@@ -280,6 +294,8 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _fail(Usage(_usage_message(error)), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(Interrupted(signal.SIGINT), arguments)
+    except SystemExit as done:  # completion ends this way
+        return done.code if isinstance(done.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the boundary
         return _fail(error, arguments)
     return code if isinstance(code, int) else 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import median
 from typing import TYPE_CHECKING
 
 from seatctl.errors import NotFound
-from seatctl.model import Document, Id, LockStatus
+from seatctl.model import Document, Id, JobStatus, JobType, LockStatus
 from seatctl.store import object_id
 
 if TYPE_CHECKING:
@@ -32,6 +34,35 @@ def newest(store: Store, collection: str, where: Document, limit: int) -> list[D
     """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats."""
     documents = store.newest(collection, where, limit, by="executedAt" if collection == "jobLogs" else "_id")
     return with_seats(store, documents) if collection == "events" else documents
+
+
+def fullest(store: Store, limit: int) -> list[Document]:
+    """The `limit` (0: all) events with the smallest share of their seats available."""
+    return with_seats(store, store.fullest(limit))
+
+
+def summary(store: Store, since: datetime) -> list[Document]:
+    """For each job, its runs since then: how many, how many went well, what they did, how long the
+    median and the longest took (ms)."""
+    return [_sum_up(job, list(store.runs_since(job, since))) for job in JobType]
+
+
+def _sum_up(job: JobType, runs: list[Document]) -> Document:
+    details = [run["details"] for run in runs if isinstance(run.get("details"), dict)]
+    numbers = {
+        name: [detail[name] for detail in details if isinstance(detail.get(name), int | float)]
+        for name in ("recordsProcessed", "seatsRestored", "duration")
+    }
+    good = sum(run.get("status") == JobStatus.SUCCESS for run in runs)
+    return {
+        "jobType": job.value,
+        "runs": len(runs),
+        "successRate": good / len(runs) if runs else None,
+        "recordsProcessed": sum(numbers["recordsProcessed"]),
+        "seatsRestored": sum(numbers["seatsRestored"]),
+        "medianDuration": round(median(numbers["duration"])) if numbers["duration"] else None,
+        "worstDuration": max(numbers["duration"], default=None),
+    }
 
 
 def with_seats(store: Store, events: list[Document]) -> list[Document]:

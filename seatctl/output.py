@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from seatctl.model import Document, whole_number
-from seatctl.timespec import format_time
+from seatctl.timespec import format_duration, format_time
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.table import Table
 
 STYLES = {
@@ -99,6 +101,61 @@ def show(*parts: RenderableType) -> None:
     if not screen.is_terminal:
         shown = "".join(line.rstrip() + "\n" for line in shown.splitlines())
     sys.stdout.write(shown)
+
+
+@contextmanager
+def live() -> Iterator[tuple[Live, Callable[[], int]]]:
+    """A screen of its own that is redrawn on demand, and how many lines it has now."""
+    from rich.live import Live
+
+    screen = console()
+    with Live(console=screen, screen=True, auto_refresh=False) as result:
+        yield result, lambda: screen.height
+
+
+def stack(parts: Iterable[RenderableType]) -> RenderableType:
+    """Several parts, one below the other."""
+    from rich.console import Group
+
+    return Group(*parts)
+
+
+class Progress:
+    """How far a long job is, as a bar on stderr. Appears with the second batch, and only in a
+    terminal: short jobs and pipes see nothing of it."""
+
+    def __init__(self, what: str, count: Callable[[], int]) -> None:
+        self._what, self._count = what, count
+        self._done = 0
+        self._bar: Any = None
+
+    def advance(self, items: int) -> None:
+        """Another batch of so many items is done."""
+        if self._done and self._bar is None:
+            self._start()
+        self._done += items
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+
+    def _start(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.speed:,.0f}/s"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._what, total=self._done + self._count())
+        self._bar.start()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 def _fitting(screen: Console, part: RenderableType) -> RenderableType:
@@ -284,20 +341,52 @@ def health_tables(state: Document) -> list[RenderableType]:
     jobs = [
         (
             job,
-            facts.get("runs"),
-            facts.get("lastRun"),
-            facts.get("lastStatus"),
-            facts.get("lastSuccess"),
-            facts.get("failures"),
+            facts["runs"],
+            " ".join(f"{status} {count}" for status, count in facts["statuses"].items()),
+            facts["lastRun"],
+            facts["lastStatus"] or "never ran",
+            facts["lastSuccess"],
         )
         for job, facts in state["jobs"].items()
     ]
-    flat = [
-        (f"{part} {name}", value) for part in ("backlog", "inventory") for name, value in state[part].items()
+    backlog, inventory = state["backlog"], state["inventory"]
+    facts = [
+        ("overdue locks", _overdue(backlog["overdueLocks"], backlog["oldestLockSeconds"])),
+        ("overdue bookings", _overdue(backlog["overdueBookings"], backlog["oldestBookingSeconds"])),
+        ("events", inventory["events"]),
+        ("seats in all", inventory["totalSeats"]),
+        ("available", inventory["availableSeats"]),
+        ("locked", inventory["lockedSeats"]),
+        ("sold", inventory["soldSeats"]),
+        ("inconsistent events", ", ".join(map(text, inventory["inconsistentEvents"])) or "none"),
     ]
-    verdict = "healthy" if state["healthy"] else "NOT healthy"
     return [
-        table(("job", "runs #", "last run", "outcome", "last success", "failures #"), jobs, title=verdict),
-        table(("what", "value"), flat),
+        "healthy" if state["healthy"] else "NOT healthy",
+        table(("job", "runs #", "outcomes", "last run", "last outcome", "last success"), jobs),
+        table(("what", "now #"), facts),
         *(f"problem: {problem}" for problem in state["problems"]),
+        *(f"warning: {warning}" for warning in state["warnings"]),
     ]
+
+
+def _overdue(count: int, oldest: int) -> str:
+    return f"{count:,}, the oldest for {format_duration(timedelta(seconds=oldest))}" if count else "none"
+
+
+def summary_table(rows: Iterable[Document]) -> Table:
+    """`jobs --summary`."""
+    return table(
+        ("job", "runs #", "success", "processed #", "seats back #", "median ms #", "worst ms #"),
+        (
+            (
+                row["jobType"],
+                row["runs"],
+                f"{100 * row['successRate']:.1f}%" if row["runs"] else "",
+                row["recordsProcessed"],
+                row["seatsRestored"],
+                row["medianDuration"],
+                row["worstDuration"],
+            )
+            for row in rows
+        ),
+    )

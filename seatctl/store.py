@@ -476,6 +476,29 @@ class Store:
         document has one, which cannot be said of `createdAt`."""
         return list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
 
+    def fullest(self, limit: int) -> list[Document]:
+        """Events by the share of their seats that is available, smallest first."""
+        total = {"$max": [{"$cond": [{"$isNumber": "$totalSeats"}, "$totalSeats", 1]}, 1]}
+        available = {"$cond": [{"$isNumber": "$availableSeats"}, "$availableSeats", 0]}
+        pipeline: list[Document] = [
+            {"$addFields": {"free": {"$divide": [available, total]}}},
+            {"$sort": {"free": 1, "_id": -1}},
+            *([{"$limit": limit}] if limit else []),
+            {"$project": {"free": 0}},
+        ]
+        return list(self._events.aggregate(pipeline, allowDiskUse=True))
+
+    def runs_since(self, job_type: str, since: datetime) -> Iterator[Document]:
+        """What each run of a job since then says of itself, without its findings."""
+        fields = ["status", "details.recordsProcessed", "details.seatsRestored", "details.duration"]
+        yield from self._job_logs.find({"jobType": job_type, "executedAt": {"$gte": since}}, fields)
+
+    def count_overdue(self, sweep: str, now: datetime) -> int:
+        """How many candidates a sweep still has, for its progress bar; `sweep` is a status."""
+        if sweep == LockStatus.ACTIVE:
+            return self._locks.count_documents({"status": sweep, "expiresAt": {"$lt": now}})
+        return self._bookings.count_documents({"status": sweep, "paymentExpiresAt": {"$lt": now}})
+
     def find_anywhere(self, document_id: Id) -> tuple[str, Document] | None:
         """The one document with this id, and what kind it is: an event, a lock, ..."""
         for kind, collection in KINDS.items():
