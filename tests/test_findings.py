@@ -119,7 +119,7 @@ def move_sold_lock_nowhere(scene):
 
 
 def damage_lock(scene):
-    scene.edit("seatLocks", scene.held, seats="one")
+    scene.edit("seatLocks", scene.held, seats=0.5)
     return {scene.event, scene.held}
 
 

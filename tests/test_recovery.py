@@ -1,0 +1,605 @@
+"""What `recover` heals, in which order, and what it leaves to a person or to the next run."""
+
+from datetime import timedelta
+
+import pytest
+from bson import ObjectId
+
+from seatctl import booking, findings, joblog, recovery
+from seatctl.model import JobType
+
+NOWHERE = ObjectId("0" * 24)
+A_MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def event(store):
+    """An event with a hundred seats."""
+    return booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+
+
+def recover(store, **options):
+    """One run; its entry."""
+    entry, _ = joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run), **options)
+    return entry
+
+
+def settle(store, event, clock, lock_status, booking_status, **lock_fields):
+    """A lock of two seats and its booking in these states, the counter as invariant 1 has it, and the
+    event quiet for long enough that a standalone may correct its counter."""
+    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
+    booked = booking.confirm(store, lock, payment_ttl=timedelta(hours=2)).document["_id"]
+    edit(store, "seatLocks", lock, status=lock_status, **lock_fields)
+    edit(store, "bookings", booked, status=booking_status)
+    if lock_status == "EXPIRED":
+        add(store, event, 2)
+    clock.advance(minutes=2)
+    return lock, booked
+
+
+def edit(store, collection, document_id, **fields):
+    """What another program, or a hand in mongosh, does to a document."""
+    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
+
+
+def add(store, event, seats):
+    store.database.events.update_one({"_id": event}, {"$inc": {"availableSeats": seats}})
+
+
+def overdue_locks(store, event, clock, number):
+    """Locks written straight into the database, far past their deadline: no key, no booking."""
+    foreign = {"eventId": event, "userId": "u", "seats": 1, "status": "ACTIVE"}
+    deadline = clock() - timedelta(days=1)
+    many = [{**foreign, "expiresAt": deadline} for _ in range(number)]
+    return store.database.seatLocks.insert_many(many).inserted_ids
+
+
+def available(store, event):
+    return store.event(event)["availableSeats"]
+
+
+def state(store, event, lock, booked):
+    """What the commands would say: lock, booking, counter."""
+    return store.lock(lock)["status"], store.booking(booked)["status"], available(store, event)
+
+
+def outcomes(entry):
+    return [(step["fault"], step["outcome"]) for step in entry["details"]["findings"]]
+
+
+def sums(entry):
+    """Locks, bookings and seats given back, and everything that was touched."""
+    wanted = ("locksExpired", "bookingsExpired", "seatsRestored", "recordsProcessed")
+    return tuple(entry["details"][name] for name in wanted)
+
+
+def everything(store, *but):
+    """All documents of the database, to see that nothing changed."""
+    return {
+        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
+        for name in ("events", "seatLocks", "bookings", "jobLogs")
+        if name not in but
+    }
+
+
+def assert_consistent(store):
+    assert findings.find_all(store) == []
+
+
+# --- the scenario, and nothing to do ---------------------------------------------------------------
+
+
+def test_recovery_scenario(store, clock, event):
+    """Seven overdue locks on an event at 93 of 100: all EXPIRED, seven seats back, one entry."""
+    locks = overdue_locks(store, event, clock, 7)
+    add(store, event, -7)
+    entry = recover(store)
+
+    assert [store.lock(lock)["status"] for lock in locks] == ["EXPIRED"] * 7
+    assert [store.lock(lock)["oldStatus"] for lock in locks] == ["ACTIVE"] * 7
+    assert available(store, event) == 100
+    assert sums(entry) == (7, 0, 7, 7)
+    assert entry["details"]["resourcesRecovered"] == 7
+    assert [run["status"] for run in store.database.jobLogs.find({"jobType": "RECOVERY"})] == ["SUCCESS"]
+    assert_consistent(store)
+
+
+@pytest.mark.parametrize("counter", [100, 97])
+def test_recovery_where_the_counter_never_went_down(store, clock, event, counter):
+    """The same seven locks on a counter that was never lowered, or not by all of them, end at 100, never
+    above."""
+    overdue_locks(store, event, clock, 7)
+    add(store, event, counter - 100)
+    clock.advance(minutes=2)
+    entry = recover(store)
+
+    assert available(store, event) == 100
+    assert entry["status"] == "SUCCESS"
+    assert entry["details"]["locksExpired"] == 7
+    assert_consistent(store)
+
+
+def test_healthy_database(store, clock, event):
+    """On a healthy database recovery changes nothing but its own log entry."""
+    for lock_status, booking_status in (
+        ("ACTIVE", "PAYMENT_PENDING"),
+        ("CONSUMED", "CONFIRMED"),
+        ("EXPIRED", "FAILED"),
+        ("EXPIRED", "EXPIRED"),
+    ):
+        settle(store, event, clock, lock_status, booking_status)
+    booking.lock(store, event, "u", 3)
+    before = everything(store, "jobLogs")
+    entries = [recover(store), recover(store)]
+
+    assert before == everything(store, "jobLogs")
+    assert [sums(entry) for entry in entries] == [(0, 0, 0, 0)] * 2
+    assert [outcomes(entry) for entry in entries] == [[]] * 2
+    assert store.database.jobLogs.count_documents({}) == 2
+
+
+def test_twice(store, clock, event):
+    """Recovering twice is recovering once."""
+    overdue_locks(store, event, clock, 7)
+    settle(store, event, clock, "ACTIVE", "CONFIRMED")
+    settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
+    recover(store)
+    before = everything(store, "jobLogs")
+
+    assert sums(recover(store)) == (0, 0, 0, 0)
+    assert before == everything(store, "jobLogs")
+
+
+# --- pairs that disagree -----------------------------------------------------------------------------
+
+
+def test_paid_and_active(store, clock, event):
+    """A CONFIRMED booking's ACTIVE lock becomes CONSUMED; the seats stay sold."""
+    lock, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert store.lock(lock)["oldStatus"] == "ACTIVE"
+    assert outcomes(entry) == [("unsettled_lock", "lock CONSUMED")]
+    assert sums(entry) == (0, 0, 0, 1)
+    assert_consistent(store)
+
+
+def test_paid_and_expired(store, clock, event):
+    """A CONFIRMED booking's EXPIRED lock takes its seats again and becomes CONSUMED."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert store.lock(lock)["oldStatus"] == "EXPIRED"
+    assert outcomes(entry) == [("lost_lock", "2 seats taken again, lock CONSUMED")]
+    assert_consistent(store)
+
+
+def test_oversold(store, clock, event):
+    """When the event no longer has those seats, nothing is changed and a person is told."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    booking.lock(store, event, "u", 99, ttl=timedelta(hours=2))
+    clock.advance(minutes=2)
+    before = everything(store, "jobLogs")
+    entry = recover(store)
+
+    assert before == everything(store, "jobLogs")
+    assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
+    assert outcomes(entry) == [("lost_lock", "oversold: the event no longer has the seats; needs a person")]
+    assert entry["status"] == "FAILED"
+    assert "needs a person" in entry["details"]["findings"][0]["outcome"]
+
+
+def test_paid_and_expired_under_a_low_counter(store, clock, event):
+    """A counter that is too low does not make an event oversold: it is corrected, then gives the seats."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    add(store, event, -99)
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert entry["status"] == "SUCCESS"
+    assert_consistent(store)
+
+
+@pytest.mark.parametrize("ended", ["FAILED", "EXPIRED"])
+def test_ended_and_active(store, clock, event, ended):
+    """A booking that ended gives its ACTIVE lock's seats back."""
+    lock, booked = settle(store, event, clock, "ACTIVE", ended)
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("EXPIRED", ended, 100)
+    assert store.lock(lock)["oldStatus"] == "ACTIVE"
+    assert outcomes(entry) == [("seats_not_returned", "lock EXPIRED, 2 seats back")]
+    assert sums(entry) == (1, 0, 2, 1)
+    assert_consistent(store)
+
+
+def test_ended_and_active_on_a_full_counter(store, clock, event):
+    """Where the counter cannot take the seats it is left to the last step, and nothing is clamped."""
+    lock, booked = settle(store, event, clock, "ACTIVE", "FAILED")
+    add(store, event, 2)
+    recover(store)
+
+    assert state(store, event, lock, booked) == ("EXPIRED", "FAILED", 100)
+    assert_consistent(store)
+
+
+@pytest.mark.parametrize("lost", ["EXPIRED", "missing"])
+def test_waiting_without_seats(store, clock, event, lost):
+    """A waiting booking whose lock is EXPIRED or missing becomes EXPIRED and gives no seats."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
+    if lost == "missing":
+        store.database.seatLocks.delete_one({"_id": lock})
+    entry = recover(store)
+
+    assert store.booking(booked)["status"] == "EXPIRED"
+    assert available(store, event) == 100
+    assert outcomes(entry) == [("booking_without_seats", "booking EXPIRED")]
+    assert sums(entry) == (0, 1, 0, 1)
+    assert_consistent(store)
+
+
+@pytest.mark.parametrize("booking_status", ["PAYMENT_PENDING", "FAILED", "EXPIRED", "none"])
+def test_sold_without_payment(store, clock, event, booking_status):
+    """A CONSUMED lock without a CONFIRMED booking is reported and never freed: somebody may have paid."""
+    _, booked = settle(store, event, clock, "CONSUMED", booking_status)
+    if booking_status == "none":
+        store.database.bookings.delete_one({"_id": booked})
+    before = everything(store, "jobLogs")
+    entry = recover(store)
+
+    assert before == everything(store, "jobLogs")
+    assert ("consumed_without_booking", "needs a person") in outcomes(entry)
+    assert entry["status"] == "FAILED"
+
+
+def test_orphans(store, clock, event):
+    """Locks and bookings of an event that does not exist become EXPIRED and are reported as orphans."""
+    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
+    store.database.events.delete_one({"_id": event})
+    entry = recover(store)
+
+    assert store.lock(lock)["status"] == store.booking(booked)["status"] == "EXPIRED"
+    assert {fault for fault, _ in outcomes(entry)} == {"orphan_lock", "orphan_booking"}
+    assert sums(entry) == (1, 1, 0, 2)
+    assert entry["status"] == "SUCCESS"
+    assert_consistent(store)
+
+
+def test_overdue_orphans(store, clock, event):
+    """So do overdue ones, which the sweeps set aside."""
+    (alone,) = overdue_locks(store, event, clock, 1)
+    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
+    store.database.events.delete_one({"_id": event})
+    clock.advance(hours=3)
+    entry = recover(store)
+
+    assert {store.lock(each)["status"] for each in (lock, alone)} == {"EXPIRED"}
+    assert store.booking(booked)["status"] == "EXPIRED"
+    assert {fault for fault, _ in outcomes(entry)} == {"orphan_lock", "orphan_booking"}
+    assert entry["status"] == "SUCCESS"
+    assert_consistent(store)
+
+
+def test_sold_orphan(store, clock, event):
+    """What was paid for on an event that does not exist is never expired by a program."""
+    lock, booked = settle(store, event, clock, "CONSUMED", "CONFIRMED")
+    store.database.events.delete_one({"_id": event})
+    entry = recover(store)
+
+    assert (store.lock(lock)["status"], store.booking(booked)["status"]) == ("CONSUMED", "CONFIRMED")
+    assert outcomes(entry) == [("orphan_sold", "needs a person")] * 2
+
+
+@pytest.mark.parametrize(("lock_status", "booking_status"), [("EXPIRED", "CONFIRMED"), ("ACTIVE", "FAILED")])
+def test_damaged_lock_of_a_pair(store, clock, event, lock_status, booking_status):
+    """Seats that cannot be read are neither taken again nor given back by a program."""
+    lock, _ = settle(store, event, clock, lock_status, booking_status, seats=0.5)
+    before = store.lock(lock)
+    entry = recover(store)
+
+    assert before == store.lock(lock)
+    assert entry["status"] == "FAILED"
+
+
+def test_paid_and_expired_of_no_event(store, clock, event):
+    """A CONFIRMED booking whose EXPIRED lock names no event is reported, and the rest is healed."""
+    lock, _ = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    store.database.seatLocks.update_one({"_id": lock}, {"$unset": {"eventId": 1}})
+    other, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
+    entry = recover(store)
+
+    assert state(store, event, other, booked)[0] == "CONSUMED"
+    assert entry["status"] == "FAILED"
+
+
+# --- order, and everything at once --------------------------------------------------------------------
+
+
+def test_order(store, clock, event):
+    """Sweeps come first, then pairs, then counters: seats that come back serve a paid booking whose lock
+    had lost them, and the counter is judged last."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    booking.lock(store, event, "u", 100, ttl=timedelta(minutes=1))
+    clock.advance(minutes=2)
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert (entry["status"], outcomes(entry)) == (
+        "SUCCESS",
+        [("lost_lock", "2 seats taken again, lock CONSUMED")],
+    )
+    assert_consistent(store)
+
+
+def test_broken_item(store, clock, event):
+    """A broken lock is set aside and named; everything else is healed."""
+    broken, *_ = overdue_locks(store, event, clock, 3)
+    add(store, event, -3)
+    edit(store, "seatLocks", broken, seats="x")
+    lock, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
+    entry = recover(store)
+
+    assert store.lock(lock)["status"] == "CONSUMED"
+    assert entry["details"]["locksExpired"] == 2
+    assert [item["id"] for item in entry["details"]["setAside"]] == [broken]
+    assert str(broken) in entry["error"]
+    assert store.booking(booked)["status"] == "CONFIRMED"
+
+
+# --- counters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drift", [-3, 3, 200])
+def test_counter(store, clock, event, drift):
+    """A counter that drifted is set right and reported with what it was and what it should be."""
+    booking.lock(store, event, "u", 10, ttl=timedelta(hours=1))
+    add(store, event, drift)
+    clock.advance(minutes=2)
+    entry = recover(store)
+    (step,) = entry["details"]["findings"]
+
+    assert available(store, event) == 90
+    assert (step["fault"], step["outcome"]) == ("counter_drift", "corrected")
+    assert f"{90 + drift} seats available, should be 90" in step["message"]
+    assert sums(entry) == (0, 0, 0, 1)
+    assert int is type(available(store, event))
+
+
+def test_overbooked_event(store, clock, event):
+    """Where locks hold more seats than there are, no counter can be right: a person must decide."""
+    lock = booking.lock(store, event, "u", 1, ttl=timedelta(hours=1)).document["_id"]
+    edit(store, "seatLocks", lock, seats=101)
+    clock.advance(minutes=2)
+    before = everything(store, "jobLogs")
+    entry = recover(store)
+
+    assert before == everything(store, "jobLogs")
+    assert outcomes(entry) == [("overbooked", "needs a person")]
+
+
+def test_counter_moved_meanwhile(store, clock, event, monkeypatch):
+    """A counter is never set across a change that somebody made after it was read."""
+    add(store, event, -3)
+    clock.advance(minutes=2)
+    look, calls = store.held_by_event, iter(range(100))
+
+    def bought_meanwhile(session=None, event_id=None):
+        held = look(session, event_id)
+        if event_id is not None and not next(calls) and not store.transactions:
+            booking.lock(store, event, "u", 5)
+        return held
+
+    monkeypatch.setattr(store, "held_by_event", bought_meanwhile)
+    recover(store)
+    clock.advance(minutes=2)
+    recover(store)
+
+    assert_consistent(store)
+
+
+def test_busy_event_on_a_standalone(standalone_store, clock):
+    """Without transactions an event that somebody changed within the last minute is left for the next
+    run: a lock command may have taken seats and not yet written its lock."""
+    store = standalone_store
+    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+    clock.advance(minutes=5)
+    store.take_seats(event, 2, clock(), None)
+    clock.advance(seconds=59)
+    entry = recover(store)
+
+    assert available(store, event) == 98
+    assert outcomes(entry) == [
+        ("counter_drift", "left for the next run: the event was changed within the last minute")
+    ]
+    clock.advance(seconds=1)
+    recover(store)
+    assert available(store, event) == 100
+
+
+def test_busy_event_with_transactions(replica_store, clock):
+    """With transactions a half-done command cannot be met, so nothing has to wait."""
+    event = booking.create_event(replica_store, "Concert", 100, timedelta(days=30)).document["_id"]
+    add(replica_store, event, -2)
+    recover(replica_store)
+
+    assert available(replica_store, event) == 100
+    assert clock() == replica_store.event(event)["updatedAt"]
+
+
+def test_own_changes_are_quiet(standalone_store, clock):
+    """Recovery's own changes of the same run do not make an event busy."""
+    store = standalone_store
+    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+    overdue_locks(store, event, clock, 3)
+    add(store, event, -5)
+    clock.advance(minutes=2)
+    recover(store)
+
+    assert available(store, event) == 100
+
+
+@pytest.mark.parametrize("own_change", ["swept", "returned", "taken again"])
+def test_own_changes_hide_no_neighbour(standalone_store, clock, own_change):
+    """A change that somebody else made a moment before recovery's own still counts."""
+    store = standalone_store
+    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+    if own_change == "swept":
+        overdue_locks(store, event, clock, 3)
+        add(store, event, -3)
+    elif own_change == "returned":
+        settle(store, event, clock, "ACTIVE", "FAILED")
+    else:
+        settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    clock.advance(minutes=5)
+    store.take_seats(event, 10, clock(), None)  # a buyer whose lock is about to appear
+    clock.advance(seconds=1)
+    entry = recover(store)
+
+    assert available(store, event) == (88 if own_change == "taken again" else 90)
+    assert outcomes(entry)[-1][0] == "counter_drift"
+    assert outcomes(entry)[-1][1].startswith("left for the next run")
+
+
+def test_low_counter_of_a_busy_event_is_not_oversold(standalone_store, clock):
+    """A paid lock whose event's counter is low only because it may not be corrected yet waits for the
+    next run; nobody is told that the event is oversold."""
+    store = standalone_store
+    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    store.take_seats(event, 99, clock(), None)
+    clock.advance(seconds=1)
+    entry = recover(store)
+
+    assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
+    assert [outcome.partition(":")[0] for _, outcome in outcomes(entry)] == ["left for the next run"] * 2
+    clock.advance(minutes=1)
+    recover(store)
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+
+
+def test_event_without_a_date(standalone_store, clock):
+    """An event of another program that carries no `updatedAt` counts as quiet."""
+    event = booking.create_event(standalone_store, "Concert", 100, timedelta(days=30)).document["_id"]
+    standalone_store.database.events.update_one(
+        {"_id": event}, {"$unset": {"updatedAt": 1}, "$inc": {"availableSeats": -1}}
+    )
+    recover(standalone_store)
+
+    assert available(standalone_store, event) == 100
+    assert clock() == standalone_store.event(event)["updatedAt"]
+
+
+# --- somebody was faster -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lock_status", "booking_status"),
+    [
+        ("ACTIVE", "CONFIRMED"),
+        ("EXPIRED", "CONFIRMED"),
+        ("ACTIVE", "FAILED"),
+        ("EXPIRED", "PAYMENT_PENDING"),
+    ],
+)
+def test_healed_meanwhile(store, clock, event, monkeypatch, lock_status, booking_status):
+    """What another run of recovery has healed between finding and repairing is left alone and not
+    reported."""
+    settle(store, event, clock, lock_status, booking_status)
+    find, calls = recovery.pairs, iter(range(100))
+
+    def healed_meanwhile(where):
+        found = list(find(where))
+        if not next(calls):
+            assert sums(recover(store)) != (0, 0, 0, 0)
+        return found
+
+    monkeypatch.setattr(recovery, "pairs", healed_meanwhile)
+    entry = recover(store)
+
+    assert (sums(entry), outcomes(entry)) == ((0, 0, 0, 0), [])
+    assert_consistent(store)
+
+
+def test_counter_healed_meanwhile(store, clock, event, monkeypatch):
+    """So is a counter."""
+    add(store, event, -3)
+    clock.advance(minutes=2)
+    find, calls = recovery.counters, iter(range(100))
+
+    def healed_meanwhile(where):
+        found = list(find(where))
+        if not next(calls):
+            recover(store)
+        return found
+
+    monkeypatch.setattr(recovery, "counters", healed_meanwhile)
+
+    assert outcomes(recover(store)) == []
+    assert available(store, event) == 100
+
+
+def test_lock_taken_again_meanwhile(store, clock, event, monkeypatch):
+    """Seats that another run took again are not taken twice."""
+    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    take, calls = store.take_seats, iter(range(100))
+
+    def healed_meanwhile(*arguments):
+        if not next(calls):
+            recover(store)
+        return take(*arguments)
+
+    monkeypatch.setattr(store, "take_seats", healed_meanwhile)
+
+    assert outcomes(recover(store)) == []
+    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
+
+
+# --- dry runs ------------------------------------------------------------------------------------------
+
+
+def test_dry_run_writes_nothing(store, clock, event):
+    """A dry run prints every finding as a plan and changes nothing, not even the log."""
+    overdue_locks(store, event, clock, 7)
+    settle(store, event, clock, "ACTIVE", "CONFIRMED")
+    settle(store, event, clock, "CONSUMED", "FAILED")
+    settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
+    before = everything(store)
+    entry = recover(store, dry_run=True)
+
+    assert before == everything(store)
+    assert set(outcomes(entry)) == {
+        ("unsettled_lock", "planned"),
+        ("booking_without_seats", "planned"),
+        ("consumed_without_booking", "needs a person"),
+        ("counter_drift", "planned"),
+    }
+
+
+@pytest.mark.parametrize(("counter", "gains"), [(93, 7), (100, 0)])
+def test_dry_run_says_what_the_sweeps_would_do(store, clock, event, counter, gains):
+    """A dry run over overdue locks gives the numbers of the run that follows it."""
+    overdue_locks(store, event, clock, 7)
+    add(store, event, counter - 100)
+    clock.advance(minutes=2)
+    planned = recover(store, dry_run=True)
+
+    assert sums(planned)[:3] == sums(recover(store))[:3] == (7, 0, gains)
+
+
+def test_dry_run_plans_an_overdue_orphan_once(store, clock, event):
+    """An overdue lock of an event that does not exist stands in the plan once."""
+    overdue_locks(store, NOWHERE, clock, 1)
+    planned = recover(store, dry_run=True)
+
+    assert outcomes(planned) == [("orphan_lock", "planned")]
+    assert available(store, event) == 100
+
+
+def test_what_a_repair_cannot_decide():
+    """A finding that no repair knows is a fault of the program, not something to pass over."""
+    unknown = findings.Finding(findings.Fault.OVERBOOKED, "no repair exists")
+
+    with pytest.raises(AssertionError):
+        recovery._repair(None, None, unknown, None, set())
