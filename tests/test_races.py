@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import EPOCH, Clock
@@ -25,13 +25,16 @@ from race import (
     expire_locks,
     lock,
     recover_often,
+    recover_once,
     shop,
 )
 
 from seatctl import booking
 from seatctl.connection import Deployment
 from seatctl.errors import Refused, SoldOut, WrongState
+from seatctl.expiry import lock_sweep
 from seatctl.findings import find_all
+from seatctl.inventory import StartOver, Terms, give_back
 from seatctl.model import BookingStatus, Document, Id, JobType, LockStatus
 from seatctl.store import Store, new_id
 
@@ -319,3 +322,132 @@ def test_recover_beside_buyers(arena: Arena, rounds: Rounds, seed: int) -> None:
         assert {"ACTIVE"} >= {arena.status("seatLocks", held) for held in diary.waiting}
         assert {"EXPIRED"} >= {arena.status("seatLocks", held) for held in diary.returned}
     assert find_all(arena.store) == []
+
+
+# --- one inside the other ------------------------------------------------------------------------
+#
+# Interleavings that processes hit once in a thousand rounds, put together step by step.
+
+
+def after_first(
+    monkeypatch: pytest.MonkeyPatch, store: Store, step: str, meanwhile: Callable[[], object]
+) -> None:
+    """Let `meanwhile` happen right after this store took `step` for the first time."""
+    take_step = getattr(store, step)
+    pending = [meanwhile]
+
+    def stepping(*arguments: Any, **options: Any) -> Any:
+        result = take_step(*arguments, **options)
+        if pending:
+            pending.pop()()
+        return result
+
+    monkeypatch.setattr(store, step, stepping)
+
+
+def twin(store: Store, clock: Clock) -> Store:
+    """Another program on the same database."""
+    there = store.deployment
+    return Store(Deployment(there.client, store.database.name, transactions=there.transactions, clock=clock))
+
+
+def booked(store: Store) -> Document:
+    event = booking.create_event(store, "a race", 10, EPOCH).document["_id"]
+    return booking.confirm(store, lock(store, event, "buyer").document["_id"]).document
+
+
+@pytest.mark.parametrize("other", [booking.pay, lambda store, _booking: recover_once(store)])
+def test_payment_finished_by_another(
+    standalone_store: Store,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    other: Callable[[Store, Id], object],
+) -> None:
+    """Without transactions, a payment that another payment or recovery finishes between its two
+    writes is a payment; it is not taken back."""
+    paid = booked(standalone_store)["_id"]
+    elsewhere = twin(standalone_store, clock)
+    after_first(monkeypatch, standalone_store, "confirm_booking", lambda: other(elsewhere, paid))
+    booking.pay(standalone_store, paid)
+    assert standalone_store.booking(paid)["status"] == "CONFIRMED"
+    assert find_all(standalone_store) == []
+
+
+def test_recovery_inside_a_sweep(
+    standalone_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without transactions, recovery that meets a sweep between its two writes leaves the counter
+    to the sweep: the seat comes back once."""
+    event = booking.create_event(standalone_store, "a race", 10, EPOCH).document["_id"]
+    for name in ("early", "late"):
+        lock(standalone_store, event, name)
+    clock.advance(minutes=5)
+    booking.lock(standalone_store, event, "stays", 1)
+    clock.advance(minutes=6)
+    elsewhere = twin(standalone_store, clock)
+    after_first(monkeypatch, standalone_store, "move_lock", lambda: recover_once(elsewhere))
+    expire_locks(standalone_store, clock())
+    assert standalone_store.event(event)["availableSeats"] == 9
+    assert find_all(standalone_store) == []
+
+
+def test_recovery_beside_a_buyer_and_a_long_sweep(
+    standalone_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without transactions, a sweep that began long ago does not hide from recovery that a buyer
+    has just taken seats and has not stored the lock yet."""
+    event = booking.create_event(standalone_store, "a race", 10, EPOCH).document["_id"]
+    lock(standalone_store, event, "overdue")
+    began = clock.advance(minutes=11)
+    claims, _ = lock_sweep(standalone_store).plan(list(standalone_store.overdue_locks(began)))
+
+    def sweep_and_recover() -> None:
+        elsewhere = twin(standalone_store, clock)
+        give_back(elsewhere, claims, Terms(began, overdue_at=began))
+        recover_once(elsewhere)
+
+    clock.advance(minutes=2)
+    after_first(monkeypatch, standalone_store, "take_seats", sweep_and_recover)
+    lock(standalone_store, event, "buyer")
+    assert standalone_store.event(event)["availableSeats"] == 9
+    assert find_all(standalone_store) == []
+
+
+@pytest.mark.parametrize("kind", ["replica_store", "standalone_store"])
+def test_sweep_inside_a_sweep(
+    request: pytest.FixtureRequest, clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A sweep whose locks another sweep gives back first has nothing to complain about."""
+    store: Store = request.getfixturevalue(kind)
+    event = booking.create_event(store, "a race", 2, EPOCH).document["_id"]
+    for name in ("one", "another"):
+        lock(store, event, name)
+    later = clock.advance(minutes=11)
+    elsewhere = twin(store, clock)
+    # Between a plan and the look at the counters: the second plan where the first meets a conflict.
+    if store.transactions:
+        after_first(monkeypatch, store, "locks_by_id", lambda: expire_locks(elsewhere, later))
+        after_first(monkeypatch, store, "add_seats", start_over)
+    else:
+        after_first(monkeypatch, store, "live_bookings_of", lambda: expire_locks(elsewhere, later))
+    assert complaints([expire_locks(store, later)]) == []
+    assert store.event(event)["availableSeats"] == 2
+    assert find_all(store) == []
+
+
+def start_over() -> None:
+    raise StartOver
+
+
+def test_confirm_inside_a_sweep_of_the_future(
+    replica_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep as of a time beyond the payment's deadline leaves a lock alone that was confirmed
+    after the sweep had looked for its booking (invariant 4)."""
+    event = booking.create_event(replica_store, "a race", 10, EPOCH).document["_id"]
+    held = lock(replica_store, event, "buyer").document["_id"]
+    elsewhere = twin(replica_store, clock)
+    after_first(monkeypatch, replica_store, "live_bookings_of", lambda: booking.confirm(elsewhere, held))
+    expire_locks(replica_store, EPOCH + timedelta(hours=1))
+    assert replica_store.lock(held)["status"] == "ACTIVE"
+    assert find_all(replica_store) == []
