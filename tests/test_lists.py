@@ -1,0 +1,118 @@
+"""Lists, and one document with what hangs on it."""
+
+from datetime import timedelta
+
+import pytest
+from bson import ObjectId
+
+from seatctl import booking, joblog, lists
+from seatctl.errors import NotFound, Usage
+from seatctl.model import JobType
+
+
+@pytest.fixture
+def event(store):
+    """An event of ten seats with one lock of each kind."""
+    event = booking.create_event(store, "Concert", 10, timedelta(days=1)).document["_id"]
+    booking.lock(store, event, "u", 1)
+    booking.pay(
+        store, booking.confirm(store, booking.lock(store, event, "u", 2).document["_id"]).document["_id"]
+    )
+    booking.release(store, booking.lock(store, event, "u", 4).document["_id"])
+    return event
+
+
+def ids(documents):
+    return [document["_id"] for document in documents]
+
+
+def test_newest_first(store, clock):
+    """Lists start with the newest and stop at the limit, 0 being none; so they do for documents of other
+    programs that carry no `createdAt`."""
+    made = [booking.create_event(store, f"E{n}", 1, clock()).document["_id"] for n in range(5)]
+    store.database.events.update_many({}, {"$unset": {"createdAt": 1}})
+
+    assert ids(lists.newest(store, "events", {}, 3)) == made[::-1][:3]
+    assert ids(lists.newest(store, "events", {}, 0)) == made[::-1]
+
+
+def test_filters(store, event):
+    """Lists can be narrowed to what is asked for."""
+    assert len(lists.newest(store, "seatLocks", {"status": "ACTIVE"}, 0)) == 1
+    assert len(lists.newest(store, "bookings", {"event": event}, 0)) == 1
+    assert lists.newest(store, "bookings", {"event": ObjectId()}, 0) == []
+
+
+def test_runs_by_start(store, clock):
+    """Job runs are listed by when they started, not by when they were logged."""
+    started = [clock.advance(minutes=step) for step in (10, -5, 7)]
+    for moment in started:
+        store.insert_run({"jobType": "RECOVERY", "executedAt": moment})
+
+    found = [run["executedAt"] for run in lists.newest(store, "jobLogs", {}, 0)]
+    assert found == sorted(started, reverse=True)
+
+
+def test_events_with_seats(store, event):
+    """Events come with the seats that are locked and sold; what is given back counts as neither."""
+    (listed,) = lists.newest(store, "events", {}, 0)
+
+    assert listed["_id"] == event
+    assert (listed["availableSeats"], listed["locked"], listed["sold"]) == (7, 1, 2)
+    assert "locked" not in store.event(event)
+
+
+def test_show_event(store, event):
+    """An event is shown with its counters and latest locks and bookings."""
+    for _ in range(lists.LATEST):
+        booking.release(store, booking.lock(store, event, "u", 1).document["_id"])
+    shown = lists.show(store, f" {event} ")
+
+    assert (shown.kind, shown.document["locked"], shown.document["sold"]) == ("event", 1, 2)
+    assert len(shown.related["seatLocks"]) == lists.LATEST
+    assert [each["status"] for each in shown.related["bookings"]] == ["CONFIRMED"]
+    assert shown.as_document() == {**shown.document, **shown.related}
+
+
+def test_show_lock(store, event):
+    """A lock is shown with its booking and its event."""
+    lock = store.database.seatLocks.find_one({"status": "CONSUMED"})
+    shown = lists.show(store, lock["_id"])
+
+    assert (shown.kind, shown.document) == ("lock", lock)
+    assert [each["seatLockId"] for each in shown.related["bookings"]] == [lock["_id"]]
+    assert [(each["_id"], each["sold"]) for each in shown.related["events"]] == [(event, 2)]
+
+
+def test_show_booking(store, event):
+    """A booking is shown with its lock and its event."""
+    booked = store.database.bookings.find_one()
+    shown = lists.show(store, booked["_id"])
+
+    assert (shown.kind, shown.document) == ("booking", booked)
+    assert ids(shown.related["seatLocks"]) == [booked["seatLockId"]]
+    assert ids(shown.related["events"]) == [event]
+
+
+def test_show_what_belongs_to_nothing(store, clock):
+    """A booking whose lock and event are gone is shown without them."""
+    lonely = {"event": ObjectId(), "seatLockId": ObjectId(), "paymentExpiresAt": clock()}
+    shown = lists.show(store, store.database.bookings.insert_one(lonely).inserted_id)
+
+    assert shown.related == {"seatLocks": [], "events": []}
+
+
+def test_show_job_run(store):
+    """A job run is shown with its details."""
+    entry, _ = joblog.run(store, JobType.RECOVERY, lambda _: None)
+    shown = lists.show(store, entry["_id"])
+
+    assert (shown.kind, shown.document, shown.related) == ("job run", entry, {})
+
+
+def test_show_nothing(store):
+    """An id of nothing is not found, and what is no id is a usage error."""
+    with pytest.raises(NotFound, match="no event, lock, booking or job run"):
+        lists.show(store, ObjectId())
+    with pytest.raises(Usage):
+        lists.show(store, "x")
