@@ -292,12 +292,16 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         # Typer has no public name for a usage error; all that it raises itself are such.
         return _fail(Usage(_usage_message(error)), arguments)
+    except Terminated:
+        return _fail(Interrupted(signal.SIGTERM, "terminated before it was done"), arguments)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted(signal.SIGINT), arguments)
+        return _fail(Interrupted(signal.SIGINT, "interrupted before it was done"), arguments)
     except SystemExit as done:  # completion ends this way
         return done.code if isinstance(done.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the boundary
         return _fail(error, arguments)
+    if code == 128 + signal.SIGINT:  # Typer keeps Ctrl-C for itself, and says nothing
+        return _fail(Interrupted(signal.SIGINT, "interrupted before it was done"), arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -312,8 +316,13 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number, "terminated; the transaction in flight is rolled back")
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: no `except Exception` on the way may swallow it, and
+    logging has one around each line that it writes."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _check_text(arguments: Sequence[str]) -> None:
