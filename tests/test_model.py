@@ -86,7 +86,7 @@ def test_counter_flaw(total, available, flaw):
 def test_same_request():
     """A key stands for one number of seats."""
     model.check_same_request({"_id": "L", "seats": 2.0}, 2, "k")
-    with pytest.raises(KeyReused, match="already locked 2 seats .* use a new key to lock 3"):
+    with pytest.raises(KeyReused, match=r"already locked 2 seats .* use a new key to lock 3"):
         model.check_same_request(LOCK, 3, "k")
 
 

@@ -59,7 +59,7 @@ def test_duration(text, seconds):
 )
 def test_no_duration(text):
     """Anything else is refused in one short line that says why."""
-    with pytest.raises(ValueError, match="duration|twice|longer") as refused:
+    with pytest.raises(ValueError, match=r"duration|twice|longer") as refused:
         parse_duration(text)
     assert len(str(refused.value)) < 130
     assert "\n" not in str(refused.value)
