@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -417,7 +418,7 @@ def watch(
         ),
     ] = timedelta(seconds=2),
 ) -> None:
-    """Look on live: events, locks, bookings and job runs, until Ctrl-C."""
+    """Look on live until Ctrl-C: the fullest events, newest locks and runs."""
     if call.json or call.quiet or not sys.stdout.isatty():
         raise Usage("watch needs a terminal; a script can repeat `seatctl events --json`")
     from seatctl import watch
@@ -471,10 +472,32 @@ def _sweep(
 
     def work(run: Run) -> None:
         terms = Terms(now, overdue_at=moment)
-        for batch in expiry.sweep(store, kind, terms, batch_size=batch_size, dry_run=dry_run):
-            run.record(batch)
+        with _progress(
+            call, kind.status.lower(), lambda: store.count_overdue(kind.status, moment)
+        ) as advance:
+            for batch in expiry.sweep(
+                store, kind, terms, batch_size=batch_size, dry_run=dry_run, go_on=run.go_on
+            ):
+                run.record(batch)
+                advance(batch.locks if job is JobType.LOCK_EXPIRY else batch.bookings)
+        run.checkpoint()
 
     return _report(call, *joblog.run(store, job, work, dry_run=dry_run))
+
+
+@contextmanager
+def _progress(call: Call, what: str, count: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """A function that takes how many items were done; it draws only in a terminal."""
+    if call.quiet or call.verbose or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from seatctl.output import Progress
+
+    bar = Progress(what, count)
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
 
 
 def _resolve(time: datetime | timedelta, now: datetime) -> datetime:
@@ -579,7 +602,7 @@ def init(
         bool, typer.Option("--check", help="Only say what is missing; exit 5 if anything is.")
     ] = False,
 ) -> int:
-    """Create collections, indexes and retention; safe to repeat."""
+    """Create collections, indexes, validators, retention; repeatable."""
     from seatctl import output
 
     store = call.store()
@@ -699,7 +722,9 @@ def _tell_db(call: Call, sentence: str) -> None:
 
 @command(db, "start", example="seatctl db start")
 def db_start(call: Call) -> None:
-    """Start the embedded MongoDB; the other commands do so themselves when they need it."""
+    """Start the embedded MongoDB.
+
+    The other commands do so themselves when they need it."""
     from seatctl import embedded
 
     embedded.ensure_running()
@@ -727,7 +752,9 @@ def db_status(call: Call) -> None:
 
 @command(db, "uri", example='mongosh "$(seatctl db uri)"')
 def db_uri(call: Call) -> None:
-    """Print a URI that mongosh or Compass can open; starts the embedded MongoDB."""
+    """Print a URI that mongosh or Compass can open.
+
+    Starts the embedded MongoDB."""
     from seatctl import config, embedded
 
     name = call.target().database or config.DEFAULT_DATABASE

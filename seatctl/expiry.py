@@ -7,10 +7,12 @@ changed in between is planned again; what is broken is set aside and never stops
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from seatctl.errors import Contention, WriteRefused
@@ -27,7 +29,16 @@ from seatctl.inventory import (
     prospect,
     sound,
 )
-from seatctl.model import BookingStatus, Document, Id, LockStatus, describe, lock_flaw, seats_of
+from seatctl.model import (
+    BookingStatus,
+    Document,
+    Id,
+    LockStatus,
+    describe,
+    lock_flaw,
+    reference_flaw,
+    seats_of,
+)
 from seatctl.store import CandidatesLost, is_object_id
 
 if TYPE_CHECKING:
@@ -39,7 +50,12 @@ BATCH = 5_000
 """Locks in one transaction: 0.2 s of work here, far below MongoDB's limit of 60 s."""
 LARGEST_BATCH = 10_000
 
+WORKERS = 2
+"""Batches in flight: while the server works on one, the next is read, planned and begun."""
+
 Plan = tuple[list[Claim], list[SetAside]]
+Wait = Callable[[], object] | None
+Work = Callable[[Wait], GivenBack]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,7 @@ class Sweep:
     read_again: Callable[[Iterable[Id]], dict[Id, Document]]
     plan: Callable[[Sequence[Document]], Plan]
     status: str
+    event: str
     deadline: str
 
     def still_overdue(self, document: Document, at: datetime) -> bool:
@@ -74,7 +91,7 @@ def lock_sweep(store: Store) -> Sweep:
                 claims.append(Claim(hold_of(lock)))
         return claims, aside
 
-    return Sweep(store.overdue_locks, store.locks_by_id, plan, LockStatus.ACTIVE, "expiresAt")
+    return Sweep(store.overdue_locks, store.locks_by_id, plan, LockStatus.ACTIVE, "eventId", "expiresAt")
 
 
 def booking_sweep(store: Store) -> Sweep:
@@ -82,15 +99,16 @@ def booking_sweep(store: Store) -> Sweep:
 
     def plan(bookings: Sequence[Document]) -> Plan:
         claims, aside = [], []
-        dated = [booking for booking in bookings if isinstance(booking.get("paymentExpiresAt"), datetime)]
-        ids = {booking["_id"] for booking in dated}
-        lock_ids = [booking.get("seatLockId") for booking in dated]
+        usable = [booking for booking in bookings if not booking_flaw(booking)]
+        ids = {booking["_id"] for booking in usable}
+        lock_ids = [booking.get("seatLockId") for booking in usable]
         locks = store.locks_by_id(lock_ids)
         # A lock with another booking that is alive (a foreign fault) must keep its seats.
         kept = {live["seatLockId"] for live in store.live_bookings_of(lock_ids) if live["_id"] not in ids}
         for booking in bookings:
-            lock = locks.get(booking.get("seatLockId"))
-            if flaw := id_flaw(booking) or _booking_flaw(booking, lock):
+            flaw = booking_flaw(booking)
+            lock = None if flaw else locks.get(booking.get("seatLockId"))
+            if flaw := flaw or _pair_flaw(lock):
                 aside.append(SetAside("booking", booking["_id"], flaw, Cause.DAMAGED))
             elif lock is None or lock["status"] == LockStatus.EXPIRED or lock["_id"] in kept:
                 claims.append(Claim(None, booking["_id"]))
@@ -104,6 +122,7 @@ def booking_sweep(store: Store) -> Sweep:
         store.bookings_by_id,
         plan,
         BookingStatus.PAYMENT_PENDING,
+        "event",
         "paymentExpiresAt",
     )
 
@@ -113,16 +132,23 @@ def id_flaw(document: Document) -> str | None:
     return None if is_object_id(document["_id"]) else f"_id is {describe(document['_id'])}, not an ObjectId"
 
 
-def _booking_flaw(booking: Document, lock: Document | None) -> str | None:
-    if not isinstance(booking.get("paymentExpiresAt"), datetime):
-        return f"paymentExpiresAt is {describe(booking.get('paymentExpiresAt'))}, not a date"
+def booking_flaw(booking: Document) -> str | None:
+    """Why a booking cannot be expired by a program, or None when it can."""
+    deadline = booking.get("paymentExpiresAt")
+    if not isinstance(deadline, datetime):
+        return f"paymentExpiresAt is {describe(deadline)}, not a date"
+    return id_flaw(booking) or reference_flaw(booking, "seatLockId")
+
+
+def _pair_flaw(lock: Document | None) -> str | None:
+    """Why a waiting booking with this lock cannot be expired, or None when it can."""
     if lock is None or lock.get("status") == LockStatus.EXPIRED:
         return None
     if lock.get("status") == LockStatus.CONSUMED:
         return f"its lock {lock['_id']} is CONSUMED: somebody may have paid"
     if lock.get("status") != LockStatus.ACTIVE:
         return f"its lock {lock['_id']} has the unknown status {describe(lock.get('status'))}"
-    if seats_of(lock) is None:
+    if seats_of(lock) is None or reference_flaw(lock, "eventId"):
         return f"its lock {lock['_id']}: {lock_flaw(lock)}"
     return None
 
@@ -135,19 +161,17 @@ def sweep(
     event_id: Id | None = None,
     batch_size: int = BATCH,
     dry_run: bool = False,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Iterator[GivenBack]:
     """Give back what was overdue at `terms.overdue_at`, one outcome for each batch of at most
-    `batch_size` items. Stop reading it and the sweep ends between two transactions.
+    `batch_size` items. Once `go_on()` is false no batch is begun, and those in flight are yielded.
 
     `dry_run` yields what would be done and writes nothing.
     """
     assert terms.overdue_at is not None
     for _ in range(ATTEMPTS):
-        candidates = kind.read(terms.overdue_at, event_id)
         try:
-            while batch := list(islice(candidates, batch_size)):
-                log.info("read %d candidates with a deadline before %s", len(batch), terms.overdue_at)
-                yield _give_back_batch(store, kind, batch, terms, dry_run)
+            yield from _side_by_side(_batches(store, kind, terms, event_id, batch_size, dry_run, go_on))
         except CandidatesLost:
             # What is done is no candidate any more. A dry run has done nothing and would count twice.
             if dry_run:
@@ -155,6 +179,65 @@ def sweep(
         else:
             return
     raise Contention("the server kept dropping the list of what is overdue; try again")
+
+
+def _batches(
+    store: Store,
+    kind: Sweep,
+    terms: Terms,
+    event_id: Id | None,
+    batch_size: int,
+    dry_run: bool,
+    go_on: Callable[[], bool],
+) -> Iterator[Work]:
+    """The work on each batch of candidates. Given the batch before, if that is still in flight, work
+    that shares an event with it waits for it: they would only abort each other."""
+    assert terms.overdue_at is not None
+    candidates = kind.read(terms.overdue_at, event_id)
+    last_event: Id = object()
+    while go_on() and (batch := list(islice(candidates, batch_size))):
+        log.info("read %d candidates with a deadline before %s", len(batch), terms.overdue_at)
+        shares = batch[0].get(kind.event) == last_event
+        last_event = batch[-1].get(kind.event)
+
+        def work(before: Wait, batch: list[Document] = batch, shares: bool = shares) -> GivenBack:
+            return _give_back_batch(store, kind, batch, terms, dry_run, before if shares else None)
+
+        yield work
+
+
+def _side_by_side(batches: Iterator[Work]) -> Iterator[GivenBack]:
+    """Do the batches, WORKERS at a time once there are several, in order. When one fails, those that
+    are in flight still end and are yielded before its error is raised."""
+    first = list(islice(batches, 2))
+    if len(first) < 2:
+        yield from (work(None) for work in first)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+    in_flight: deque[Future[GivenBack]] = deque()
+    failure: Exception | None = None
+    with ThreadPoolExecutor(WORKERS) as pool:
+        batches = chain(first, batches)
+        while True:
+            try:
+                work = None if failure else next(batches, None)
+            except Exception as error:  # noqa: BLE001 - raised below
+                work, failure = None, error
+            if work is not None:
+                before = partial(wait, [in_flight[-1]]) if in_flight else None
+                in_flight.append(pool.submit(work, before))
+            if not in_flight:
+                break
+            if work is None or len(in_flight) > WORKERS:
+                try:
+                    done = in_flight.popleft().result()
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failure = failure or error
+                else:
+                    yield done
+    if failure:
+        raise failure
 
 
 def reclaim(store: Store, event_id: Id) -> GivenBack:
@@ -169,11 +252,13 @@ def reclaim(store: Store, event_id: Id) -> GivenBack:
 
 
 def _give_back_batch(
-    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, dry_run: bool
+    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, dry_run: bool, before: Wait = None
 ) -> GivenBack:
     assert terms.overdue_at is not None
     for attempt in range(ATTEMPTS):
         claims, aside = kind.plan(candidates)
+        if before is not None:
+            before()
         if attempt or dry_run:  # at first, the condition on the counters is enough
             claims, unsound = sound(store, claims)
             aside += unsound

@@ -90,7 +90,7 @@ class Run:
                 return self.locks + self.bookings + self.repairs
 
     def record(self, batch: GivenBack) -> None:
-        """Add a batch's outcome, then stop here if somebody asked for it (raises Interrupted)."""
+        """Add a batch's outcome."""
         self.locks += batch.locks
         self.bookings += batch.bookings
         self.seats += batch.seats.total()
@@ -99,7 +99,6 @@ class Run:
             self.set_aside[item.kind, item.id] = item
             log.info("set aside %s", item)
         self._tell(batch)
-        self.checkpoint()
 
     def _tell(self, batch: GivenBack) -> None:
         """The batch in the run's story, with each counter as it is now and as that makes it before."""
@@ -112,6 +111,10 @@ class Run:
             if isinstance(available, int | float):
                 before = available if self.dry_run else available - back
                 log.info("event %s: %s → %s seats available (%+d)", event_id, before, before + back, back)
+
+    def go_on(self) -> bool:
+        """Whether nobody asked to stop."""
+        return self.stop.signal is None
 
     def checkpoint(self) -> None:
         """Between two transactions: raise Interrupted if somebody asked to stop."""

@@ -7,7 +7,7 @@ too, so a rule reads only what spec section 1 promises and says so when that is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -73,8 +73,16 @@ def seats_of(lock: Mapping[str, Any]) -> int | None:
     return seats if seats is not None and seats >= 1 else None
 
 
+def reference_flaw(document: Mapping[str, Any], field: str) -> str | None:
+    """Why a field cannot refer to another document, or None: a list or a document is nobody's id."""
+    value = document.get(field)
+    return None if isinstance(value, Hashable) else f"{field} is {describe(value)}, not an id"
+
+
 def lock_flaw(lock: Mapping[str, Any]) -> str | None:
     """Why a lock cannot be given back by a program, or None when it can."""
+    if flaw := reference_flaw(lock, "eventId"):
+        return flaw
     if seats_of(lock) is None:
         return f"seats is {describe(lock.get('seats'))}, not a positive whole number"
     if not isinstance(lock.get("expiresAt"), datetime):

@@ -51,10 +51,11 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     terms = Terms(now, overdue_at=now)
     busy: set[Id] = set()
     for kind in (booking_sweep(store), lock_sweep(store)):
-        for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run):
+        for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run, go_on=run.go_on):
             _let_go(store, run, batch, terms)
             busy |= batch.busy
             run.record(batch)
+        run.checkpoint()
     handled = {item.id for item in run.set_aside.values()}
     for finding in pairs(store):
         if run.dry_run and handled & {finding.lock, finding.booking}:

@@ -6,7 +6,7 @@ and in which order, is decided in `inventory.py`. A `session` is the transaction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -346,7 +346,12 @@ class Store:
             },
         ]
         groups = self._locks.aggregate(pipeline, session=session, allowDiskUse=True)
-        return {group["_id"]: (int(group["seats"]), group["unreadable"]) for group in groups}
+        # An event's id that is a list or a document cannot be any event's: an orphan's.
+        return {
+            group["_id"]: (int(group["seats"]), group["unreadable"])
+            for group in groups
+            if isinstance(group["_id"], Hashable)
+        }
 
     def all_counters(self, session: Session = None) -> Iterator[Document]:
         yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)
@@ -423,7 +428,9 @@ class Store:
         pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
         used = [group["_id"] for group in collection.aggregate(pipeline, session=session, allowDiskUse=True)]
         known = {event["_id"] for event in self._events.find({}, {"_id": 1}, session=session)}
-        unknown = [event_id for event_id in used if event_id not in known]
+        unknown = [
+            event_id for event_id in used if not isinstance(event_id, Hashable) or event_id not in known
+        ]
         if unknown:
             yield from collection.find({**where, field: {"$in": unknown}}, session=session)
 
