@@ -269,11 +269,12 @@ def test_the_backlog_is_counted_over_many_batches(
 ) -> None:
     """The count and the oldest are those of all batches, not of one."""
     monkeypatch.setattr(health, "BATCH", 2)
-    first, second = event(store), event(store)
-    lock(store, second)
+    first, middle, last = event(store), event(store), event(store)
+    lock(store, middle)
     clock.advance(minutes=1)
-    for _ in range(6):
-        lock(store, first)
+    for event_id in (first, middle, last):
+        for _ in range(2):
+            lock(store, event_id)
     clock.advance(minutes=20)
 
     assert check(store, clock).locks == health.Backlog(7, timedelta(minutes=11))
