@@ -418,7 +418,7 @@ def watch(
         ),
     ] = timedelta(seconds=2),
 ) -> None:
-    """Look on live until Ctrl-C: the fullest events, newest locks and runs."""
+    """Look on, live, until Ctrl-C."""
     if call.json or call.quiet or not sys.stdout.isatty():
         raise Usage("watch needs a terminal; a script can repeat `seatctl events --json`")
     from seatctl import watch
@@ -602,7 +602,7 @@ def init(
         bool, typer.Option("--check", help="Only say what is missing; exit 5 if anything is.")
     ] = False,
 ) -> int:
-    """Create collections, indexes, validators, retention; repeatable."""
+    """Create collections, indexes and validators; repeatable."""
     from seatctl import output
 
     store = call.store()
