@@ -11,10 +11,11 @@ import pytest
 from conftest import Clock, fresh_store, open_store
 
 from seatctl import booking, expiry, health, joblog, output
+from seatctl.errors import Contention
 from seatctl.findings import Fault
 from seatctl.inventory import Terms
-from seatctl.model import Id, JobStatus, JobType
-from seatctl.store import Store, new_id
+from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.store import CandidatesLost, Store, new_id
 
 MAX_AGE = timedelta(minutes=3)
 SWEEPS = (JobType.LOCK_EXPIRY, JobType.BOOKING_EXPIRY)
@@ -278,6 +279,30 @@ def test_the_backlog_is_counted_over_many_batches(
     clock.advance(minutes=20)
 
     assert check(store, clock).locks == health.Backlog(7, timedelta(minutes=11))
+
+
+@pytest.mark.parametrize("lost", [1, expiry.ATTEMPTS])
+def test_a_dropped_list_of_candidates_is_read_again(
+    replica_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """The server may drop the cursor: nothing is counted twice, and it does not go on forever."""
+    lock(replica_store, event(replica_store))
+    clock.advance(minutes=11)
+    read, left = replica_store.overdue_locks, iter(range(lost))
+
+    def dropping(*arguments: Any) -> Iterator[Document]:
+        yield from read(*arguments)
+        if next(left, None) is not None:
+            raise CandidatesLost
+
+    monkeypatch.setattr(replica_store, "overdue_locks", dropping)
+    monkeypatch.setattr(health, "BATCH", 1)
+
+    if lost < expiry.ATTEMPTS:
+        assert check(replica_store, clock).locks.overdue == 1
+    else:
+        with pytest.raises(Contention):
+            check(replica_store, clock)
 
 
 # --- inventory -------------------------------------------------------------------------------------
