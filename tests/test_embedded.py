@@ -69,7 +69,8 @@ def kill(where):
     """What a power cut or the kernel's out-of-memory killer does."""
     pid = where.pid
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not alive(pid))
+    # The first thread may be gone while another still holds the socket.
+    wait_for(lambda: not alive(pid) and not embedded.answers(where))
 
 
 # --- start, reuse, stop ------------------------------------------------------------------------------
@@ -159,7 +160,6 @@ def test_accidents():
 
     kill(where)
     assert where.socket.exists()
-    assert not embedded.answers(where)
     assert values(embedded.ensure_running()) == [1]
 
     where.socket.unlink()  # a cleaner of temporary files; the process is alive
