@@ -336,6 +336,53 @@ def deadline_moved_while_paid(scene: Scene) -> list[str]:
     return ["7: a late payment was accepted"] if scene.try_to(booking.pay, unpaid) else []
 
 
+def marked_paid_while_swept(scene: Scene) -> list[str]:
+    """The sweep has read an overdue booking; another program confirms it, and not yet its lock."""
+    event = scene.event(10)
+    unpaid = booking.confirm(scene.store, scene.lock(event)).document["_id"]
+    scene.clock.advance(minutes=16)
+    paid = {"$set": {"status": "CONFIRMED"}}
+    bookings = scene.store.database.bookings
+    first_write = "add_seats" if scene.store.transactions else "close_bookings"
+    scene.before(first_write, lambda: bookings.update_one({"_id": unpaid}, paid))
+    scene.expire_bookings()
+    lost = bookings.find_one({"_id": unpaid})["status"] != "CONFIRMED"
+    given_back = scene.store.event(event)["availableSeats"] == 10
+    return ["final: a payment was undone"] * lost + [
+        "4: the seats of a paid booking were given back"
+    ] * given_back
+
+
+def prolonged_while_swept(scene: Scene) -> list[str]:
+    """The sweep has read an overdue booking; another program gives it more time; the sweep writes."""
+    unpaid = booking.confirm(scene.store, scene.lock(scene.event(10))).document["_id"]
+    scene.clock.advance(minutes=16)
+    more_time = {"$set": {"paymentExpiresAt": scene.clock.time + timedelta(hours=1)}}
+    bookings = scene.store.database.bookings
+    first_write = "add_seats" if scene.store.transactions else "close_bookings"
+    scene.before(first_write, lambda: bookings.update_one({"_id": unpaid}, more_time))
+    scene.expire_bookings()
+    expired = bookings.find_one({"_id": unpaid})["status"] == "EXPIRED"
+    return ["6: a booking was expired before its deadline"] if expired else []
+
+
+def failed_while_paid(scene: Scene) -> list[str]:
+    """Pay has read a waiting booking; its payment is recorded as failed; pay writes."""
+    unpaid = booking.confirm(scene.store, scene.lock(scene.event(10))).document["_id"]
+    scene.before("confirm_booking", lambda: booking.fail(scene.store, unpaid))
+    scene.try_to(booking.pay, unpaid)
+    failed = scene.store.booking(unpaid)["status"] == "FAILED"
+    return [*violations(scene.store.database), *([] if failed else ["final: a FAILED booking changed"])]
+
+
+def deadline_moved_while_confirmed(scene: Scene) -> list[str]:
+    """Confirm has read a lock in time; another program ends its time; confirm writes."""
+    lock = scene.lock(scene.event(10))
+    over = {"$set": {"expiresAt": scene.clock.time - SECOND}}
+    scene.before("extend_lock", lambda: scene.store.database.seatLocks.update_one({"_id": lock}, over))
+    return ["6: a lock was confirmed too late"] if scene.try_to(booking.confirm, lock) else []
+
+
 def same_key_at_once(scene: Scene) -> list[str]:
     event = scene.event(10)
     scene.before("take_seats", lambda: scene.lock(event, key="same"))
@@ -582,6 +629,33 @@ CONTROLS = {
         remove=blinding("close_bookings", "status"),
         attack=paid_while_swept,
         breaks="5",
+        on=(ORDERED,),
+    ),
+    "a payment recorded while the sweep runs stays": Control(
+        remove=blinding("close_bookings", "status"),
+        attack=marked_paid_while_swept,
+        breaks="final",
+    ),
+    "a booking that the sweep could not close keeps its lock": Control(
+        remove=lambda scene: scene.pretend("close_bookings", lambda booking_ids, *_: len(booking_ids)),
+        attack=marked_paid_while_swept,
+        breaks="4",
+    ),
+    "the deadline in the sweep's write": Control(
+        remove=blinding("close_bookings", "paymentExpiresAt"),
+        attack=prolonged_while_swept,
+        breaks="6",
+    ),
+    "the deadline in confirm's write": Control(
+        remove=blinding("extend_lock", "expiresAt"),
+        attack=deadline_moved_while_confirmed,
+        breaks="6",
+        on=(ORDERED,),
+    ),
+    "the booking's status in pay's write": Control(
+        remove=blinding("confirm_booking", "status"),
+        attack=failed_while_paid,
+        breaks="final",
         on=(ORDERED,),
     ),
     "a live booking keeps its lock": Control(
