@@ -79,6 +79,10 @@ class Crew:
         for (_, pipe), call in zip(self.members, calls, strict=False):
             pipe.send((database, call, self.busy))
 
+    def has_answered(self) -> bool:
+        """Whether any of them has already ended."""
+        return any(pipe.poll() for _, pipe in self.members[: self.busy])
+
     def answers(self) -> list[Answer]:
         return [_receive(pipe) for _, pipe in self.members[: self.busy]]
 

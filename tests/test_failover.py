@@ -98,9 +98,9 @@ def test_the_primary_dies(
             Call(mind_the_jobs, (stop,)),
         )
         for _ in range(rounds(2, 20)):
-            run_for_a_while(store, pause.randint(20, 60))
+            run_for_a_while(store, crew, pause.randint(20, 60))
             fail_over(members)
-        run_for_a_while(store, 20)
+        run_for_a_while(store, crew, 20)
         stop.touch()
         answers = crew.answers()
     assert [answer.error for answer in answers if answer.error] == []
@@ -111,10 +111,11 @@ def test_the_primary_dies(
     check_purchases(store, events, diaries)
 
 
-def run_for_a_while(store: Store, purchases: int) -> None:
-    """Wait until the buyers have locked that many times more."""
+def run_for_a_while(store: Store, crew: Crew, purchases: int) -> None:
+    """Wait until the buyers have locked that many times more, or one has come to grief."""
     enough = store.database.seatLocks.estimated_document_count() + purchases
-    wait_until(lambda: store.database.seatLocks.estimated_document_count() >= enough, 120)
+    locks = store.database.seatLocks
+    wait_until(lambda: crew.has_answered() or locks.estimated_document_count() >= enough, 120)
 
 
 def may_be_sent_again(error: SeatctlError) -> bool:

@@ -31,7 +31,7 @@ from race import (
 
 from seatctl import booking
 from seatctl.connection import Deployment
-from seatctl.errors import Refused, SoldOut, WrongState
+from seatctl.errors import DeadlinePassed, Refused, SoldOut, WrongState
 from seatctl.expiry import lock_sweep
 from seatctl.findings import find_all
 from seatctl.inventory import StartOver, Terms, give_back
@@ -270,10 +270,14 @@ def test_eight_sweeps_at_once(arena: Arena, rounds: Rounds) -> None:
     share = arena.fewer(2_500)
     for _ in range(rounds(1, 10)):
         arena.store.drop()
-        events = [arena.event(share) for _ in range(4)]
+        events = [arena.event(2 * share) for _ in range(4)]
         for event in events:
             leave_overdue(arena, event, share)
-        runs = arena.race(*(Call(expire_locks, (LONG_AGO, 1_000), EPOCH, arena.jitter()) for _ in range(8)))
+            # Leaves room on the counter, or its upper bound would stop a seat from coming back twice.
+            booking.lock(arena.store, event, "stays", share)
+        # Each at a time of its own: the same change twice would be no change, and hide a double one.
+        clocks = [EPOCH + number * SECOND for number in range(8)]
+        runs = arena.race(*(Call(expire_locks, (LONG_AGO, 1_000), now, arena.jitter()) for now in clocks))
         assert errors(runs) == []
         assert [arena.available(event) for event in events] == [share] * 4
         logged = list(arena.store.database.jobLogs.find({"jobType": JobType.LOCK_EXPIRY}))
@@ -355,6 +359,31 @@ def twin(store: Store, clock: Clock) -> Store:
 def booked(store: Store) -> Document:
     event = booking.create_event(store, "a race", 10, EPOCH).document["_id"]
     return booking.confirm(store, lock(store, event, "buyer").document["_id"]).document
+
+
+def test_deadline_moved_under_a_payment(standalone_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payment is refused when its deadline was moved into the past after it had been checked."""
+    late = booked(standalone_store)["_id"]
+
+    def move_deadline() -> None:
+        standalone_store.database.bookings.update_one({"_id": late}, {"$set": {"paymentExpiresAt": LONG_AGO}})
+
+    after_first(monkeypatch, standalone_store, "lock", move_deadline)
+    with pytest.raises(DeadlinePassed, match="refund is due"):
+        booking.pay(standalone_store, late)
+    assert standalone_store.booking(late)["status"] == "PAYMENT_PENDING"
+
+
+def test_payment_inside_the_same_payment(
+    standalone_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without transactions, a payment that is wholly done between another's two reads is the same
+    payment; no refund is due."""
+    paid = booked(standalone_store)["_id"]
+    elsewhere = twin(standalone_store, clock)
+    after_first(monkeypatch, standalone_store, "booking", lambda: booking.pay(elsewhere, paid))
+    assert not booking.pay(standalone_store, paid).changed
+    assert find_all(standalone_store) == []
 
 
 @pytest.mark.parametrize("other", [booking.pay, lambda store, _booking: recover_once(store)])
