@@ -305,8 +305,7 @@ class Ledger:
         if event["availableSeats"] < seats:
             self._reconcile(event, now, changing, done)
         if event["availableSeats"] < seats:
-            done.unresolved += 1
-            return
+            return  # left for the next run, like its counter
         self._count(event, -seats, now)
         lock.update(status="CONSUMED", oldStatus="EXPIRED", updatedAt=now)
         done.repairs += 1

