@@ -29,6 +29,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from seatctl import config
 from seatctl.errors import Interrupted, Misconfigured, SeatctlError, Unreachable, Usage
+from seatctl.timespec import printable
 
 if TYPE_CHECKING:
     from seatctl.store import Store
@@ -169,7 +170,7 @@ class Call:
     def note(self, message: str) -> None:
         """A remark for a person on stderr; never in the way of a program."""
         if not (self.quiet or self.json):
-            print(f"seatctl: {message}", file=sys.stderr)
+            print(f"seatctl: {printable(message)}", file=sys.stderr)
 
 
 NO_DATABASE = (
@@ -240,9 +241,16 @@ def command(
     return register
 
 
+class _Line(logging.Formatter):
+    """One line for each record, with no secret and nothing that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(_scrub(super().format(record), sys.argv))
+
+
 def _tell_steps() -> None:
     handler = logging.StreamHandler()
-    formatter = logging.Formatter("%(asctime)s [%(levelname)s] %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter = _Line("%(asctime)s [%(levelname)s] %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger = logging.getLogger("seatctl")
@@ -346,7 +354,7 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
         import traceback
 
         print(_scrub("".join(traceback.format_exception(error)), arguments), file=sys.stderr, end="")
-    message = _scrub(" ".join(str(reason).split()), arguments)
+    message = printable(_scrub(" ".join(str(reason).split()), arguments))
     if "--json" in arguments:
         told = {"code": reason.code, "message": message, "exitCode": reason.exit_code}
         print(json.dumps({"error": told}), file=sys.stderr)

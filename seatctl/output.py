@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from seatctl.model import Document, whole_number
-from seatctl.timespec import format_duration, format_time
+from seatctl.timespec import format_duration, format_time, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -74,10 +74,7 @@ def text(value: Any) -> str:
     shown = plain(value)
     if isinstance(shown, dict | list):
         shown = json.dumps(shown, ensure_ascii=False)
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(shown)
-    )
+    return printable(str(shown))
 
 
 def console() -> Console:
@@ -364,8 +361,8 @@ def health_tables(state: Document) -> list[RenderableType]:
         "healthy" if state["healthy"] else "NOT healthy",
         table(("job", "runs #", "outcomes", "last run", "last outcome", "last success"), jobs),
         table(("what", "now #"), facts),
-        *(f"problem: {problem}" for problem in state["problems"]),
-        *(f"warning: {warning}" for warning in state["warnings"]),
+        *(printable(f"problem: {problem}") for problem in state["problems"]),
+        *(printable(f"warning: {warning}") for warning in state["warnings"]),
     ]
 
 

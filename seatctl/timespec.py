@@ -81,3 +81,11 @@ def format_duration(duration: timedelta) -> str:
 def shorten(text: str, limit: int = 60) -> str:
     """`text` short enough for a one-line message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters as escapes: stored texts come from anybody, and a terminal obeys."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
