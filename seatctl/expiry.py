@@ -80,12 +80,15 @@ def lock_sweep(store: Store) -> Sweep:
     """ACTIVE locks past their deadline that no live booking keeps (invariant 4)."""
 
     def plan(locks: Sequence[Document]) -> Plan:
-        kept = {booking["seatLockId"] for booking in store.live_bookings_of([lock["_id"] for lock in locks])}
+        ids = [lock["_id"] for lock in locks if is_object_id(lock["_id"])]
+        kept = {booking["seatLockId"] for booking in store.live_bookings_of(ids)}
         claims, aside = [], []
         for lock in locks:
-            if lock["_id"] in kept:
+            if flaw := id_flaw(lock):
+                aside.append(SetAside("lock", lock["_id"], flaw, Cause.DAMAGED))
+            elif lock["_id"] in kept:
                 continue
-            if flaw := id_flaw(lock) or lock_flaw(lock):
+            elif flaw := lock_flaw(lock):
                 aside.append(SetAside("lock", lock["_id"], flaw, Cause.DAMAGED))
             else:
                 claims.append(Claim(hold_of(lock)))

@@ -5,15 +5,31 @@ Reads only, with server-side aggregation; whoever repairs a finding looks again 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from seatctl.model import BookingStatus, Document, Id, LockStatus, counter_flaw, describe, whole_number
+from seatctl.model import (
+    LIVE,
+    BookingStatus,
+    Document,
+    Id,
+    LockStatus,
+    counter_flaw,
+    describe,
+    seats_of,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from seatctl.store import Session, Store
+
+
+CHUNK = 1_000
+LIVE_STATES = frozenset(LIVE)
 
 
 class Fault(StrEnum):
@@ -104,51 +120,71 @@ def find_all(store: Store) -> list[Finding]:
     twice, half-done commands being over in milliseconds.
     """
     with store.snapshot() as session:
-        found = [*pairs(store, session), *counters(store, session)]
+        found = _look(store, session)
     if store.transactions or not found:
         return found
-    again = {*pairs(store, None), *counters(store, None)}
+    again = _look(store, None)
     return [finding for finding in found if finding in again]
+
+
+def _look(store: Store, session: Session) -> list[Finding]:
+    return [*pairs(store, session), *counters(store, session)]
 
 
 def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
     """Locks and bookings that disagree, that belong to no event, or that are damaged."""
-    yield from _disagreeing_bookings(store, session)
-    for lock, confirmed in store.consumed_without_confirmed(session):
-        if confirmed == 0:
-            yield Finding(
-                Fault.CONSUMED_WITHOUT_BOOKING,
-                f"lock {lock['_id']} is CONSUMED without a CONFIRMED booking; somebody may have paid",
-                event=lock.get("eventId"),
-                lock=lock["_id"],
-            )
-    for lock_id, count in store.several_bookings(session):
-        yield Finding(Fault.SEVERAL_BOOKINGS, f"lock {lock_id} has {count} bookings", lock=lock_id)
+    doubtful = store.doubtful_pairs(session)
+    while chunk := list(islice(doubtful, CHUNK)):
+        yield from _judge(store, chunk, session)
     yield from _orphans(store, session)
-    for lock in store.damaged_locks(session):
-        reason = (
-            f"status is {describe(lock.get('status'))}"
-            if lock.get("status") not in set(LockStatus)
-            else f"seats is {describe(lock.get('seats'))}, not a positive whole number"
+    seats_too = any(unreadable for _, unreadable in store.held_by_event(session).values())
+    for lock in store.damaged_locks(session, seats_too=seats_too):
+        yield Finding(
+            Fault.DAMAGED_LOCK, f"lock {lock['_id']}: {_flaw(lock)}", lock.get("eventId"), lock["_id"]
         )
-        yield Finding(Fault.DAMAGED_LOCK, f"lock {lock['_id']}: {reason}", lock.get("eventId"), lock["_id"])
     for booking in store.damaged_bookings(session):
+        known = booking.get("status") in set(BookingStatus)
+        field = "seatLockId" if known else "status"
         yield Finding(
             Fault.DAMAGED_BOOKING,
-            f"booking {booking['_id']}: status is {describe(booking.get('status'))}",
+            f"booking {booking['_id']}: {field} is {describe(booking.get(field))}",
             booking=booking["_id"],
         )
 
 
-def _disagreeing_bookings(store: Store, session: Session) -> Iterator[Finding]:
-    for booking in store.disagreeing_bookings(session):
-        status, lock_status = booking["status"], booking.get("lockStatus")
-        lock = booking.get("seatLockId")
-        state = f"its lock {lock} is {lock_status or 'missing'}"
-        message = f"booking {booking['_id']} is {status} but {state}"
-        fault = _fault_of_pair(status, lock_status)
-        if fault:
-            yield Finding(fault, message, event=booking.get("event"), lock=lock, booking=booking["_id"])
+def _flaw(lock: Document) -> str:
+    if lock.get("status") not in set(LockStatus):
+        return f"status is {describe(lock.get('status'))}"
+    if seats_of(lock) is None:
+        return f"seats is {describe(lock.get('seats'))}, not a positive whole number"
+    return "its _id is not an ObjectId"
+
+
+def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Finding]:
+    """What is wrong with each of these locks and its bookings, if anything is."""
+    locks = store.locks_by_id(lock_ids, session)
+    bookings: dict[Id, list[Document]] = defaultdict(list)
+    for booking in store.bookings_of_locks(lock_ids, session):
+        bookings[booking["seatLockId"]].append(booking)
+    for lock_id in lock_ids:
+        lock, mine = locks.get(lock_id), bookings[lock_id]
+        status = lock.get("status") if lock else None
+        event = lock.get("eventId") if lock else None
+        states = [booking.get("status") for booking in mine]
+        if len(mine) > 1:
+            message = f"lock {lock_id} has {len(mine)} bookings"
+            yield Finding(Fault.SEVERAL_BOOKINGS, message, lock=lock_id)
+        if status == LockStatus.CONSUMED and BookingStatus.CONFIRMED not in states:
+            message = f"lock {lock_id} is CONSUMED without a CONFIRMED booking; somebody may have paid"
+            yield Finding(Fault.CONSUMED_WITHOUT_BOOKING, message, event, lock_id)
+        for booking in mine:
+            fault = _fault_of_pair(str(booking.get("status")), status)
+            if fault is Fault.SEATS_NOT_RETURNED and not LIVE_STATES.isdisjoint(states):
+                continue  # its other booking is alive and keeps the seats
+            if fault:
+                message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
+                message += str(status or "missing")
+                yield Finding(fault, message, booking.get("event"), lock_id, booking["_id"])
 
 
 def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:

@@ -151,7 +151,7 @@ def take(store: Store, make_lock: Callable[[datetime], Document]) -> tuple[Docum
             if not store.transactions:
                 store.add_seats_to(lock["eventId"], lock["seats"], now)
             raise
-        return lock, event["availableSeats"]
+        return lock, event["availableSeats"] - lock["seats"]
 
     return store.transact(work)
 

@@ -72,7 +72,7 @@ class Run:
     seats: int = 0
     repairs: int = 0
     """Documents that recovery changed beside what the sweeps gave back."""
-    set_aside: dict[tuple[str, Id], SetAside] = field(default_factory=dict)
+    set_aside: dict[tuple[str, str], SetAside] = field(default_factory=dict)
     seats_by_event: Counter[Id] = field(default_factory=Counter)
     steps: list[Document] = field(default_factory=list)
     """What recovery found, and what was done about each."""
@@ -96,7 +96,7 @@ class Run:
         self.seats += batch.seats.total()
         self.seats_by_event.update(batch.seats)
         for item in batch.set_aside:
-            self.set_aside[item.kind, item.id] = item
+            self.set_aside[item.kind, str(item.id)] = item
             log.info("set aside %s", item)
         self._tell(batch)
 

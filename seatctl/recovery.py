@@ -22,9 +22,11 @@ from seatctl.inventory import (
     give_back,
     give_up_locks,
     hold_of,
+    prospect,
     sound,
 )
 from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, seats_of
+from seatctl.store import is_object_id
 
 if TYPE_CHECKING:
     from seatctl.joblog import Run
@@ -50,13 +52,14 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     now = store.now()
     terms = Terms(now, overdue_at=now)
     busy: set[Id] = set()
+    handled: set[Id] = set()
     for kind in (booking_sweep(store), lock_sweep(store)):
         for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run, go_on=run.go_on):
-            _let_go(store, run, batch, terms)
+            handled |= _let_go(store, run, batch, terms)
             busy |= batch.busy
             run.record(batch)
         run.checkpoint()
-    handled = {item.id for item in run.set_aside.values()}
+    handled |= {item.id for item in run.set_aside.values() if is_object_id(item.id)}
     for finding in pairs(store):
         if run.dry_run and handled & {finding.lock, finding.booking}:
             continue
@@ -65,18 +68,15 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
         _treat(store, run, finding, now, busy)
 
 
-def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> None:
+def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> set[Id]:
     """Expire also what the sweep set aside because no counter can take the seats: the event is
-    unknown, or its counter never went down. Only recovery may: it looks at the counters next."""
+    unknown, or its counter never went down. Only recovery may: it looks at the counters next.
+    Returns the ids of what it dealt with."""
     mine = [
         item for item in batch.set_aside if item.cause in (Cause.UNKNOWN_EVENT, Cause.COUNTER) and item.claim
     ]
-    if not mine:
-        return
     claims = [item.claim for item in mine if item.claim is not None]
-    done = GivenBack()
-    if not run.dry_run:
-        done = give_up_locks(store, claims, terms)
+    done = prospect(claims) if run.dry_run else give_up_locks(store, claims, terms)
     batch.set_aside = [item for item in batch.set_aside if item not in mine]
     batch.locks += done.locks
     batch.bookings += done.bookings
@@ -84,6 +84,7 @@ def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> None:
         orphan = Fault.ORPHAN_LOCK if item.kind == "lock" else Fault.ORPHAN_BOOKING
         fault = orphan if item.cause is Cause.UNKNOWN_EVENT else Fault.COUNTER_DRIFT
         _note(run, fault.value, str(item), PLANNED if run.dry_run else "expired, no counter raised")
+    return {item.id for item in mine}
 
 
 def _treat(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> None:
@@ -123,7 +124,8 @@ def _repair(store: Store, run: Run, finding: Finding, now: datetime, busy: set[I
                 finding.booking, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now
             )
             run.bookings += changed
-            return "booking EXPIRED" if changed else ""
+            seats = _return_seats(store, run, finding, now, busy) if changed else ""
+            return ", ".join(filter(None, ("booking EXPIRED" if changed else "", seats)))
         case Fault.ORPHAN_LOCK:
             changed = store.move_lock(finding.lock, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True)
             run.locks += changed
@@ -138,31 +140,45 @@ def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: s
     lock = store.lock(finding.lock)
     if lock is None or lock.get("status") != LockStatus.EXPIRED:
         return ""
-    seats = seats_of(lock)
-    if seats is None:
+    seats, event_id = seats_of(lock), lock.get("eventId")
+    if seats is None or store.event(event_id) is None:
         return NEEDS_PERSON
 
-    def work(session: Session) -> bool:
-        if store.take_seats(lock["eventId"], seats, now, session) is None:
-            return False
-        if not store.move_lock(
-            lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, now, by_job=True, session=session
-        ):
-            if not store.transactions:
-                store.add_seats_to(lock["eventId"], seats, now)
-            raise Nothing
-        return True
+    def take() -> bool:
+        return store.transact(lambda session: _consume_again(store, lock, seats, now, busy, session))
 
     try:
-        taken = store.transact(work)
-        if not taken and _reconcile(store, run, lock["eventId"], now, busy) == DONE:
-            taken = store.transact(work)  # the counter had been too low
+        taken = take()
+        if not taken:  # the counter may be too low
+            corrected = _reconcile(store, run, event_id, now, busy)
+            if corrected == LEFT:
+                return LEFT
+            taken = corrected == DONE and take()
     except Nothing:
         return ""
     if not taken:
         return OVERSOLD
     run.repairs += 1
     return f"{seats} seats taken again, lock CONSUMED"
+
+
+def _consume_again(
+    store: Store, lock: Document, seats: int, now: datetime, busy: set[Id], session: Session
+) -> bool:
+    """Counter down, then EXPIRED → CONSUMED; False when the event has too few seats. Raises Nothing
+    when the lock is EXPIRED no more."""
+    before = store.take_seats(lock["eventId"], seats, now, session)
+    if before is None:
+        return False
+    if not is_quiet(before, now, now, busy):
+        busy.add(lock["eventId"])
+    if not store.move_lock(
+        lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, now, by_job=True, session=session
+    ):
+        if not store.transactions:
+            store.add_seats_to(lock["eventId"], seats, now)
+        raise Nothing
+    return True
 
 
 def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:

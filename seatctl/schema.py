@@ -66,13 +66,16 @@ READERS = (
         (("event", 1), ("paymentExpiresAt", 1)),
         {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
     ),
+    Index(LOCKS, "locks_by_status", (("status", 1), ("_id", 1)), {}),
+    Index(BOOKINGS, "bookings_by_status", (("status", 1), ("seatLockId", 1)), {}),
     Index(LOCKS, "locks_of_event", (("eventId", 1), ("_id", -1)), {}),
     Index(LOCKS, "locks_of_user", (("userId", 1), ("_id", -1)), {}),
     Index(BOOKINGS, "bookings_of_event", (("event", 1), ("_id", -1)), {}),
     Index(BOOKINGS, "bookings_of_user", (("user", 1), ("_id", -1)), {}),
+    Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
 )
-RETENTION_INDEX = "retention"
+RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]
 
 INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, UNAUTHORIZED = 85, 86, 13
 NAMESPACE_EXISTS = 48
@@ -97,8 +100,10 @@ def ensure_guard(database: Database[Document], guard: Index) -> None:
 
 def retention_of(database: Database[Document]) -> timedelta | None:
     """How long job log entries are kept now, or None when nothing limits it."""
-    index = database[JOB_LOGS].index_information().get(RETENTION_INDEX)
-    return timedelta(seconds=int(index["expireAfterSeconds"])) if index else None
+    for index in database[JOB_LOGS].index_information().values():
+        if list(index["key"]) == RETENTION_KEYS and "expireAfterSeconds" in index:
+            return timedelta(seconds=int(index["expireAfterSeconds"]))
+    return None
 
 
 def missing(database: Database[Document]) -> list[str]:
@@ -135,18 +140,21 @@ def init(database: Database[Document], retention: timedelta | None, default: tim
         index.create(database)
     current = retention_of(database)
     wanted = retention or current or default
-    if current is None:
-        database[JOB_LOGS].create_index(
-            [("executedAt", 1)], name=RETENTION_INDEX, expireAfterSeconds=int(wanted.total_seconds())
-        )
-    elif current != wanted:
-        database.command(
-            "collMod",
-            JOB_LOGS,
-            index={"name": RETENTION_INDEX, "expireAfterSeconds": int(wanted.total_seconds())},
-        )
+    if current != wanted:
+        _retain(database, int(wanted.total_seconds()))
+    if current not in (None, wanted):
         created.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
     return created
+
+
+def _retain(database: Database[Document], seconds: int) -> None:
+    """Limit the job log's age, by an index of our own or by whichever is on these keys already."""
+    indexes = database[JOB_LOGS].index_information().values()
+    if any(list(index["key"]) == RETENTION_KEYS for index in indexes):
+        index = {"keyPattern": dict(RETENTION_KEYS), "expireAfterSeconds": seconds}
+        database.command("collMod", JOB_LOGS, index=index)
+    else:
+        database[JOB_LOGS].create_index(RETENTION_KEYS, name=RETENTION_INDEX, expireAfterSeconds=seconds)
 
 
 # --- validators: the database's own last word ------------------------------------------------------

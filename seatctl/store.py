@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from heapq import merge
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
@@ -19,7 +22,17 @@ from pymongo.errors import CursorNotFound, DuplicateKeyError, OperationFailure
 from seatctl import schema
 from seatctl.connection import DOCUMENT_VALIDATION_FAILED, explain
 from seatctl.errors import Usage
-from seatctl.model import HOLDING, LIVE, RETENTION, BookingStatus, Document, Id, LockStatus
+from seatctl.model import (
+    HOLDING,
+    LIVE,
+    RETENTION,
+    BookingStatus,
+    Document,
+    Id,
+    LockStatus,
+    seats_of,
+    whole_number,
+)
 from seatctl.timespec import shorten
 
 if TYPE_CHECKING:
@@ -108,12 +121,11 @@ class Store:
         return {event["_id"]: event for event in found}
 
     def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
-        """Counter down, if that many seats are there; returns the event afterwards, or None."""
+        """Counter down, if that many seats are there; returns the event as it was before, or None."""
         with _refusals():
             return self._events.find_one_and_update(
                 {"_id": event_id, "availableSeats": {"$gte": seats}},
                 _more(-seats, now),
-                return_document=ReturnDocument.AFTER,
                 session=session,
             )
 
@@ -169,8 +181,9 @@ class Store:
     def lock(self, lock_id: Id, session: Session = None) -> Document | None:
         return self._locks.find_one({"_id": lock_id}, session=session)
 
-    def locks_by_id(self, lock_ids: Iterable[Id]) -> dict[Id, Document]:
-        return {lock["_id"]: lock for lock in self._locks.find({"_id": {"$in": list(lock_ids)}})}
+    def locks_by_id(self, lock_ids: Iterable[Id], session: Session = None) -> dict[Id, Document]:
+        found = self._locks.find({"_id": {"$in": list(lock_ids)}}, session=session)
+        return {lock["_id"]: lock for lock in found}
 
     def lock_by_key(self, event_id: Id, user: Id, key: str) -> Document | None:
         # The $type repeats the guard's partial filter; without it the planner scans the collection.
@@ -227,7 +240,10 @@ class Store:
             {"$group": {"_id": {"event": "$eventId", "status": "$status"}, "seats": {"$sum": "$seats"}}},
         ]
         groups = self._locks.aggregate(pipeline, session=session)
-        return {(group["_id"]["event"], group["_id"]["status"]): int(group["seats"]) for group in groups}
+        return {
+            (group["_id"]["event"], group["_id"]["status"]): whole_number(group["seats"]) or 0
+            for group in groups
+        }
 
     # --- bookings ------------------------------------------------------------------------------
 
@@ -249,8 +265,8 @@ class Store:
         bookings = list(self._bookings.find(_of_locks([lock_id]), session=session))
         return min(bookings, key=lambda booking: booking.get("status") not in LIVE, default=None)
 
-    def bookings_of_locks(self, lock_ids: Sequence[Id]) -> list[Document]:
-        return list(self._bookings.find(_of_locks(lock_ids)))
+    def bookings_of_locks(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
+        return list(self._bookings.find(_of_locks(lock_ids), session=session))
 
     def live_bookings_of(self, lock_ids: Sequence[Id]) -> list[Document]:
         """Bookings that keep these locks from expiring (invariant 4)."""
@@ -346,72 +362,38 @@ class Store:
             },
         ]
         groups = self._locks.aggregate(pipeline, session=session, allowDiskUse=True)
-        # An event's id that is a list or a document cannot be any event's: an orphan's.
-        return {
-            group["_id"]: (int(group["seats"]), group["unreadable"])
-            for group in groups
-            if isinstance(group["_id"], Hashable)
-        }
+        held = {}
+        for group in groups:
+            seats = whole_number(group["seats"])  # none where a lock has a decimal
+            # An event's id that is a list or a document cannot be any event's: an orphan's.
+            if isinstance(group["_id"], Hashable):
+                held[group["_id"]] = (seats or 0, group["unreadable"] + (seats is None))
+        return held
 
     def all_counters(self, session: Session = None) -> Iterator[Document]:
         yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)
 
-    def disagreeing_bookings(self, session: Session = None) -> Iterator[Document]:
-        """Bookings whose lock is not in the state that theirs demands, with `lockStatus`."""
-        pipeline: list[Document] = [
-            {
-                "$lookup": {
-                    "from": schema.LOCKS,
-                    "localField": "seatLockId",
-                    "foreignField": "_id",
-                    "as": "lock",
-                }
-            },
-            {
-                "$match": {
-                    "$or": [
-                        {"status": BookingStatus.CONFIRMED, "lock.status": {"$ne": LockStatus.CONSUMED}},
-                        {"status": BookingStatus.PAYMENT_PENDING, "lock.status": {"$ne": LockStatus.ACTIVE}},
-                        {
-                            "status": {"$in": [BookingStatus.FAILED, BookingStatus.EXPIRED]},
-                            "lock.status": {"$ne": LockStatus.EXPIRED},
-                        },
-                    ]
-                }
-            },
-        ]
-        for booking in self._bookings.aggregate(pipeline, session=session, allowDiskUse=True):
-            locks = booking.pop("lock")
-            yield {**booking, "lockStatus": locks[0].get("status") if locks else None}
+    def doubtful_pairs(self, session: Session = None) -> Iterator[Id]:
+        """Ids of locks whose state does not agree with their bookings', seen from the ids alone.
 
-    def consumed_without_confirmed(self, session: Session = None) -> Iterator[tuple[Document, int]]:
-        """CONSUMED locks with the number of their CONFIRMED bookings, where that is not one."""
-        pipeline: list[Document] = [
-            {"$match": {"status": LockStatus.CONSUMED}},
-            {
-                "$lookup": {
-                    "from": schema.BOOKINGS,
-                    "localField": "_id",
-                    "foreignField": "seatLockId",
-                    "as": "bookings",
-                }
-            },
+        Reads the ids of each status in their order, which the indexes by status hold, and walks
+        along them together: memory stays constant, and no lock or booking is fetched.
+        """
+        locks = [(status, self._ids(self._locks, "_id", status, session)) for status in HOLDING]
+        bookings = [
+            (status, self._ids(self._bookings, "seatLockId", status, session)) for status in BookingStatus
         ]
-        for lock in self._locks.aggregate(pipeline, session=session, allowDiskUse=True):
-            bookings = lock.pop("bookings")
-            confirmed = sum(booking.get("status") == BookingStatus.CONFIRMED for booking in bookings)
-            if confirmed != 1:
-                yield lock, confirmed
+        tagged = [zip(ids, repeat(status)) for status, ids in (*locks, *bookings)]
+        for lock_id, states in groupby(merge(*tagged, key=itemgetter(0)), key=itemgetter(0)):
+            if tuple(sorted(status for _, status in states)) not in _AGREEING:
+                yield lock_id
 
-    def several_bookings(self, session: Session = None) -> Iterator[tuple[Id, int]]:
-        """Locks with more than one booking."""
-        pipeline: list[Document] = [
-            {"$match": {"seatLockId": {"$ne": None}}},
-            {"$group": {"_id": "$seatLockId", "bookings": {"$sum": 1}}},
-            {"$match": {"bookings": {"$gt": 1}}},
-        ]
-        for group in self._bookings.aggregate(pipeline, session=session, allowDiskUse=True):
-            yield group["_id"], group["bookings"]
+    @staticmethod
+    def _ids(collection: Collection[Document], field: str, status: str, session: Session) -> Iterator[Id]:
+        where = {"status": status, field: {"$gte": _SMALLEST_ID}}
+        fields = {"_id": 0, field: 1} if field != "_id" else {"_id": 1}
+        found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
+        return (document[field] for document in found.sort([(field, 1)]))
 
     def orphan_locks(self, session: Session = None) -> Iterator[Document]:
         """Locks that hold seats of an event that does not exist."""
@@ -434,15 +416,21 @@ class Store:
         if unknown:
             yield from collection.find({**where, field: {"$in": unknown}}, session=session)
 
-    def damaged_locks(self, session: Session = None) -> Iterator[Document]:
-        """Locks in no known state, and locks holding something that is no number of seats."""
-        no_seats = {"status": {"$in": list(HOLDING)}, "$expr": {"$not": [_IS_SEAT_COUNT]}}
-        where: Document = {"$or": [{"status": {"$nin": list(LockStatus)}}, no_seats]}
-        yield from self._locks.find(where, session=session)
+    def damaged_locks(self, session: Session = None, *, seats_too: bool = True) -> Iterator[Document]:
+        """Locks in no known state or without an id of their own; with `seats_too`, also those that
+        hold something that is no number of seats, for which every held lock has to be read."""
+        held = {"$in": list(HOLDING)}
+        yield from self._locks.find({"status": {"$nin": list(LockStatus)}}, session=session)
+        yield from self._locks.find({"status": held, "_id": _NO_ID}, session=session)
+        if seats_too:
+            holding = self._locks.find({"status": held, "_id": {"$gte": _SMALLEST_ID}}, session=session)
+            yield from (lock for lock in holding if seats_of(lock) is None)
 
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
-        """Bookings in no known state."""
+        """Bookings in no known state, and live ones that name no lock."""
         yield from self._bookings.find({"status": {"$nin": list(BookingStatus)}}, session=session)
+        live = {"status": {"$in": list(LIVE)}}
+        yield from self._bookings.find({**live, "seatLockId": _NO_ID}, session=session)
 
     def seat_totals(self) -> dict[str, int]:
         """Over all events: how many there are, and their `total`, `available`, `locked` and `sold`
@@ -580,6 +568,22 @@ class Store:
         except CursorNotFound as error:
             raise CandidatesLost from error
 
+
+_SMALLEST_ID = ObjectId("0" * 24)
+_NO_ID = {"$not": {"$gte": _SMALLEST_ID}}
+"""No ObjectId, or nothing; unlike `$type`, a range on an index."""
+
+_AGREEING = frozenset(
+    tuple(sorted(states))
+    for states in (
+        (LockStatus.ACTIVE,),
+        (LockStatus.ACTIVE, BookingStatus.PAYMENT_PENDING),
+        (LockStatus.CONSUMED, BookingStatus.CONFIRMED),
+        (BookingStatus.FAILED,),
+        (BookingStatus.EXPIRED,),
+    )
+)
+"""What may be found under one lock's id: its own state unless that is EXPIRED, and its booking's."""
 
 _IS_SEAT_COUNT: Document = {
     "$cond": [

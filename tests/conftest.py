@@ -18,7 +18,9 @@ import pytest
 from pymongo import MongoClient
 from servers import Server
 
+from seatctl import schema
 from seatctl.connection import Deployment, connect
+from seatctl.model import RETENTION
 from seatctl.store import Store
 
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -104,11 +106,21 @@ def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[S
     yield from fresh_store("standalone", request, clock)
 
 
+class MockStore(Store):
+    """mongomock knows no validators."""
+
+    def missing(self) -> list[str]:
+        return schema.missing(self.database)
+
+    def init(self, retention: timedelta | None = None) -> list[str]:
+        return schema.init(self.database, retention, RETENTION)
+
+
 def fresh_store(kind: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
     name = f"test_{uuid.uuid4().hex}"
     if kind == "mongomock":
         client = mongomock.MongoClient(tz_aware=True)
-        yield Store(Deployment(client, name, transactions=False, clock=clock))
+        yield MockStore(Deployment(client, name, transactions=False, clock=clock))
         return
     server: Server = request.getfixturevalue(kind)
     client = MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO")

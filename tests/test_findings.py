@@ -265,8 +265,11 @@ def test_numbers_beyond_reading(request, kind, seats):
 
 
 @pytest.mark.parametrize("odd", [{"n": 1}, ["x"]], ids=["document", "list"])
-def test_odd_references(store, scene, odd):
+@pytest.mark.parametrize("kind", ["replica", "standalone"])
+def test_odd_references(request, kind, odd):
     """A lock whose event id is no value at all but a document or a list belongs to no event."""
+    store = request.getfixturevalue(f"{kind}_store")
+    scene = Scene(store)
     scene.edit("seatLocks", scene.held, eventId=odd)
     scene.counter(1)
 
