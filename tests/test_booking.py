@@ -606,6 +606,20 @@ def test_pay_loses_the_booking(store, pending, monkeypatch):
     assert store.booking(pending)["status"] == "FAILED"
 
 
+def test_pay_loses_its_time(store, pending, monkeypatch):
+    """A deadline that moves into the past between reading and writing is kept: the payment is refused."""
+    confirm = store.confirm_booking
+
+    def beaten(booking_id, now, session):
+        edit(store, "bookings", pending, paymentExpiresAt=now)
+        return confirm(booking_id, now, session)
+
+    monkeypatch.setattr(store, "confirm_booking", beaten)
+    with pytest.raises(DeadlinePassed, match="refund is due"):
+        booking.pay(store, pending)
+    assert store.booking(pending)["status"] == "PAYMENT_PENDING"
+
+
 def test_pay_loses_the_lock(store, lock, pending, monkeypatch):
     """A lock that expires in the middle of a payment leaves no CONFIRMED booking without seats."""
     move = store.move_lock

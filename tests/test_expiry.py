@@ -349,7 +349,8 @@ def test_lock_confirmed_meanwhile(store, clock, event, monkeypatch):
 
 
 def test_lock_expired_meanwhile(store, clock, event, monkeypatch):
-    """Two jobs over the same locks give each seat back once."""
+    """Two jobs over the same locks give each seat back once, also where the counter has room for more."""
+    booking.lock(store, event, "u", 10, ttl=LATE)
     take(store, event, 3)
     clock.advance(minutes=11)
     read, calls = store.live_bookings_of, iter(range(100))
@@ -357,13 +358,14 @@ def test_lock_expired_meanwhile(store, clock, event, monkeypatch):
     def expired_meanwhile(lock_ids):
         found = read(lock_ids)
         if not next(calls):
+            clock.advance(milliseconds=1)
             assert expire_locks(store).locks == 3
         return found
 
     monkeypatch.setattr(store, "live_bookings_of", expired_meanwhile)
 
     assert counts(expire_locks(store)) == (0, 0, 0)
-    assert available(store, event) == 100
+    assert available(store, event) == 90
 
 
 def test_booking_paid_meanwhile(store, clock, event, monkeypatch):
@@ -386,6 +388,26 @@ def test_booking_paid_meanwhile(store, clock, event, monkeypatch):
     assert counts(expire_bookings(store)) == (1, 1, 1)
     assert (store.booking(bookings[0])["status"], status(store, locks[0])) == ("CONFIRMED", "CONSUMED")
     assert available(store, event) == 99
+
+
+def test_booking_confirmed_by_another_program_meanwhile(store, clock, event, monkeypatch):
+    """A booking that another program confirms between reading and writing keeps its lock, though that
+    program has not touched the lock."""
+    locks = take(store, event, 2)
+    bookings = [booking.confirm(store, lock).document["_id"] for lock in locks]
+    clock.advance(minutes=16)
+    read, calls = store.live_bookings_of, iter(range(100))
+
+    def confirmed_meanwhile(lock_ids):
+        found = read(lock_ids)
+        if not next(calls):
+            edit(store, "bookings", bookings[0], status="CONFIRMED")
+        return found
+
+    monkeypatch.setattr(store, "live_bookings_of", confirmed_meanwhile)
+
+    assert counts(expire_bookings(store)) == (1, 1, 1)
+    assert (status(store, locks[0]), available(store, event)) == ("ACTIVE", 99)
 
 
 def test_lost_cursor(store, clock, event, monkeypatch):

@@ -280,15 +280,15 @@ def test_half_done_command_is_no_finding(standalone_store, monkeypatch):
     """Without snapshots, what is wrong at one look and right at the next was a command in flight."""
     scene = Scene(standalone_store)
     drift(scene)
-    look = standalone_store.held_by_event
+    look = standalone_store.all_counters
 
-    def finished_meanwhile(*arguments):
-        held = look(*arguments)
+    def finished_meanwhile(session):
+        counters = list(look(session))
         scene.counter(1)
-        monkeypatch.setattr(standalone_store, "held_by_event", look)
-        return held
+        monkeypatch.setattr(standalone_store, "all_counters", look)
+        return counters
 
-    monkeypatch.setattr(standalone_store, "held_by_event", finished_meanwhile)
+    monkeypatch.setattr(standalone_store, "all_counters", finished_meanwhile)
     assert findings.find_all(standalone_store) == []
 
 
