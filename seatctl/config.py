@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from seatctl.errors import Misconfigured, Usage
 from seatctl.timespec import shorten
@@ -107,7 +107,8 @@ def scrub(text: str, uri: str) -> str:
     if "@" in uri:
         userinfo = uri.partition("://")[2].rpartition("@")[0]
         password = userinfo.partition(":")[2]
-        for secret in sorted({userinfo, password, unquote(password)}, key=len, reverse=True):
+        forms = {userinfo, password, unquote(password), unquote_plus(password)}
+        for secret in sorted(forms, key=len, reverse=True):
             if len(secret) > 3:  # shorter ones are in every word
                 text = text.replace(secret, "***")
     return text
