@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pty
 import signal
@@ -145,10 +146,12 @@ class Shell:
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
     """Run it in this process, with this process's environment: many times as fast."""
-    terminated = signal.getsignal(signal.SIGTERM)
+    terminated, story = signal.getsignal(signal.SIGTERM), logging.getLogger("seatctl")
     config.seen.clear()
     code = edge.run(app, arguments)
     signal.signal(signal.SIGTERM, terminated)
+    story.handlers.clear()
+    story.setLevel(logging.NOTSET)
     shown = capsys.readouterr()
     return Result(code, shown.out, shown.err)
 
