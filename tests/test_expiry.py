@@ -8,7 +8,7 @@ from bson import ObjectId
 from seatctl import booking, expiry
 from seatctl.errors import Contention
 from seatctl.expiry import booking_sweep, lock_sweep
-from seatctl.inventory import Cause, GivenBack, Terms
+from seatctl.inventory import Cause, GivenBack, StartOver, Terms
 from seatctl.model import LIVE, BookingStatus, LockStatus
 from seatctl.store import CandidatesLost
 
@@ -429,6 +429,24 @@ def test_lost_cursor(store, clock, event, monkeypatch):
     calls = iter(range(100))
 
     assert counts(expire_locks(store, batch_size=1)) == (3, 0, 3)
+
+
+def test_endless_race(store, clock, event, monkeypatch):
+    """When others keep winning, a sweep and a command end with a word about it and nothing changed."""
+    (lock,) = take(store, event)
+    clock.advance(minutes=11)
+    before = everything(store)
+
+    def beaten(*_, **__):
+        raise StartOver
+
+    monkeypatch.setattr(expiry, "give_back", beaten)
+    with pytest.raises(Contention):
+        expire_locks(store)
+    monkeypatch.setattr(booking, "give_back", beaten)
+    with pytest.raises(Contention):
+        booking.release(store, lock)
+    assert before == everything(store)
 
 
 # --- expire-bookings -------------------------------------------------------------------------------

@@ -192,6 +192,28 @@ def test_signal_handlers_return(store):
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_story(store, caplog, dry_run):
+    """The story of a run tells each batch with every counter before and after it; a counter that is no
+    number has no story."""
+    caplog.set_level("INFO", "seatctl")
+    other = ObjectId()
+    now_there = 97 if dry_run else 100  # a dry run has not changed it
+    store.database.events.insert_many(
+        [{"_id": EVENT, "availableSeats": now_there}, {"_id": other, "availableSeats": "many"}]
+    )
+
+    def work(run):
+        run.record(GivenBack(4, 0, Counter({EVENT: 3, other: 1}), [broken()]))
+
+    joblog.run(store, JobType.LOCK_EXPIRY, work, dry_run=dry_run)
+
+    assert f"event {EVENT}: 97 → 100 seats available (+3)" in caplog.text
+    assert str(other) not in caplog.text
+    assert f"set aside {broken()}" in caplog.text
+    assert ("would be expired" in caplog.text) is dry_run
+
+
 def test_run_in_a_thread(store):
     """A run outside the main thread cannot listen to signals and works all the same."""
     results = []

@@ -62,6 +62,41 @@ def test_events_with_seats(store, event):
     assert "locked" not in store.event(event)
 
 
+def test_fullest(store, clock, event):
+    """The fullest events come first; one whose numbers cannot be read breaks nothing."""
+    empty = booking.create_event(store, "Empty", 10, clock()).document["_id"]
+    sold_out = booking.create_event(store, "Sold out", 1, clock()).document["_id"]
+    booking.lock(store, sold_out, "u", 1)
+    odd = store.database.events.insert_one({"totalSeats": "many"}).inserted_id
+
+    assert [each for each in ids(lists.fullest(store, 0)) if each != odd] == [sold_out, event, empty]
+    assert len(lists.fullest(store, 2)) == 2
+    assert {each["_id"]: each["locked"] for each in lists.fullest(store, 0)}[sold_out] == 1
+
+
+def test_summary(store, clock):
+    """For each job: how many runs, how many went well, what they did and how long they took; entries of
+    another program that say less count as runs all the same."""
+    for status, duration in (("SUCCESS", 10), ("SUCCESS", 30), ("FAILED", 200)):
+        details = {"recordsProcessed": 2, "seatsRestored": 3, "duration": duration}
+        run = {"jobType": "LOCK_EXPIRY", "executedAt": clock(), "status": status, "details": details}
+        store.insert_run(run)
+    store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock(), "status": "SUCCESS", "details": "x"})
+    store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock() - timedelta(days=1)})
+    summary = {row.pop("jobType"): row for row in lists.summary(store, clock() - timedelta(hours=1))}
+
+    assert set(summary) == set(JobType)
+    assert summary["LOCK_EXPIRY"] == {
+        "runs": 4,
+        "successRate": 0.75,
+        "recordsProcessed": 6,
+        "seatsRestored": 9,
+        "medianDuration": 30,
+        "worstDuration": 200,
+    }
+    assert (summary["RECOVERY"]["runs"], summary["RECOVERY"]["successRate"]) == (0, None)
+
+
 def test_show_event(store, event):
     """An event is shown with its counters and latest locks and bookings."""
     for _ in range(lists.LATEST):

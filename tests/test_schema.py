@@ -57,8 +57,8 @@ def test_missing_one_by_one(store):
     assert set(store.missing()) == {
         "seatLocks.locks_of_event",
         "jobLogs",
-        "jobLogs.runs_of_type",
         "jobLogs.retention",
+        *(f"jobLogs.{index.name}" for index in schema.READERS if index.collection == "jobLogs"),
     }
     store.init()
     assert store.missing() == []
