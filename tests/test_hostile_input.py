@@ -8,6 +8,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,24 +223,30 @@ def check_refusal(result: Result, code: int, phrase: str) -> None:
 # --- arguments ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Healthy:
+    """A healthy database that no case here may change, and ids in it."""
+
+    uri: str
+    ids: Mapping[str, str]
+    database: Database[Document]
+
+
 @pytest.fixture(scope="module")
-def healthy(replica: Server) -> Iterator[tuple[str, dict[str, str]]]:
-    """The URI of a healthy database that no case here may change, and ids in it."""
+def healthy(replica: Server) -> Iterator[Healthy]:
     uri = replica.uri.replace("/?", f"/test_{uuid.uuid4().hex}?")
     store = open_store(uri)
     event = booking.create_event(store, "Gala", 11, timedelta(days=9)).document["_id"]
     locks = [booking.lock(store, event, "ada", 1).document["_id"] for _ in range(2)]
     booked = booking.confirm(store, locks[1]).document["_id"]
     ids = {"event": event, "lock": locks[0], "booked": locks[1], "booking": booked}
-    yield uri, {name: str(value) for name, value in ids.items()}
+    yield Healthy(uri, {name: str(value) for name, value in ids.items()}, store.database)
     store.drop()
     store.deployment.close()
 
 
-def everything(uri: str) -> dict[str, list[Document]]:
-    with MongoClient[Document](uri) as client:
-        database = client.get_default_database()
-        return {name: list(database[name].find()) for name in sorted(database.list_collection_names())}
+def everything(database: Database[Document]) -> dict[str, list[Document]]:
+    return {name: list(database[name].find()) for name in sorted(database.list_collection_names())}
 
 
 def fill(arguments: tuple[str, ...], ids: Mapping[str, str]) -> list[str]:
@@ -256,7 +263,7 @@ def label(value: object) -> str:
     ("code", "phrase", "arguments"), ARGUMENTS, ids=[label(case[2]) for case in ARGUMENTS]
 )
 def test_a_bad_argument_is_refused_in_one_line_and_changes_nothing(
-    healthy: tuple[str, dict[str, str]],
+    healthy: Healthy,
     code: int,
     phrase: str,
     arguments: tuple[str, ...],
@@ -264,25 +271,23 @@ def test_a_bad_argument_is_refused_in_one_line_and_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever is typed: the right code, one line that names the mistake, and the database as it was."""
-    uri, ids = healthy
-    settings(SEATCTL_URI=uri)
-    before = everything(uri)
-    check_refusal(here(capsys, *fill(arguments, ids)), code, phrase)
-    command, *rest = fill(arguments, ids)
+    settings(SEATCTL_URI=healthy.uri)
+    before = everything(healthy.database)
+    command, *rest = fill(arguments, healthy.ids)
+    check_refusal(here(capsys, command, *rest), code, phrase)
     told = here(capsys, command, "--json", *rest)
     assert told.stdout == ""
     assert told.error["exitCode"] == code == told.code
-    assert everything(uri) == before
+    assert everything(healthy.database) == before
 
 
 @pytest.mark.parametrize(("code", "phrase", "arguments"), ARGUMENTS[THROUGH_THE_SHELL])
 def test_a_bad_argument_through_the_shell(
-    healthy: tuple[str, dict[str, str]], code: int, phrase: str, arguments: tuple[str, ...], tmp_path: Path
+    healthy: Healthy, code: int, phrase: str, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     """The installed program says the same as its functions in this process."""
-    uri, ids = healthy
-    shell = Shell({"SEATCTL_URI": uri, "HOME": str(tmp_path)})
-    check_refusal(shell(*fill(arguments, ids)), code, phrase)
+    shell = Shell({"SEATCTL_URI": healthy.uri, "HOME": str(tmp_path)})
+    check_refusal(shell(*fill(arguments, healthy.ids)), code, phrase)
 
 
 # --- settings -----------------------------------------------------------------------------------------
@@ -395,16 +400,7 @@ DOCUMENTS = [
     *(("events", change) for change in BAD_EVENTS),
     *(("jobLogs", change) for change in BAD_RUNS),
 ]
-LOOKS = (
-    "events",
-    "locks",
-    "bookings",
-    "jobs",
-    "jobs --summary",
-    "verify",
-    "health",
-    "expire-locks --dry-run",
-)
+LISTS = {"seatLocks": "locks", "bookings": "bookings", "events": "events", "jobLogs": "jobs"}
 JOBS = ("expire-bookings", "expire-locks", "recover")
 
 
@@ -442,35 +438,45 @@ def tell(document: tuple[str, Document]) -> str:
     return ascii(f"{collection} {'GONE' if GONE in change.values() else change}")[1:60].replace("[", "(")
 
 
+@pytest.fixture(scope="module")
+def damaged(replica: Server) -> Iterator[Database[Document]]:
+    """A database for one bad document after another: cleared between them, which is faster than new."""
+    with MongoClient[Document](replica.uri, tz_aware=True) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        yield database
+        client.drop_database(database)
+
+
 @pytest.mark.parametrize(("collection", "change"), DOCUMENTS, ids=map(tell, DOCUMENTS))
 def test_a_bad_document_never_stops_the_rest(
     collection: str,
     change: Document,
-    database_uri: str,
+    damaged: Database[Document],
+    replica: Server,
     settings: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Beside any damaged document the looks show, the jobs do all that is sound, whatever they had to
     set aside is named in their outcome, and what is left is found by verify."""
-    settings(SEATCTL_URI=database_uri)
-    with MongoClient[Document](database_uri) as client:
-        database = client.get_default_database()
-        good = insert_with_bad(database, collection, change)
-        for line in LOOKS:
-            check_outcome(here(capsys, *line.split()), (0, 5))
-        for line in JOBS:
-            result = here(capsys, line)
-            check_outcome(result, (0, 1))
-            entry = database.jobLogs.find_one({"host": socket.gethostname()}, sort=[("_id", -1)])
-            assert entry["status"] == ("FAILED" if result.code else "SUCCESS")
-            if result.code:
-                assert entry["error"] in result.stderr
-        assert database.events.find_one({"_id": good})["availableSeats"] == 10
-        assert {lock["status"] for lock in database.seatLocks.find({"eventId": good})} == {"EXPIRED"}
-        assert {each["status"] for each in database.bookings.find({"event": good})} == {"EXPIRED"}
-        again = here(capsys, "recover")
-        check_outcome(again, (0, 1))
-        assert here(capsys, "verify").code == (5 if again.code else 0)
+    settings(SEATCTL_URI=replica.uri, SEATCTL_DATABASE=damaged.name)
+    for name in LISTS:
+        damaged[name].delete_many({})
+    good = insert_with_bad(damaged, collection, change)
+    for line in (LISTS[collection], "verify", "health"):
+        check_outcome(here(capsys, line), (0, 5))
+    for line in JOBS:
+        result = here(capsys, line)
+        check_outcome(result, (0, 1))
+        [entry] = damaged.jobLogs.find({"host": socket.gethostname()}).sort("_id", -1).limit(1)
+        assert entry["status"] == ("FAILED" if result.code else "SUCCESS")
+        if result.code:
+            assert entry["error"] in result.stderr
+    assert damaged.events.find_one({"_id": good})["availableSeats"] == 10
+    assert {lock["status"] for lock in damaged.seatLocks.find({"eventId": good})} == {"EXPIRED"}
+    assert {each["status"] for each in damaged.bookings.find({"event": good})} == {"EXPIRED"}
+    again = here(capsys, "recover")
+    check_outcome(again, (0, 1))
+    assert here(capsys, "verify").code == (5 if again.code else 0)
 
 
 def check_outcome(result: Result, codes: tuple[int, ...]) -> None:
