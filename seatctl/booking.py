@@ -188,17 +188,24 @@ def pay(store: Store, booking_id: Id) -> Done:
         now = store.now()
         booking = _found(store, "booking", booking_id, store.booking(booking_id, session))
         lock_id = booking.get("seatLockId")
+        held = store.lock(lock_id, session)
+        if held is not None and held.get("status") == LockStatus.CONSUMED:
+            # Without transactions, perhaps by the same payment since the first look.
+            booking = _found(store, "booking", booking_id, store.booking(booking_id, session))
         if booking.get("status") == BookingStatus.CONFIRMED:
             # Finishes what a crash between the two writes below left half done.
             store.move_lock(lock_id, LockStatus.ACTIVE, LockStatus.CONSUMED, now, session=session)
             return Done(booking, changed=False)
-        check_payable(booking, store.lock(lock_id, session), now)
+        check_payable(booking, held, now)
         if not store.confirm_booking(booking_id, now, session):
             raise StartOver
         if not store.move_lock(lock_id, LockStatus.ACTIVE, LockStatus.CONSUMED, now, session=session):
-            if not store.transactions:
-                store.move_booking(booking_id, BookingStatus.CONFIRMED, BookingStatus.EXPIRED, now)
-            raise StartOver
+            held = None if store.transactions else store.lock(lock_id)
+            if held is None or held.get("status") != LockStatus.CONSUMED:
+                if not store.transactions:
+                    store.move_booking(booking_id, BookingStatus.CONFIRMED, BookingStatus.EXPIRED, now)
+                raise StartOver
+            # Else the same payment sent twice, or recovery, has finished what the line above began.
         return Done({**booking, "status": BookingStatus.CONFIRMED.value, "updatedAt": now})
 
     return again(lambda: store.transact(work))

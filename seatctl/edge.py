@@ -251,7 +251,7 @@ class _Line(logging.Formatter):
 def _tell_steps() -> None:
     handler = logging.StreamHandler()
     formatter = _Line("%(asctime)s [%(levelname)s] %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
+    formatter.converter = time.gmtime  # type: ignore[assignment,unused-ignore]  # a function
     handler.setFormatter(formatter)
     logger = logging.getLogger("seatctl")
     logger.addHandler(handler)

@@ -24,6 +24,7 @@ from seatctl.inventory import (
     SetAside,
     StartOver,
     Terms,
+    attempts,
     give_back,
     hold_of,
     prospect,
@@ -258,14 +259,14 @@ def _give_back_batch(
     store: Store, kind: Sweep, candidates: list[Document], terms: Terms, dry_run: bool, before: Wait = None
 ) -> GivenBack:
     assert terms.overdue_at is not None
-    for attempt in range(ATTEMPTS):
+    for attempt in attempts():
         claims, aside = kind.plan(candidates)
         if before is not None:
             before()
-        if attempt or dry_run:  # at first, the condition on the counters is enough
-            claims, unsound = sound(store, claims)
-            aside += unsound
         try:
+            if attempt or dry_run:  # at first, the condition on the counters is enough
+                claims, unsound = sound(store, claims)
+                aside += unsound
             done = prospect(claims) if dry_run or not claims else give_back(store, claims, terms)
         except StartOver:
             fresh = kind.read_again([document["_id"] for document in candidates])
@@ -277,7 +278,7 @@ def _give_back_batch(
             return _give_back_parts(store, kind, candidates, terms, refusal)
         done.set_aside += aside
         return done
-    raise Contention
+    raise AssertionError
 
 
 def _give_back_parts(

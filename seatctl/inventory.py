@@ -8,9 +8,11 @@ lock appears, lock out before the counter goes up. `recover` repairs what such a
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from functools import partial
@@ -121,11 +123,23 @@ def hold_of(lock: Document) -> Hold:
 def again(attempt: Callable[[], T]) -> T:
     """What `attempt` returns, tried again whenever it finds that what it had read has changed.
     Raises Contention when that does not end."""
-    for _ in range(ATTEMPTS):
+    for _ in attempts():
         try:
             return attempt()
         except StartOver:
             continue
+    raise AssertionError
+
+
+def attempts() -> Iterator[int]:
+    """Numbers the attempts, a little longer apart each time; raises Contention after the last.
+
+    A transaction meets what another one committed before a majority has it; reads outside see it
+    only afterwards, so reading again at once can read the same for as long as replication lags.
+    """
+    for attempt in range(ATTEMPTS):
+        yield attempt
+        time.sleep(min(0.001 * 1.2**attempt, 0.25) * random.uniform(0.5, 1))  # noqa: S311 - jitter
     raise Contention
 
 
@@ -199,11 +213,18 @@ def _give_back_at_once(store: Store, claims: Sequence[Claim], terms: Terms, sess
         )
         if expired != done.locks:
             raise StartOver
+        # A sweep as of now is safe by the deadline that `confirm` moved beyond it; one as of the
+        # future (--force) may reach beyond that, too.
+        if not done.bookings and terms.overdue_at > terms.now and store.live_bookings_of(locks, session):
+            raise StartOver
     return done
 
 
 def _give_back_in_order(store: Store, claims: Sequence[Claim], terms: Terms) -> GivenBack:
     done = GivenBack()
+    # Recovery elsewhere tells by the stamps whether somebody is at work: keep them fresh.
+    if (now := store.now()) - terms.now > QUIET / 2:
+        terms = replace(terms, now=now)
     claims, done.set_aside = sound(store, claims)
     for claim in claims:
         try:
@@ -278,6 +299,12 @@ def sound(store: Store, claims: Sequence[Claim]) -> tuple[list[Claim], list[SetA
             problems[event_id] = Cause.UNKNOWN_EVENT, f"its event {event_id} does not exist"
         elif problem := _counter_problem(event, returned):
             problems[event_id] = Cause.COUNTER, f"event {event_id}: {problem}"
+    if any(cause is Cause.COUNTER for cause, _ in problems.values()):
+        # Somebody may have given these seats back between reading the locks and the counters.
+        disputed = [c.hold.lock for c in claims if c.hold is not None and c.hold.event in problems]
+        now_read = store.locks_by_id(disputed)
+        if any(now_read.get(lock, {}).get("status") != LockStatus.ACTIVE for lock in disputed):
+            raise StartOver
     good: list[Claim] = []
     aside: list[SetAside] = []
     for claim in claims:

@@ -25,7 +25,7 @@ from seatctl.inventory import (
     prospect,
     sound,
 )
-from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, seats_of
+from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, counter_flaw, seats_of
 from seatctl.store import is_object_id
 
 if TYPE_CHECKING:
@@ -42,8 +42,13 @@ PLANNED, DONE, LEFT = (
 NEEDS_PERSON, OVERSOLD = "needs a person", "oversold: the event no longer has the seats; needs a person"
 
 
-class Nothing(Exception):
-    """A second look found nothing to repair; rolls the look back."""
+class Unchanged(Exception):
+    """A second look found nothing that may be repaired; rolls the look back. `outcome` says why, and
+    is empty when nothing is wrong any more."""
+
+    def __init__(self, outcome: str = "") -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
@@ -51,7 +56,8 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     With `run.dry_run`, only what would be done."""
     now = store.now()
     terms = Terms(now, overdue_at=now)
-    busy: set[Id] = set()
+    # A command that began before us may be half done, also one within our own millisecond.
+    busy: set[Id] = set() if store.transactions else store.events_changed_since(now - QUIET)
     handled: set[Id] = set()
     for kind in (booking_sweep(store), lock_sweep(store)):
         for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run, go_on=run.go_on):
@@ -60,7 +66,8 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
             run.record(batch)
         run.checkpoint()
     handled |= {item.id for item in run.set_aside.values() if is_object_id(item.id)}
-    for finding in pairs(store):
+    # Seats come back before anybody needs them again.
+    for finding in sorted(pairs(store), key=lambda finding: finding.fault is Fault.LOST_LOCK):
         if run.dry_run and handled & {finding.lock, finding.booking}:
             continue
         _treat(store, run, finding, now, busy)
@@ -131,7 +138,7 @@ def _repair(store: Store, run: Run, finding: Finding, now: datetime, busy: set[I
             run.locks += changed
             return "lock EXPIRED, its event does not exist" if changed else ""
         case Fault.COUNTER_DRIFT:
-            return _reconcile(store, run, finding.event, now, busy)
+            return _reconcile(store, run, finding.event, now, busy)[0]
     raise AssertionError(finding.fault)
 
 
@@ -140,44 +147,51 @@ def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: s
     lock = store.lock(finding.lock)
     if lock is None or lock.get("status") != LockStatus.EXPIRED:
         return ""
-    seats, event_id = seats_of(lock), lock.get("eventId")
-    if seats is None or store.event(event_id) is None:
+    if seats_of(lock) is None:
         return NEEDS_PERSON
 
     def take() -> bool:
-        return store.transact(lambda session: _consume_again(store, lock, seats, now, busy, session))
+        return store.transact(lambda session: _consume_again(store, lock, now, busy, session))
 
     try:
         taken = take()
-        if not taken:  # the counter may be too low
-            corrected = _reconcile(store, run, event_id, now, busy)
-            if corrected == LEFT:
+        if not taken:  # the seats are there and the counter is too low
+            outcome, drift = _reconcile(store, run, lock["eventId"], now, busy)
+            if outcome == LEFT:
                 return LEFT
-            taken = corrected == DONE and take()
-    except Nothing:
-        return ""
+            if drift:
+                _note(run, drift.fault.value, drift.message, outcome, drift.as_document())
+            taken = take()
+    except Unchanged as look:
+        return look.outcome
     if not taken:
-        return OVERSOLD
+        return LEFT
     run.repairs += 1
-    return f"{seats} seats taken again, lock CONSUMED"
+    return f"{seats_of(lock)} seats taken again, lock CONSUMED"
 
 
-def _consume_again(
-    store: Store, lock: Document, seats: int, now: datetime, busy: set[Id], session: Session
-) -> bool:
-    """Counter down, then EXPIRED → CONSUMED; False when the event has too few seats. Raises Nothing
-    when the lock is EXPIRED no more."""
-    before = store.take_seats(lock["eventId"], seats, now, session)
+def _consume_again(store: Store, lock: Document, now: datetime, busy: set[Id], session: Session) -> bool:
+    """Counter down, then EXPIRED → CONSUMED; False when the counter is lower than the seats that are
+    there. Raises Unchanged when the event has no longer the seats, or the lock is EXPIRED no more."""
+    event_id, seats = lock.get("eventId"), seats_of(lock) or 0
+    event = store.claim_event(event_id, now, session) if store.transactions else store.event(event_id)
+    if event is None or counter_flaw(event):
+        raise Unchanged(NEEDS_PERSON)
+    # The locks decide, not the counter: it may be wrong, and is set right only after the pairs.
+    held, unreadable = store.held_by_event(session, event_id).get(event_id, (0, 0))
+    if unreadable or expected_seats(event, held) < seats:
+        raise Unchanged(OVERSOLD)
+    before = store.take_seats(event_id, seats, now, session)
     if before is None:
         return False
     if not is_quiet(before, now, now, busy):
-        busy.add(lock["eventId"])
+        busy.add(event_id)
     if not store.move_lock(
         lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, now, by_job=True, session=session
     ):
         if not store.transactions:
-            store.add_seats_to(lock["eventId"], seats, now)
-        raise Nothing
+            store.add_seats_to(event_id, seats, now)
+        raise Unchanged
     return True
 
 
@@ -187,9 +201,9 @@ def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy:
     def attempt() -> GivenBack:
         lock = store.lock(finding.lock)
         if lock is None or lock.get("status") != LockStatus.ACTIVE or store.live_bookings_of([lock["_id"]]):
-            return GivenBack()
+            raise Unchanged
         if seats_of(lock) is None:
-            raise Nothing
+            raise Unchanged(NEEDS_PERSON)
         claims, unsound = sound(store, [Claim(hold_of(lock))])
         terms = Terms(now)
         if unsound:
@@ -198,39 +212,53 @@ def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy:
 
     try:
         done = again(attempt)
-    except Nothing:
-        return NEEDS_PERSON
+    except Unchanged as look:
+        return look.outcome
     busy |= done.busy
     run.record(done)
     return f"lock EXPIRED, {done.seats.total()} seats back" if done.locks else ""
 
 
-def _reconcile(store: Store, run: Run, event_id: Id, now: datetime, busy: set[Id]) -> str:
+def _reconcile(
+    store: Store, run: Run, event_id: Id, now: datetime, busy: set[Id]
+) -> tuple[str, Finding | None]:
     """Set one counter to what invariant 1 says, never across a change made meanwhile: within a
     transaction the event is written first, so that nobody else's seats can move; without one, only
-    if nobody else touched the event for QUIET, and only if it is still as it was read."""
+    if nobody else touched the event for QUIET, and only if it is still as it was read.
 
-    def work(session: Session) -> str:
-        claimed = store.transactions
-        event = store.claim_event(event_id, now, session) if claimed else store.event(event_id)
+    Returns what was done about what a second look found, or ("", None) if that was nothing.
+    """
+    finding: Finding | None = None
+
+    def work(session: Session) -> None:
+        nonlocal finding
+        event = store.claim_event(event_id, now, session) if store.transactions else store.event(event_id)
         held = store.held_by_event(session, event_id).get(event_id, (0, 0))
-        finding = event and check_counter(event, held)
+        finding = check_counter(event, held) if event else None
         if not event or not finding:
-            raise Nothing
+            raise Unchanged
         if finding.fault is not Fault.COUNTER_DRIFT:
-            return NEEDS_PERSON
-        if not store.transactions and not is_quiet(event, store.now(), now, busy):
-            return LEFT
+            raise Unchanged(NEEDS_PERSON)
+        if not store.transactions and not _may_correct(store, event, now, busy):
+            raise Unchanged(LEFT)
         if not store.swap_counter(event, expected_seats(event, held[0]), now, session):
             raise StartOver
-        return DONE
 
     try:
-        outcome = again(lambda: store.transact(work))
-    except Nothing:
-        return ""
-    run.repairs += outcome == DONE
-    return outcome
+        again(lambda: store.transact(work))
+    except Unchanged as look:
+        return look.outcome, finding
+    run.repairs += 1
+    return DONE, finding
+
+
+def _may_correct(store: Store, event: Document, own: datetime, busy: set[Id]) -> bool:
+    """Whether no half-done command can be at work on this event. One that takes seats stamps the
+    event before its lock appears; one that gives them back stamps the lock before the event."""
+    current = store.now()
+    return is_quiet(event, current, own, busy) and not store.lock_changed_since(
+        event["_id"], current - QUIET, own
+    )
 
 
 def is_quiet(event: Document, current: datetime, own: datetime, busy: set[Id]) -> bool:

@@ -120,6 +120,10 @@ class Store:
         found = self._events.find({"_id": {"$in": list(event_ids)}}, session=session)
         return {event["_id"]: event for event in found}
 
+    def events_changed_since(self, moment: datetime) -> set[Id]:
+        """Events that somebody changed after `moment`."""
+        return {event["_id"] for event in self._events.find({"updatedAt": {"$gt": moment}}, {"_id": 1})}
+
     def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
         """Counter down, if that many seats are there; returns the event as it was before, or None."""
         with _refusals():
@@ -245,6 +249,11 @@ class Store:
             for group in groups
         }
 
+    def lock_changed_since(self, event_id: Id, since: datetime, but: datetime) -> bool:
+        """Whether a lock of this event was changed after `since`, changes stamped `but` apart."""
+        recently = {"eventId": event_id, "updatedAt": {"$gt": since, "$ne": but}}
+        return self._locks.find_one(recently, {"_id": 1}) is not None
+
     # --- bookings ------------------------------------------------------------------------------
 
     def ensure_one_booking_per_lock(self) -> None:
@@ -268,11 +277,13 @@ class Store:
     def bookings_of_locks(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         return list(self._bookings.find(_of_locks(lock_ids), session=session))
 
-    def live_bookings_of(self, lock_ids: Sequence[Id]) -> list[Document]:
+    def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         """Bookings that keep these locks from expiring (invariant 4)."""
         return list(
             self._bookings.find(
-                {**_of_locks(lock_ids), "status": {"$in": list(LIVE)}}, {"seatLockId": 1, "status": 1}
+                {**_of_locks(lock_ids), "status": {"$in": list(LIVE)}},
+                {"seatLockId": 1, "status": 1},
+                session=session,
             )
         )
 
@@ -617,7 +628,8 @@ def _takes(seats: int) -> Document:
 
 
 def _more(seats: int, now: datetime) -> Document:
-    return {"$inc": {"availableSeats": seats}, "$set": {"updatedAt": now}}
+    # Never backwards: a sweep that began long ago must not hide from recovery that a buyer is here.
+    return {"$inc": {"availableSeats": seats}, "$max": {"updatedAt": now}}
 
 
 def _to(status: str, now: datetime, old: str | None = None) -> Document:
