@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from servers import wait_until
 
 from seatctl.connection import Deployment
 from seatctl.store import Store
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 BEFORE, AFTER = "before", "after"
+READS = {"find", "getMore", "aggregate", "hello"}
 KILLED = 77
 PATIENCE = 60
 """Seconds after which a process that neither ended nor died counts as stuck."""
@@ -55,36 +57,50 @@ class Place:
     now: datetime
 
 
-class Tripwire(CommandListener):
-    """Ends the process, with no goodbye to anybody, before or after its n-th command."""
+@dataclass(frozen=True)
+class Death:
+    """When to die: BEFORE or AFTER the `number`-th command, or the `number`-th that is no read."""
 
-    def __init__(self, fatal: tuple[int, str] | None, report: Connection) -> None:
-        self.fatal = fatal
+    number: int
+    moment: str
+    reads_count: bool = True
+
+
+class Tripwire(CommandListener):
+    """Ends the process, with no goodbye to anybody, at its death."""
+
+    def __init__(self, death: Death | None, report: Connection) -> None:
+        self.death = death
         self.report = report
         self.life = Life()
+        self.requests: dict[int, int] = {}  # a process may have several commands in flight
 
     def started(self, event: CommandStartedEvent) -> None:
         self.life.sent.append(event.command_name)
         session = event.command.get("lsid")
         if session and session not in self.life.sessions:
             self.life.sessions.append(session)
-        self._die_at(BEFORE)
+        if self.death and (self.death.reads_count or event.command_name not in READS):
+            self.requests[event.request_id] = len(self.requests)
+        self._die_at(BEFORE, event.request_id)
 
-    def succeeded(self, _event: CommandSucceededEvent) -> None:
-        self._die_at(AFTER)
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self._die_at(AFTER, event.request_id)
 
-    def failed(self, _event: CommandFailedEvent) -> None:
-        self._die_at(AFTER)
+    def failed(self, event: CommandFailedEvent) -> None:
+        self._die_at(AFTER, event.request_id)
 
-    def _die_at(self, moment: str) -> None:
-        if self.fatal == (len(self.life.sent) - 1, moment):
+    def _die_at(self, moment: str, request: int) -> None:
+        if self.death and (self.requests.get(request), moment) == (self.death.number, self.death.moment):
             self.life.killed = True
             self.report.send(self.life)
             os._exit(KILLED)
 
 
-def _live(place: Place, command: Command, ids: dict[str, Any], fatal: Any, report: Connection) -> None:
-    tripwire = Tripwire(fatal, report)
+def _live(
+    place: Place, command: Command, ids: dict[str, Any], death: Death | None, report: Connection
+) -> None:
+    tripwire = Tripwire(death, report)
     client = MongoClient(
         place.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO", event_listeners=[tripwire]
     )
@@ -94,10 +110,10 @@ def _live(place: Place, command: Command, ids: dict[str, Any], fatal: Any, repor
     os._exit(0)
 
 
-def run(place: Place, command: Command, ids: dict[str, Any], fatal: tuple[int, str] | None = None) -> Life:
-    """Run `command(store, ids)` in a process of its own, which dies at `fatal`: (n, BEFORE | AFTER)."""
+def run(place: Place, command: Command, ids: dict[str, Any], death: Death | None = None) -> Life:
+    """Run `command(store, ids)` in a process of its own, which dies its `death`."""
     receiver, sender = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_live, args=(place, command, ids, fatal, sender))
+    process = _processes.Process(target=_live, args=(place, command, ids, death, sender))
     process.start()
     sender.close()
     process.join(PATIENCE)
@@ -113,8 +129,19 @@ def run(place: Place, command: Command, ids: dict[str, Any], fatal: tuple[int, s
 def reap(client: MongoClient, life: Life) -> None:
     """Roll back what a dead process left open, as the server itself does after
     `transactionLifetimeLimitSeconds`: a closed connection alone does not end a transaction."""
-    if life.sessions:
-        client.admin.command("killSessions", [{"id": session["id"]} for session in life.sessions])
+    ids = [session["id"] for session in life.sessions]
+    at_work = [
+        {"$currentOp": {"allUsers": True, "idleSessions": True}},
+        {"$match": {"lsid.id": {"$in": ids}}},
+    ]
+
+    def nothing_left() -> bool:
+        # Asked again: the server passes over a session whose last command it still puts away.
+        client.admin.command("killSessions", [{"id": session} for session in ids])
+        return not list(client.admin.aggregate(at_work))
+
+    if ids:
+        wait_until(nothing_left, PATIENCE)
 
 
 # --- the plain look --------------------------------------------------------------------------------

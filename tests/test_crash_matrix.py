@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import ObjectId
-from crash import AFTER, BEFORE, Command, Life, Place, picture, reap, run, sold_twice, violations
+from crash import (
+    AFTER,
+    BEFORE,
+    READS,
+    Command,
+    Death,
+    Life,
+    Place,
+    picture,
+    reap,
+    run,
+    sold_twice,
+    violations,
+)
 
 from seatctl import booking, findings, joblog, recovery
 from seatctl.errors import Refused, WrongState
@@ -25,7 +38,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 HOURS = timedelta(hours=3)
-READS = {"find", "getMore", "aggregate", "hello"}
 COLLECTIONS = ("events", "seatLocks", "bookings")
 Ids = dict[str, Any]
 
@@ -209,6 +221,7 @@ class Stage:
         self.start = clock.time
         self.documents = {name: list(store.database[name].find()) for name in COLLECTIONS}
         self.others = self._others()
+        self.was_whole = not violations(store.database)
 
     def reset(self) -> None:
         self.clock.time = self.start
@@ -216,9 +229,9 @@ class Stage:
             self.store.database[name].delete_many({})
             self.store.database[name].insert_many(documents)
 
-    def kill(self, fatal: tuple[int, str] | None) -> Life:
+    def kill(self, death: Death | None) -> Life:
         place = Place(self.uri, self.store.database.name, self.store.transactions, self.clock.time)
-        life = run(place, self.scenario.command, self.ids, fatal)
+        life = run(place, self.scenario.command, self.ids, death)
         reap(self.store.deployment.client, life)
         return life
 
@@ -278,37 +291,38 @@ def test_killed_anywhere(
     sent = scene.kill(None).sent
     everywhere = rounds(0, 1)
     cases = [
-        (place, order)
-        for place in (_places if everywhere else _telling_places)(sent)
+        (death, order)
+        for death in (_deaths if everywhere else _telling_deaths)(sent)
         for order in ((recover_then_retry, retry_then_recover) if everywhere else scene.scenario.orders)
     ]
     failures = [
-        f"killed {moment} command {number} of {sent}, {order.__name__}: {problem}"
-        for (number, moment), order in cases
-        for problem in _case(scene, (number, moment), order, possible)
+        f"{death} of {sent}, {order.__name__}: {problem}"
+        for death, order in cases
+        for problem in _case(scene, death, order, possible)
     ]
     print(f"{len(cases)} deaths of {name}: {sent}")
     assert failures == []
 
 
-def _places(sent: list[str]) -> list[tuple[int, str]]:
-    return [(number, moment) for number in range(len(sent)) for moment in (BEFORE, AFTER)]
+def _deaths(sent: list[str]) -> list[Death]:
+    return [Death(number, moment) for number in range(len(sent)) for moment in (BEFORE, AFTER)]
 
 
-def _telling_places(sent: list[str]) -> list[tuple[int, str]]:
-    """One place for each state that a death can leave: before everything, and after each command
-    that is no read. What comes before a command is what was there after the one before it."""
-    return [(0, BEFORE)] + [(number, AFTER) for number, command in enumerate(sent) if command not in READS]
+def _telling_deaths(sent: list[str]) -> list[Death]:
+    """One for each state that a death can leave: before everything, and after each command that is
+    no read. What comes before a command is what was there after the one before it."""
+    writes = sum(command not in READS for command in sent)
+    return [Death(0, BEFORE)] + [Death(number, AFTER, reads_count=False) for number in range(writes)]
 
 
-def _case(
-    scene: Stage, fatal: tuple[int, str], order: Callable[[Stage], list[str]], possible: list[Any]
-) -> list[str]:
+def _case(scene: Stage, death: Death, order: Callable[[Stage], list[str]], possible: list[Any]) -> list[str]:
     scene.reset()
     twice_before = sold_twice(scene.store.database)
-    life = scene.kill(fatal)
+    life = scene.kill(death)
     assert life.killed
     problems = [] if sold_twice(scene.store.database) <= twice_before else ["seats could be sold twice"]
+    if scene.store.transactions and scene.was_whole:  # nothing is ever half done there
+        problems += violations(scene.store.database)
     problems += order(scene)
     if not problems and picture(scene.store.database) not in possible:
         problems.append(f"ended as {picture(scene.store.database) - possible[0]}")

@@ -138,6 +138,24 @@ class Scene:
         with pytest.raises(Crash):
             command()
 
+    def start_and_pause(self, command: Callable[[], Any], method: str) -> Callable[[], None]:
+        """Run `command` in a thread up to the next `Store.method`; returns what lets it finish."""
+        there, go_on = threading.Event(), threading.Event()
+
+        def pause() -> None:
+            there.set()
+            assert go_on.wait(PATIENCE)
+
+        def finish() -> None:
+            go_on.set()
+            thread.join(PATIENCE)
+
+        self.before(method, pause)
+        thread = threading.Thread(target=command, daemon=True)
+        thread.start()
+        assert there.wait(PATIENCE)
+        return finish
+
     # --- taking guards out ---------------------------------------------------------------------
 
     def blind(self, method: str, *fields: str) -> None:
@@ -411,13 +429,29 @@ def recovery_while_locking(scene: Scene) -> list[str]:
     return violations(scene.store.database)
 
 
-def recovery_of_an_overdue_lock_while_locking(scene: Scene) -> list[str]:
-    """The same, and recovery itself has changed the event before it counts."""
+def recovery_while_locking_in_its_millisecond(scene: Scene) -> list[str]:
+    """The same, and recovery starts in the millisecond with which the buyer has stamped the event."""
+    event = scene.event(10)
+    scene.clock.advance(minutes=5)
+    scene.before("insert_lock", scene.recover)
+    scene.lock(event)
+    return violations(scene.store.database)
+
+
+def locking_while_recovery_sweeps(scene: Scene) -> list[str]:
+    """Recovery runs; a buyer who has looked at the clock before it takes seats; recovery gives an
+    overdue lock of that event back and counts; only then the buyer's lock is there."""
     event = scene.event(10)
     scene.lock(event, "late")
-    scene.clock.advance(minutes=11)
-    scene.before("insert_lock", lambda: _a_moment_later(scene, scene.recover))
-    scene.lock(event)
+    started = scene.clock.advance(minutes=11)
+    finish: list[Callable[[], None]] = []
+
+    def buy() -> None:
+        finish.append(scene.start_and_pause(lambda: scene.lock(event), "insert_lock"))
+
+    scene.before("add_seats_to", lambda: _at(scene, started - timedelta(milliseconds=1), buy))
+    scene.recover()
+    finish.pop()()
     return violations(scene.store.database)
 
 
@@ -465,20 +499,8 @@ def released_between_the_writes_of_confirm(scene: Scene) -> list[str]:
     does the other; release writes."""
     lock = scene.lock(scene.event(10))
     scene.clock.advance(seconds=1)
-    between, go_on = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        between.set()
-        assert go_on.wait(PATIENCE)
-
-    def finish() -> None:
-        go_on.set()
-        buyer.join(PATIENCE)
-
-    buyer = threading.Thread(target=lambda: scene.try_to(booking.confirm, lock))
-    scene.before_write(2, pause)
-    buyer.start()
-    assert between.wait(PATIENCE)
+    second_write = "extend_lock"
+    finish = scene.start_and_pause(lambda: scene.try_to(booking.confirm, lock), second_write)
     scene.before("move_lock", finish)
     scene.try_to(booking.release, lock)
     finish()
@@ -733,9 +755,15 @@ CONTROLS = {
         breaks="1",
         on=(ORDERED,),
     ),
-    "recovery remembers who was there before it": Control(
+    "recovery looks who was there before it": Control(
+        remove=skipping("events_changed_since", frozenset()),
+        attack=recovery_while_locking_in_its_millisecond,
+        breaks="1",
+        on=(ORDERED,),
+    ),
+    "recovery remembers whom it met": Control(
         remove=lambda scene: scene.patch.setattr(GivenBack, "note_neighbour", lambda *_: None),
-        attack=recovery_of_an_overdue_lock_while_locking,
+        attack=locking_while_recovery_sweeps,
         breaks="1",
         on=(ORDERED,),
     ),
