@@ -467,7 +467,10 @@ def _sweep(
     now = store.now()
     moment = now if as_of is None else _resolve(as_of, now)
     if moment > now and not (dry_run or force):
-        raise FutureRefused
+        raise FutureRefused(
+            f"--as-of is {format_duration(moment - now)} from now and would take away live locks; "
+            "look with --dry-run, or add --force if that is what you want"
+        )
     kind = (expiry.lock_sweep if job is JobType.LOCK_EXPIRY else expiry.booking_sweep)(store)
 
     def work(run: Run) -> None:
@@ -555,14 +558,14 @@ def _report(call: Call, entry: Document, run: Run) -> int:
             f" ({details['duration']} ms)."
         )
         if run.steps:
-            output.show(output.findings_table(run.steps))
+            output.show(output.findings_table(run.steps, "outcome"))
     if "error" in entry:
         raise ItemsLeft(entry["error"])
     return 0
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # --- care ---------------------------------------------------------------------------------------------
@@ -582,7 +585,8 @@ def verify(call: Call) -> int:
     elif found and not call.quiet:
         output.show(output.findings_table(finding.as_document() for finding in found))
     elif not call.quiet:
-        checked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
+        checked = ", ".join(_count(counts[name], what) for name, what in names.items())
         print(f"All invariants hold ({checked}).")
     if found:
         raise Unhealthy(f"{_count(len(found), 'violation')} found; the table says what to do about each")

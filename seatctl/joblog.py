@@ -151,7 +151,8 @@ class Run:
             more = f" and {len(items) - 1} more" if len(items) > 1 else ""
             parts.append(f"set aside {items[0]}{more}")
         if self.unresolved:
-            parts.append(f"{self.unresolved} findings need a person to decide; `seatctl verify` lists them")
+            need = "finding needs" if self.unresolved == 1 else "findings need"
+            parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` lists them")
         return "; ".join(parts) or None
 
 

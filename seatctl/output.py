@@ -21,6 +21,7 @@ from seatctl.timespec import format_duration, format_time, printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.progress import ProgressColumn
     from rich.table import Table
 
 STYLES = {
@@ -104,6 +105,7 @@ def show(*parts: RenderableType) -> None:
 def live() -> Iterator[tuple[Live, Callable[[], int]]]:
     """A screen of its own that is redrawn on demand, and how many lines it has now."""
     from rich.live import Live
+    from rich.progress import ProgressColumn
 
     screen = console()
     with Live(console=screen, screen=True, auto_refresh=False) as result:
@@ -142,7 +144,7 @@ class Progress:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.speed:,.0f}/s"),
+            _speed_column(),
             progress.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
@@ -153,6 +155,17 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _speed_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+    return Speed()
 
 
 def _fitting(screen: Console, part: RenderableType) -> RenderableType:
@@ -318,12 +331,11 @@ def document_table(document: Document, title: str) -> Table:
     return table(("field", "value"), rows, title=title)
 
 
-def findings_table(findings: Iterable[Document], title: str | None = None) -> Table:
-    """What is wrong: from `verify` with the remedy, from `recover` with what was done."""
+def findings_table(findings: Iterable[Document], last: str = "what to do") -> Table:
+    """What is wrong: from `verify` with the remedy, from `recover` with the outcome."""
     return table(
-        ("fault", "what", "what to do"),
+        ("fault", "what", last),
         ((item["fault"], item["message"], item.get("outcome") or item.get("remedy")) for item in findings),
-        title=title,
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import CollectionInvalid, OperationFailure
+from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure
 
+from seatctl.errors import WriteRefused
 from seatctl.model import BookingStatus, LockStatus
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ def ensure_guard(database: Database[Document], guard: Index) -> None:
     """
     try:
         guard.create(database)
+    except DuplicateKeyError:
+        raise WriteRefused(
+            f"{guard.collection} already holds what the index {guard.name} must rule out; "
+            "`seatctl verify` names it, and until it is mended nothing new can be made sure of"
+        ) from None
     except OperationFailure as error:
         if error.code not in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, UNAUTHORIZED):
             raise

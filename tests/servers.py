@@ -30,7 +30,7 @@ class Server:
     tcp: bool = False
     options: tuple[str, ...] = ()
     initiate: bool = True
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="seatctl-test-")))
+    directory: Path = field(default_factory=lambda: new_directory())
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -101,6 +101,14 @@ class Server:
         """End it and remove its files."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def new_directory() -> Path:
+    """A directory for a server's files, in memory where there is room: an fsync costs more than most
+    tests."""
+    memory = Path("/dev/shm")  # noqa: S108
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
+    return Path(tempfile.mkdtemp(prefix="seatctl-test-", dir=memory if roomy else None))
 
 
 def replica_set(members: int, *options: str) -> list[Server]:
