@@ -135,11 +135,7 @@ def confirm(store: Store, lock_id: Id, *, payment_ttl: timedelta = PAYMENT_TTL) 
     Again: the same booking. Raises Usage, NotFound, WrongState, DeadlinePassed, DamagedDocument.
     """
     lock_id = object_id(lock_id)
-    try:
-        store.ensure_one_booking_per_lock()
-    except WriteRefused:
-        if not store.transactions:  # with them, the lock write below already excludes a second booking
-            raise
+    _ensure_one_booking(store)
 
     def work(session: Session) -> Done:
         now = store.now()
@@ -178,6 +174,14 @@ def confirm(store: Store, lock_id: Id, *, payment_ttl: timedelta = PAYMENT_TTL) 
         return Done(booking)
 
     return again(lambda: store.transact(work))
+
+
+def _ensure_one_booking(store: Store) -> None:
+    try:
+        store.ensure_one_booking_per_lock()
+    except WriteRefused:  # some lock has several bookings already, by another hand
+        if not store.transactions:  # with them, the write on the lock excludes a second booking
+            raise
 
 
 def pay(store: Store, booking_id: Id) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
@@ -67,14 +68,16 @@ def _sum_up(job: JobType, runs: list[Document]) -> Document:
 
 def with_seats(store: Store, events: list[Document]) -> list[Document]:
     """Events with `locked` (ACTIVE) and `sold` (CONSUMED) seats added."""
-    held = store.held_seats([event["_id"] for event in events])
+    # A document as an id, which MongoDB allows, is no key here, and no lock refers to it.
+    ids = [event["_id"] if isinstance(event["_id"], Hashable) else None for event in events]
+    held = store.held_seats(ids)
     return [
         {
             **event,
-            "locked": held.get((event["_id"], LockStatus.ACTIVE), 0),
-            "sold": held.get((event["_id"], LockStatus.CONSUMED), 0),
+            "locked": held.get((event_id, LockStatus.ACTIVE), 0),
+            "sold": held.get((event_id, LockStatus.CONSUMED), 0),
         }
-        for event in events
+        for event_id, event in zip(ids, events, strict=True)
     ]
 
 

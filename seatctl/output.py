@@ -105,7 +105,6 @@ def show(*parts: RenderableType) -> None:
 def live() -> Iterator[tuple[Live, Callable[[], int]]]:
     """A screen of its own that is redrawn on demand, and how many lines it has now."""
     from rich.live import Live
-    from rich.progress import ProgressColumn
 
     screen = console()
     with Live(console=screen, screen=True, auto_refresh=False) as result:

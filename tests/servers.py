@@ -30,7 +30,7 @@ class Server:
     tcp: bool = False
     options: tuple[str, ...] = ()
     initiate: bool = True
-    directory: Path = field(default_factory=lambda: new_directory())
+    directory: Path = field(default_factory=lambda: _new_directory())  # noqa: PLW0108 - defined below
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +103,7 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def new_directory() -> Path:
+def _new_directory() -> Path:
     """A directory for a server's files, in memory where there is room: an fsync costs more than most
     tests."""
     memory = Path("/dev/shm")  # noqa: S108

@@ -397,12 +397,20 @@ def test_server_that_does_not_end(home, monkeypatch):
     """A server that ignores the request to end is reported, not waited for without end."""
     where = embedded.place()
     where.db.mkdir(parents=True)
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
-    command = [sys.executable, "-c", f"{stubborn}; time.sleep(60)", str(where.db)]
+    lock = where.db / "mongod.lock"
+    stubborn = """
+import fcntl, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(1, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", stubborn, str(lock)]
     monkeypatch.setattr(embedded, "STOP_PATIENCE", 0)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        (where.db / "mongod.lock").write_text(str(process.pid))
+        lock.write_text(str(process.pid))
         with pytest.raises(Unreachable, match=f"pid {process.pid}. does not end"):
             embedded.stop()
         process.kill()
