@@ -274,7 +274,9 @@ class _Stream(io.FileIO):
 
 def open_streams() -> None:
     """Make stdout and stderr fit for any reader: one that leaves, one that is closed from the start,
-    and an encoding that cannot carry a name (`PYTHONIOENCODING=ascii`)."""
+    and an encoding that cannot carry a name (`PYTHONIOENCODING=ascii`). And keep them ours: the driver
+    warns of a URI's options in Python's own form, three lines with a path."""
+    logging.captureWarnings(capture=True)
     sys.stdout = _open_stream(sys.stdout, 1)
     sys.stderr = _open_stream(sys.stderr, 2)
 

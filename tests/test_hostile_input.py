@@ -302,6 +302,12 @@ def test_a_malformed_uri(uri: str, settings: Callable[..., None], capsys: pytest
         check_refusal(here(capsys, "expire-locks"), 11, "URI")
 
 
+def test_a_malformed_uri_through_the_shell(tmp_path: Path) -> None:
+    """What the driver has to say about a URI beside its error does not come through."""
+    [twice] = [uri for uri in MALFORMED if "&w=" in uri]
+    check_refusal(Shell({"SEATCTL_URI": twice, "HOME": str(tmp_path)})("events"), 11, "URI")
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_a_uri_file_that_holds_no_uri(
     kind: str, tmp_path: Path, settings: Callable[..., None], capsys: pytest.CaptureFixture[str]
