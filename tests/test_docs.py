@@ -129,7 +129,7 @@ def test_roles():
     """The roles that the README creates are those that the tests found to suffice and to spare nothing."""
     written = {}
     for role, text in re.findall(
-        r'role: "(\w+)", roles: \[\], privileges: \[(.*?)^\]\}\)', README, re.M | re.S
+        r'role: "(\w+)", roles: \[\], privileges: \[(.*?)^\]\}\)', README, re.MULTILINE | re.DOTALL
     ):
         grants = re.findall(r'collection: "(\w*)" \}, actions: \[([^\]]*)\]', text)
         written[role] = {(action, name) for name, actions in grants for action in re.findall(r"\w+", actions)}
