@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,18 @@ def test_short_form(tmp_path: Path) -> None:
     assert [row["row"] for row in figures["rows"]] == ROWS
     assert all(len(row["ours"]) == len(row["bare"]) >= 1 for row in figures["rows"])
     assert {"seatctl", "floor", "one transaction per lock"} == {point["way"] for point in figures["growth"]}
-    assert all(row["work"] in ran.stdout for row in figures["rows"] if row["row"] == "5")
+    assert "expire-locks -q, nothing due" in ran.stdout
     subprocess.run([sys.executable, BENCHMARKS / "plot.py", report, picture], check=True)
     assert "one transaction per lock" in picture.read_text()
+
+
+def test_a_wrong_result_is_no_result() -> None:
+    """A program that leaves its work undone is not measured but named."""
+    ran = subprocess.run(
+        [sys.executable, BENCHMARKS / "run.py", "--short", "--rows", "2", "--seatctl", shutil.which("true")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "WrongResult: the inventory: expected Result(active=0" in ran.stderr
