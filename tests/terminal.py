@@ -80,7 +80,7 @@ class Shell:
             timeout=PATIENCE,
             check=False,
         )
-        return Result(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return Result(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode())
 
     def ok(self, *arguments: str) -> Result:
         """Run it and insist on success."""
@@ -141,7 +141,7 @@ class Shell:
             timeout=PATIENCE,
             check=False,
         )
-        return Result(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return Result(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode())
 
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:

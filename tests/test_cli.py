@@ -170,7 +170,7 @@ def story(replica: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     uri = replica.uri.replace("/?", f"/{name}?")
     store = open_store(uri)
     store.init()
-    event = booking.create_event(store, "Spring gala ☃", 9, timedelta(days=9)).document["_id"]
+    event = booking.create_event(store, "Soirée ☃", 9, timedelta(days=9)).document["_id"]
     locks = [booking.lock(store, event, f"buyer {n}", 1, key=f"k{n}").document["_id"] for n in range(3)]
     waiting = booking.confirm(store, locks[0]).document["_id"]
     paid = booking.pay(store, booking.confirm(store, locks[1]).document["_id"]).document["_id"]
@@ -323,7 +323,7 @@ def test_json_looks_as_stored(story: Story) -> None:
     """Field names as stored, ids as hex, times with Z, text unescaped."""
     [event] = story.shell.ok("events", "--json").json
     assert story.ids["event"] == event["_id"]
-    assert event["name"] == "Spring gala ☃"
+    assert event["name"] == "Soirée ☃"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", event["eventDate"])
     assert tuple(event[name] for name in ("availableSeats", "locked", "sold", "totalSeats")) == (6, 2, 1, 9)
 
@@ -353,10 +353,10 @@ def test_json_in_a_terminal_is_still_json(story: Story) -> None:
 def test_an_encoding_that_cannot_carry_a_name_does_not_stop_the_output(
     story: Story, settings: dict[str, str]
 ) -> None:
-    """A snowman in a name is escaped where the encoding has none; JSON stays JSON."""
+    """A letter of a name is escaped where the encoding has none; JSON stays JSON."""
     shell = story.shell.with_env(**settings)
     assert story.ids["event"] in shell.ok("events").stdout
-    assert shell.ok("events", "--json").json[0]["name"] == "Spring gala ☃"
+    assert shell.ok("events", "--json").json[0]["name"] == "Soirée ☃"
 
 
 def test_a_reader_that_leaves_early(shell: Shell) -> None:
@@ -505,6 +505,7 @@ def all_errors(root: type[errors.SeatctlError]) -> Iterator[type[errors.SeatctlE
         "mongodb://no-such-host.invalid/?serverSelectionTimeoutMS=50",
         "mongodb://%2Fno%2Fsuch.sock/?serverSelectionTimeoutMS=50",
     ],
+    ids=["refused", "no such host", "no such socket"],
 )
 def test_an_unreachable_server(uri: str, tmp_path: Path) -> None:
     """Whatever keeps the server away: exit 10, and one line that names the host and says why."""

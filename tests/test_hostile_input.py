@@ -32,6 +32,7 @@ PAST = datetime(2020, 1, 1, tzinfo=UTC)
 FUTURE = datetime(2090, 1, 1, tzinfo=UTC)
 LONG = "x" * 10_000
 UNKNOWN = "a" * 24
+STRANGER = ObjectId("b" * 24)
 REFUSED_PORT = free_port()
 
 CREATE = ("create-event", "Gala", "--date", "2027-05-01", "--seats", "5")
@@ -147,6 +148,7 @@ MALFORMED = [
     f"mongodb://ada:{PASSWORD}@@db.example/",
     f"mongodb://ada:p@{PASSWORD}@db.example/",
     f"mongodb://ada:p/{PASSWORD}@db.example/",
+    f"mongodb://ada:1/{PASSWORD}@db.example/",
     f"mongodb://ada:p?{PASSWORD}@db.example/",
     f"mongodb://ada:p:{PASSWORD}@db.example/",
     f"mongodb://ada:{PASSWORD}%zz@db.example/",
@@ -333,6 +335,18 @@ def test_a_uri_file_that_holds_no_uri(
     assert len(systemd.stderr.splitlines()) == 1
 
 
+def test_a_file_name_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in a file's name are shown, in errors and in warnings, and not sent."""
+    path = tmp_path / "\x1b[2J"
+    check_refusal(here(capsys, "events", "--uri-file", str(path)), 11, r"\x1b[2J")
+    path.write_text(f"mongodb://127.0.0.1:{REFUSED_PORT}/?serverSelectionTimeoutMS=1")
+    path.chmod(0o644)
+    warned = here(capsys, "events", "--uri-file", str(path))
+    assert warned.code == 10
+    assert "warning" in warned.stderr
+    assert warned.stderr.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("name", NAMES, ids=label)
 def test_a_database_name_that_cannot_be_one(
     name: str, settings: Callable[..., None], capsys: pytest.CaptureFixture[str]
@@ -368,7 +382,7 @@ BAD_LOCKS: list[Document] = [
     *({"status": value} for value in ("LIMBO", "active", None, 7, ["ACTIVE"], {}, GONE)),
     *({"expiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], {}, GONE)),
     *({"expiresAt": value} for value in (HUGE_DATE, DatetimeMS(-(2**55)), math.nan)),
-    *({"eventId": value} for value in (None, UNKNOWN, ObjectId(), 7, [], {}, GONE)),
+    *({"eventId": value} for value in (None, UNKNOWN, STRANGER, 7, [], {}, GONE)),
     *({"_id": value} for value in ("lock-7", 7, {"a": 1}, math.nan, "{lock}")),
     *({"userId": value} for value in (None, [], {"$ne": 1}, GONE)),
     *({"idempotencyKey": value} for value in (7, None, [])),
@@ -379,8 +393,8 @@ BAD_LOCKS: list[Document] = [
 BAD_BOOKINGS: list[Document] = [
     *({"paymentExpiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], HUGE_DATE, GONE)),
     *({"status": value} for value in ("LIMBO", None, 7, [], GONE)),
-    *({"seatLockId": value} for value in (None, UNKNOWN, ObjectId(), 7, [], {}, GONE)),
-    *({"event": value} for value in (None, UNKNOWN, ObjectId(), [], GONE)),
+    *({"seatLockId": value} for value in (None, UNKNOWN, STRANGER, 7, [], {}, GONE)),
+    *({"event": value} for value in (None, UNKNOWN, STRANGER, [], GONE)),
     *({"_id": value} for value in ("booking-7", 7, {"a": 1})),
     {"user": {"$gt": ""}},
 ]

@@ -12,13 +12,15 @@ from urllib.parse import quote, quote_plus
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from servers import Server, free_port
 from terminal import Result, Shell, here
 from test_hostile_input import MALFORMED, PASSWORD
 
-from seatctl import config
+from seatctl import config, connection
 from seatctl.connection import connect
 from seatctl.errors import Misconfigured
+from seatctl.store import Store
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -269,6 +271,45 @@ def test_a_uri_file_that_others_can_read(
     advice = f"seatctl: warning: {tmp_path}/seatctl-uri can be read by others than its owner; run `chmod 600"
     assert (advice in result.stderr) is warned
     assert len(result.stderr.splitlines()) == 1 + warned
+
+
+class Chatty:
+    """A library that puts the whole URI into what it says."""
+
+    def __init__(self, uri: str) -> None:
+        self.words = f"cannot use {uri}, that is {uri.partition('@')[0].rpartition(':')[2]}"
+
+    def __call__(self, *_arguments: object, **_options: object) -> None:
+        raise PyMongoError(self.words)
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_the_boundary_filters_what_a_library_says(
+    debug: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an error's text holds, it leaves the program filtered, and so does its traceback."""
+    uri = f"mongodb://ada:{PASSWORD}@db.example/"
+    monkeypatch.setenv("SEATCTL_DEBUG", debug)
+    monkeypatch.setattr(connection, "connect", Chatty(uri))
+    result = here(capsys, "events", "--uri", uri)
+    check_refusal(result, (1,), PASSWORD)
+    assert "***" in result.stderr
+
+
+def test_a_failed_run_is_logged_without_what_a_library_says(
+    secretive: Secretive,
+    tickets: Database[dict[str, Any]],
+    give: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The log entry is filtered like the program's output: others than its author read it."""
+    uri = secretive.uri("root", PASSWORD)
+    monkeypatch.setattr(Store, "overdue_locks", Chatty(uri))
+    check_refusal(here(capsys, "expire-locks", *give("--uri", uri)), (1,), PASSWORD)
+    [run] = tickets.jobLogs.find()
+    assert "cannot use" in run["error"]
+    check_silence(run, PASSWORD)
 
 
 def test_the_filter_itself() -> None:
