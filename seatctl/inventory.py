@@ -87,6 +87,8 @@ class Terms:
     booking_status: BookingStatus = BookingStatus.EXPIRED
     overdue_at: datetime | None = None
     by_job: bool = True
+    left: dict[Id, Any] = field(default_factory=dict, compare=False)
+    """Without transactions: the counters that this run changed, as it left them."""
 
 
 @dataclass(slots=True)
@@ -100,11 +102,15 @@ class GivenBack:
     set_aside: list[SetAside] = field(default_factory=list)
     busy: set[Id] = field(default_factory=set)
 
-    def note_neighbour(self, before: Document, now: datetime) -> None:
-        """Remember an event that was not quiet; a change stamped `now` was our own."""
+    def note_neighbour(self, before: Document, seats: int, terms: Terms) -> None:
+        """Remember an event that was not quiet when this run added `seats` (or took them, if less
+        than none) to what its counter was `before`."""
+        event_id, available = before["_id"], before["availableSeats"]
         changed = before.get("updatedAt")
-        if isinstance(changed, datetime) and changed != now and changed > now - QUIET:
-            self.busy.add(before["_id"])
+        ours = event_id in terms.left and terms.left[event_id] == available
+        if not ours and isinstance(changed, datetime) and changed > terms.now - QUIET:
+            self.busy.add(event_id)
+        terms.left[event_id] = available + seats
 
     def add(self, other: GivenBack) -> None:
         self.locks += other.locks
@@ -238,7 +244,7 @@ def _give_back_in_order(store: Store, claims: Sequence[Claim], terms: Terms) -> 
             before = store.add_seats_to(claim.hold.event, claim.hold.seats, terms.now)
             if before is not None:
                 done.seats[claim.hold.event] += claim.hold.seats
-                done.note_neighbour(before, terms.now)
+                done.note_neighbour(before, claim.hold.seats, terms)
     return done
 
 

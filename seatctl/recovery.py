@@ -7,6 +7,7 @@ itself. What needs a person is reported and left alone.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,7 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     With `run.dry_run`, only what would be done."""
     now = store.now()
     terms = Terms(now, overdue_at=now)
-    # A command that began before us may be half done, also one within our own millisecond.
-    busy: set[Id] = set() if store.transactions else store.events_changed_since(now - QUIET)
+    busy: set[Id] = set()
     handled: set[Id] = set()
     for kind in (booking_sweep(store), lock_sweep(store)):
         for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run, go_on=run.go_on):
@@ -70,9 +70,9 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     for finding in sorted(pairs(store), key=lambda finding: finding.fault is Fault.LOST_LOCK):
         if run.dry_run and handled & {finding.lock, finding.booking}:
             continue
-        _treat(store, run, finding, now, busy)
+        _treat(store, run, finding, terms, busy)
     for finding in counters(store):
-        _treat(store, run, finding, now, busy)
+        _treat(store, run, finding, terms, busy)
 
 
 def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> set[Id]:
@@ -94,7 +94,7 @@ def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> set[Id]:
     return {item.id for item in mine}
 
 
-def _treat(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> None:
+def _treat(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]) -> None:
     """Repair one finding, or say why not."""
     run.checkpoint()
     if finding.fault not in REPAIRABLE:
@@ -102,7 +102,7 @@ def _treat(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id
     elif run.dry_run:
         outcome = PLANNED
     else:
-        outcome = _repair(store, run, finding, now, busy)
+        outcome = _repair(store, run, finding, terms, busy)
     if outcome in (NEEDS_PERSON, OVERSOLD):
         run.unresolved += 1
     if outcome:
@@ -114,35 +114,39 @@ def _note(run: Run, fault: str, message: str, outcome: str, document: Document |
     run.steps.append({**(document or {"fault": fault, "message": message}), "outcome": outcome})
 
 
-def _repair(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+def _repair(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]) -> str:
     """Repair one finding after a second look. Returns what was done, or "" when somebody else was
     faster and nothing is wrong any more."""
     match finding.fault:
         case Fault.UNSETTLED_LOCK:
-            changed = store.move_lock(finding.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True)
+            changed = store.move_lock(
+                finding.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, terms.now, by_job=True
+            )
             run.repairs += changed
             return "lock CONSUMED" if changed else ""
         case Fault.LOST_LOCK:
-            return _take_again(store, run, finding, now, busy)
+            return _take_again(store, run, finding, terms, busy)
         case Fault.SEATS_NOT_RETURNED:
-            return _return_seats(store, run, finding, now, busy)
+            return _return_seats(store, run, finding, terms, busy)
         case Fault.BOOKING_WITHOUT_SEATS | Fault.ORPHAN_BOOKING:
             changed = store.move_booking(
-                finding.booking, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now
+                finding.booking, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, terms.now
             )
             run.bookings += changed
-            seats = _return_seats(store, run, finding, now, busy) if changed else ""
+            seats = _return_seats(store, run, finding, terms, busy) if changed else ""
             return ", ".join(filter(None, ("booking EXPIRED" if changed else "", seats)))
         case Fault.ORPHAN_LOCK:
-            changed = store.move_lock(finding.lock, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True)
+            changed = store.move_lock(
+                finding.lock, LockStatus.ACTIVE, LockStatus.EXPIRED, terms.now, by_job=True
+            )
             run.locks += changed
             return "lock EXPIRED, its event does not exist" if changed else ""
         case Fault.COUNTER_DRIFT:
-            return _reconcile(store, run, finding.event, now, busy)[0]
+            return _reconcile(store, run, finding.event, terms, busy)[0]
     raise AssertionError(finding.fault)
 
 
-def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+def _take_again(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]) -> str:
     """A paid booking whose lock gave its seats back: take them again, if the event still has them."""
     lock = store.lock(finding.lock)
     if lock is None or lock.get("status") != LockStatus.EXPIRED:
@@ -151,12 +155,12 @@ def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: s
         return NEEDS_PERSON
 
     def take() -> bool:
-        return store.transact(lambda session: _consume_again(store, lock, now, busy, session))
+        return store.transact(lambda session: _consume_again(store, lock, terms, busy, session))
 
     try:
         taken = take()
         if not taken:  # the seats are there and the counter is too low
-            outcome, drift = _reconcile(store, run, lock["eventId"], now, busy)
+            outcome, drift = _reconcile(store, run, lock["eventId"], terms, busy)
             if outcome == LEFT:
                 return LEFT
             if drift:
@@ -170,33 +174,35 @@ def _take_again(store: Store, run: Run, finding: Finding, now: datetime, busy: s
     return f"{seats_of(lock)} seats taken again, lock CONSUMED"
 
 
-def _consume_again(store: Store, lock: Document, now: datetime, busy: set[Id], session: Session) -> bool:
+def _consume_again(store: Store, lock: Document, terms: Terms, busy: set[Id], session: Session) -> bool:
     """Counter down, then EXPIRED → CONSUMED; False when the counter is lower than the seats that are
     there. Raises Unchanged when the event has no longer the seats, or the lock is EXPIRED no more."""
     event_id, seats = lock.get("eventId"), seats_of(lock) or 0
-    event = store.claim_event(event_id, now, session) if store.transactions else store.event(event_id)
+    event = store.claim_event(event_id, terms.now, session) if store.transactions else store.event(event_id)
     if event is None or counter_flaw(event):
         raise Unchanged(NEEDS_PERSON)
     # The locks decide, not the counter: it may be wrong, and is set right only after the pairs.
     held, unreadable = store.held_by_event(session, event_id).get(event_id, (0, 0))
     if unreadable or expected_seats(event, held) < seats:
         raise Unchanged(OVERSOLD)
-    before = store.take_seats(event_id, seats, now, session)
+    before = store.take_seats(event_id, seats, terms.now, session)
     if before is None:
         return False
-    if not is_quiet(before, now, now, busy):
-        busy.add(event_id)
+    met = GivenBack()
+    met.note_neighbour(before, -seats, terms)
+    busy |= met.busy
     if not store.move_lock(
-        lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, now, by_job=True, session=session
+        lock["_id"], LockStatus.EXPIRED, LockStatus.CONSUMED, terms.now, by_job=True, session=session
     ):
         if not store.transactions:
-            store.add_seats_to(event_id, seats, now)
+            store.add_seats_to(event_id, seats, terms.now)
         raise Unchanged
     return True
 
 
-def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy: set[Id]) -> str:
+def _return_seats(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]) -> str:
     """A booking that ended while its lock still holds the seats: give them back."""
+    chosen = replace(terms, overdue_at=None)
 
     def attempt() -> GivenBack:
         lock = store.lock(finding.lock)
@@ -205,10 +211,9 @@ def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy:
         if seats_of(lock) is None:
             raise Unchanged(NEEDS_PERSON)
         claims, unsound = sound(store, [Claim(hold_of(lock))])
-        terms = Terms(now)
         if unsound:
-            return give_up_locks(store, [item.claim for item in unsound if item.claim], terms)
-        return give_back(store, claims, terms)
+            return give_up_locks(store, [item.claim for item in unsound if item.claim], chosen)
+        return give_back(store, claims, chosen)
 
     try:
         done = again(attempt)
@@ -220,7 +225,7 @@ def _return_seats(store: Store, run: Run, finding: Finding, now: datetime, busy:
 
 
 def _reconcile(
-    store: Store, run: Run, event_id: Id, now: datetime, busy: set[Id]
+    store: Store, run: Run, event_id: Id, terms: Terms, busy: set[Id]
 ) -> tuple[str, Finding | None]:
     """Set one counter to what invariant 1 says, never across a change made meanwhile: within a
     transaction the event is written first, so that nobody else's seats can move; without one, only
@@ -232,16 +237,18 @@ def _reconcile(
 
     def work(session: Session) -> None:
         nonlocal finding
-        event = store.claim_event(event_id, now, session) if store.transactions else store.event(event_id)
+        event = (
+            store.claim_event(event_id, terms.now, session) if store.transactions else store.event(event_id)
+        )
         held = store.held_by_event(session, event_id).get(event_id, (0, 0))
         finding = check_counter(event, held) if event else None
         if not event or not finding:
             raise Unchanged
         if finding.fault is not Fault.COUNTER_DRIFT:
             raise Unchanged(NEEDS_PERSON)
-        if not store.transactions and not _may_correct(store, event, now, busy):
+        if not store.transactions and not _may_correct(store, event, terms, busy):
             raise Unchanged(LEFT)
-        if not store.swap_counter(event, expected_seats(event, held[0]), now, session):
+        if not store.swap_counter(event, expected_seats(event, held[0]), terms.now, session):
             raise StartOver
 
     try:
@@ -252,19 +259,20 @@ def _reconcile(
     return DONE, finding
 
 
-def _may_correct(store: Store, event: Document, own: datetime, busy: set[Id]) -> bool:
+def _may_correct(store: Store, event: Document, terms: Terms, busy: set[Id]) -> bool:
     """Whether no half-done command can be at work on this event. One that takes seats stamps the
     event before its lock appears; one that gives them back stamps the lock before the event."""
     current = store.now()
-    return is_quiet(event, current, own, busy) and not store.lock_changed_since(
-        event["_id"], current - QUIET, own
+    return is_quiet(event, current, terms, busy) and not store.lock_changed_since(
+        event["_id"], current - QUIET, terms.now
     )
 
 
-def is_quiet(event: Document, current: datetime, own: datetime, busy: set[Id]) -> bool:
-    """Whether nobody but this run (which stamps its changes `own`) changed an event for QUIET, so
-    that no half-done lock command can be waiting to insert its lock."""
-    changed = event.get("updatedAt")
-    if event["_id"] in busy:
+def is_quiet(event: Document, current: datetime, terms: Terms, busy: set[Id]) -> bool:
+    """Whether nobody but this run changed an event for QUIET, so that no half-done lock command can
+    be waiting to insert its lock. What this run left is as it left it."""
+    event_id, changed = event["_id"], event.get("updatedAt")
+    if event_id in busy:
         return False
-    return not isinstance(changed, datetime) or changed == own or changed <= current - QUIET
+    ours = event_id in terms.left and terms.left[event_id] == event.get("availableSeats")
+    return ours or not isinstance(changed, datetime) or changed <= current - QUIET

@@ -120,10 +120,6 @@ class Store:
         found = self._events.find({"_id": {"$in": list(event_ids)}}, session=session)
         return {event["_id"]: event for event in found}
 
-    def events_changed_since(self, moment: datetime) -> set[Id]:
-        """Events that somebody changed after `moment`."""
-        return {event["_id"] for event in self._events.find({"updatedAt": {"$gt": moment}}, {"_id": 1})}
-
     def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
         """Counter down, if that many seats are there; returns the event as it was before, or None."""
         with _refusals():
