@@ -241,8 +241,8 @@ class Ledger:
         return done
 
     def recover(self, now: datetime) -> Tally:
-        """First the sweeps, then pairs that disagree (in the order in which the bookings were stored),
-        then the counters."""
+        """First the sweeps, then pairs that disagree (in the order of their locks; those that need seats
+        again after those that give some back), then the counters."""
         changing = set() if self.atomic else self._changed_within_a_minute(now)
         done = Tally()
         for sweep in (self.sweep_bookings, self.sweep_locks):
@@ -251,13 +251,22 @@ class Ledger:
             for claim in done.refused:
                 self._close(claim, now, done)
             done.refused.clear()
-        for booking in self.bookings.values():
-            self._mend_pair(booking, now, changing, done)
+        pairs = sorted(self.bookings.values(), key=lambda booking: booking["seatLockId"])
+        waiting = [booking for booking in pairs if self._lost_its_lock(booking)]
+        for booking in pairs:
+            if booking not in waiting:
+                self._mend_pair(booking, now, changing, done)
         done.unresolved += sum(map(self._consumed_without_payment, self.locks.values()))
         self._end_orphans(now, done)
+        for booking in waiting:
+            self._mend_pair(booking, now, changing, done)
         for event in self.events.values():
             self._reconcile(event, now, changing, done)
         return self._log("RECOVERY", now, done)
+
+    def _lost_its_lock(self, booking: Document) -> bool:
+        lock = self.locks.get(booking["seatLockId"])
+        return lock is not None and (booking["status"], lock["status"]) == ("CONFIRMED", "EXPIRED")
 
     def _mend_pair(self, booking: Document, now: datetime, changing: set[Id], done: Tally) -> None:
         lock = self.locks.get(booking["seatLockId"])
