@@ -474,9 +474,10 @@ class Store:
     def newest(
         self, collection: str, where: Mapping[str, Any], limit: int, by: str = "_id"
     ) -> list[Document]:
-        """The newest documents that match; ObjectIds carry their second of creation, and every
-        document has one, which cannot be said of `createdAt`."""
-        return list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
+        """The newest documents that match. ObjectIds carry their second of creation, and every
+        document has one, which cannot be said of `createdAt`; within a second that one decides."""
+        found = list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
+        return sorted(found, key=_age, reverse=True) if by == "_id" else found
 
     def fullest(self, limit: int) -> list[Document]:
         """Events by the share of their seats that is available, smallest first."""
@@ -626,6 +627,13 @@ def _takes(seats: int) -> Document:
 def _more(seats: int, now: datetime) -> Document:
     # Never backwards: a sweep that began long ago must not hide from recovery that a buyer is here.
     return {"$inc": {"availableSeats": seats}, "$max": {"updatedAt": now}}
+
+
+def _age(document: Document) -> tuple[str, str]:
+    """A key that sorts by creation: the second in the id, then `createdAt`."""
+    second = str(document["_id"])[:8] if isinstance(document["_id"], ObjectId) else ""
+    created = document.get("createdAt")
+    return second, created.isoformat() if isinstance(created, datetime) else ""
 
 
 def _to(status: str, now: datetime, old: str | None = None) -> Document:
