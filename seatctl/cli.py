@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -535,10 +535,13 @@ def recover(
         recovery.recover(store, run, batch_size=batch_size)
 
     entry, run = joblog.run(store, JobType.RECOVERY, work, dry_run=dry_run)
-    code = _report(call, entry, run)
-    if dry_run and not code and (run.steps or run.processed):
-        raise Unhealthy("there is something to recover; `seatctl recover` does it")
-    return code
+    if not dry_run:
+        return _report(call, entry, run)
+    with suppress(ItemsLeft):  # in a plan, it is something wrong like the rest
+        _report(call, entry, run)
+    if run.set_aside or run.steps or run.processed:
+        raise Unhealthy("; ".join(filter(None, ("there is something to recover", entry.get("error")))))
+    return 0
 
 
 def _report(call: Call, entry: Document, run: Run) -> int:

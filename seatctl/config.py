@@ -101,6 +101,13 @@ def _clean(uri: str, source: str) -> str:
     return uri
 
 
+def scrub_seen(text: str) -> str:
+    """`text` without a secret of any URI that this process read."""
+    for uri in seen:
+        text = scrub(text, uri)
+    return text
+
+
 def scrub(text: str, uri: str) -> str:
     """`text` without the user and password that `uri` carries, as written or decoded."""
     text = re.sub(r"(mongodb(?:\+srv)?://)[^@/\s]*@", r"\1***@", text)

@@ -155,6 +155,10 @@ def connect(
         return Deployment(client, name, transactions=transactions)
     except PyMongoError as error:
         raise explain(error, hosts_of(uri)) from error
+    except OSError as error:  # before the first connection: a file that an option names
+        raise Misconfigured(
+            f"the MongoDB URI names a file that cannot be used: {error.filename}: {error.strerror}"
+        ) from error
     except (ValueError, TypeError) as error:
         raise _malformed() from error
 
@@ -162,8 +166,8 @@ def connect(
 def _malformed() -> Misconfigured:
     # Never quote the parser: its message may hold the part of the password it stumbled over.
     return Misconfigured(
-        "the MongoDB URI is malformed; it looks like mongodb://user:password@host:27017/database, "
-        "with : / ? # [ ] @ % in the user and password percent-encoded"
+        "the MongoDB URI is malformed; it looks like mongodb://host:27017/database, where user:password@ "
+        "may stand before the host, with : / ? # [ ] @ % in them percent-encoded"
     )
 
 

@@ -6,7 +6,7 @@ Reads only, with server-side aggregation; whoever repairs a finding looks again 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -23,6 +23,7 @@ from seatctl.model import (
     seats_of,
     whole_number,
 )
+from seatctl.store import is_object_id
 
 if TYPE_CHECKING:
     from seatctl.store import Session, Store
@@ -143,21 +144,28 @@ def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
             Fault.DAMAGED_LOCK, f"lock {lock['_id']}: {_flaw(lock)}", lock.get("eventId"), lock["_id"]
         )
     for booking in store.damaged_bookings(session):
-        known = booking.get("status") in set(BookingStatus)
-        field = "seatLockId" if known else "status"
-        yield Finding(
-            Fault.DAMAGED_BOOKING,
-            f"booking {booking['_id']}: {field} is {describe(booking.get(field))}",
-            booking=booking["_id"],
-        )
+        reason = _booking_flaw(booking)
+        yield Finding(Fault.DAMAGED_BOOKING, f"booking {booking['_id']}: {reason}", booking=booking["_id"])
+
+
+def _booking_flaw(booking: Document) -> str:
+    if booking.get("status") not in list(BookingStatus):
+        return f"status is {describe(booking.get('status'))}"
+    if not is_object_id(booking.get("seatLockId")):
+        return f"seatLockId is {describe(booking.get('seatLockId'))}, not an id"
+    if not is_object_id(booking["_id"]):
+        return "its _id is not an ObjectId"
+    return f"paymentExpiresAt is {describe(booking.get('paymentExpiresAt'))}, not a date"
 
 
 def _flaw(lock: Document) -> str:
-    if lock.get("status") not in set(LockStatus):
+    if lock.get("status") not in list(LockStatus):
         return f"status is {describe(lock.get('status'))}"
     if seats_of(lock) is None:
         return f"seats is {describe(lock.get('seats'))}, not a positive whole number"
-    return "its _id is not an ObjectId"
+    if not is_object_id(lock["_id"]):
+        return "its _id is not an ObjectId"
+    return f"expiresAt is {describe(lock.get('expiresAt'))}, not a date"
 
 
 def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Finding]:
@@ -227,6 +235,12 @@ def counters(store: Store, session: Session = None) -> Iterator[Finding]:
     """Events whose counter is not what their locks say (invariants 1 and 2)."""
     held = store.held_by_event(session)
     for event in store.all_counters(session):
+        if not isinstance(event["_id"], Hashable):
+            event_id = describe(event["_id"])
+            yield Finding(
+                Fault.DAMAGED_EVENT, f"event {event_id}: no lock can refer to this _id", event["_id"]
+            )
+            continue
         finding = check_counter(event, held.get(event["_id"], (0, 0)))
         if finding:
             yield finding

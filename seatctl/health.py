@@ -7,7 +7,7 @@ Each is one line that ends with what to do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -277,7 +277,11 @@ def _backlog(store: Store, kind: Sweep, now: datetime) -> Backlog:
         candidates = kind.read(now, None)
         try:
             while batch := list(islice(candidates, BATCH)):
-                deadlines: dict[Id, Any] = {item["_id"]: item[kind.deadline] for item in batch}
+                deadlines: dict[Id, Any] = {
+                    item["_id"]: item.get(kind.deadline)
+                    for item in batch
+                    if isinstance(item["_id"], Hashable)
+                }
                 claims, _ = sound(store, kind.plan(batch)[0])
                 overdue += len(claims)
                 mine = (claim.booking or (claim.hold and claim.hold.lock) for claim in claims)

@@ -19,6 +19,7 @@ from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from seatctl import config
 from seatctl.connection import explain
 from seatctl.errors import Interrupted, SeatctlError
 from seatctl.model import Document, Id, JobStatus, JobType
@@ -35,29 +36,35 @@ LISTED = 100
 
 
 class Stop:
-    """A request to stop, kept until the job is between two transactions."""
+    """A request to stop, kept until the job is between two transactions. Whoever asks twice does not
+    want to wait: after the first signal, what handled signals before does so again."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self.request)
 
     def request(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:  # asked twice: do not wait
-            raise Interrupted(number, "interrupted twice; the transaction in flight is rolled back")
         self.signal = number
+        self.leave()
+
+    def leave(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
 
 
 @contextmanager
 def _listening() -> Iterator[Stop]:
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop.listen()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop.leave()
 
 
 @dataclass(slots=True)
@@ -170,15 +177,18 @@ def run(
     with _listening() as current.stop:
         try:
             work(current)
-        except Exception as error:
-            reason = explain(error)
+        except BaseException as error:
+            forced = Interrupted(
+                current.stop.signal or signal.SIGINT, f"interrupted after {current.processed}"
+            )
+            reason = explain(error) if isinstance(error, Exception) else forced
             if not dry_run:
                 _log_failure(store, current, started, clock, reason)
             raise
-    entry = _entry(current, started, clock, current.complaint())
-    log.info("%s ends: %s after %d ms", job.value, entry["status"], entry["details"]["duration"])
-    if not dry_run:
-        store.insert_run(entry)
+        entry = _entry(current, started, clock, current.complaint())
+        log.info("%s ends: %s after %d ms", job.value, entry["status"], entry["details"]["duration"])
+        if not dry_run:
+            store.insert_run(entry)
     return entry, current
 
 
@@ -191,7 +201,7 @@ def _entry(current: Run, started: datetime, clock: float, error: str | None) -> 
         "host": socket.gethostname(),
     }
     if error:
-        entry["error"] = error
+        entry["error"] = config.scrub_seen(error)
     return entry
 
 

@@ -19,6 +19,8 @@ Document: TypeAlias = dict[str, Any]
 Id: TypeAlias = Any  # an ObjectId; a document written by hand may carry anything
 
 MAX_SEATS = 1_000_000
+LARGEST_NUMBER = 2**31 - 1
+"""No number of seats is larger: the sum over a whole batch must fit into MongoDB's integers."""
 MAX_TEXT = 200
 MAX_DESCRIPTION = 10_000
 LOCK_TTL = timedelta(minutes=10)
@@ -64,7 +66,7 @@ def whole_number(value: object) -> int | None:
     """`value` as an int if it is a whole number (the old mongo shell stores 2 as 2.0)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         return None
-    return int(value)
+    return int(value) if abs(value) <= LARGEST_NUMBER else None
 
 
 def seats_of(lock: Mapping[str, Any]) -> int | None:

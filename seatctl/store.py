@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import groupby, repeat
 from operator import itemgetter
@@ -24,6 +24,7 @@ from seatctl.connection import DOCUMENT_VALIDATION_FAILED, explain
 from seatctl.errors import Usage
 from seatctl.model import (
     HOLDING,
+    LARGEST_NUMBER,
     LIVE,
     RETENTION,
     BookingStatus,
@@ -416,7 +417,8 @@ class Store:
         where = {"status": {"$in": list(statuses)}}
         pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
         used = [group["_id"] for group in collection.aggregate(pipeline, session=session, allowDiskUse=True)]
-        known = {event["_id"] for event in self._events.find({}, {"_id": 1}, session=session)}
+        ids = (event["_id"] for event in self._events.find({}, {"_id": 1}, session=session))
+        known = {event_id for event_id in ids if isinstance(event_id, Hashable)}
         unknown = [
             event_id for event_id in used if not isinstance(event_id, Hashable) or event_id not in known
         ]
@@ -432,12 +434,25 @@ class Store:
         if seats_too:
             holding = self._locks.find({"status": held, "_id": {"$gte": _SMALLEST_ID}}, session=session)
             yield from (lock for lock in holding if seats_of(lock) is None)
+        active = LockStatus.ACTIVE
+        dateless = self._dateless(self._locks, active, "eventId", "expiresAt", session)
+        for lock in dateless:
+            if is_object_id(lock["_id"]) and seats_of(lock) is not None:
+                yield {**lock, "status": active}
 
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
         """Bookings in no known state, and live ones that name no lock."""
         yield from self._bookings.find({"status": {"$nin": list(BookingStatus)}}, session=session)
         live = {"status": {"$in": list(LIVE)}}
         yield from self._bookings.find({**live, "seatLockId": _NO_ID}, session=session)
+        yield from self._bookings.find(
+            {**live, "_id": _NO_ID, "seatLockId": {"$gte": _SMALLEST_ID}}, session=session
+        )
+        pending = BookingStatus.PAYMENT_PENDING
+        dateless = self._dateless(self._bookings, pending, "event", "paymentExpiresAt", session)
+        for booking in dateless:
+            if is_object_id(booking["_id"]) and is_object_id(booking.get("seatLockId")):
+                yield {**booking, "status": pending}
 
     def seat_totals(self) -> dict[str, int]:
         """Over all events: how many there are, and their `total`, `available`, `locked` and `sold`
@@ -456,7 +471,8 @@ class Store:
         for group in self._events.aggregate(counters):
             totals |= {name: int(group[name]) for name in ("events", "total", "available")}
         for group in self._locks.aggregate(_held_by({"status": "$status"})):
-            totals[_HOLDS_AS[group["_id"]["status"]]] = int(group["seats"])
+            if name := _HOLDS_AS.get(str(group["_id"]["status"])):
+                totals[name] = int(group["seats"])
         return totals
 
     def seats_by_event(self) -> Iterator[Document]:
@@ -464,8 +480,8 @@ class Store:
         held: dict[str, dict[str, int]] = {}
         pipeline = _held_by({"event": "$eventId", "status": "$status"})
         for group in self._locks.aggregate(pipeline, allowDiskUse=True):
-            name = _HOLDS_AS[group["_id"]["status"]]
-            held.setdefault(str(group["_id"].get("event")), {})[name] = int(group["seats"])
+            if name := _HOLDS_AS.get(str(group["_id"]["status"])):
+                held.setdefault(str(group["_id"].get("event")), {})[name] = int(group["seats"])
         for event in self.all_counters():
             yield {**event, "locked": 0, "sold": 0, **held.get(str(event["_id"]), {})}
 
@@ -552,6 +568,19 @@ class Store:
         with _refusals():
             return collection.update_one(where, {"$set": changes}, session=session).matched_count == 1
 
+    def _dateless(
+        self,
+        collection: Collection[Document],
+        status: str,
+        event_field: str,
+        deadline_field: str,
+        session: Session,
+    ) -> Iterator[Document]:
+        """Documents whose deadline is no date, and so would never pass."""
+        # Before the first date that Python knows is no date at all; a list is compared by its items.
+        yield from self._overdue(collection, status, event_field, deadline_field, _FIRST_DATE, None, session)
+        yield from collection.find({"status": status, deadline_field: {"$type": "array"}}, session=session)
+
     @staticmethod
     def _overdue(
         collection: Collection[Document],
@@ -560,6 +589,7 @@ class Store:
         deadline_field: str,
         now: datetime,
         event_id: Id | None,
+        session: Session = None,
     ) -> Iterator[Document]:
         where: Document = {
             "status": status,
@@ -572,11 +602,13 @@ class Store:
         }
         fields = {event_field: 1, deadline_field: 1, "seats": 1, "seatLockId": 1, "updatedAt": 1}
         try:
-            yield from collection.find(where, fields, batch_size=CURSOR_BATCH).sort([(event_field, 1)])
+            found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
+            yield from found.sort([(event_field, 1)])
         except CursorNotFound as error:
             raise CandidatesLost from error
 
 
+_FIRST_DATE = datetime.min.replace(tzinfo=UTC)
 _SMALLEST_ID = ObjectId("0" * 24)
 _NO_ID = {"$not": {"$gte": _SMALLEST_ID}}
 """No ObjectId, or nothing; unlike `$type`, a range on an index."""
@@ -596,7 +628,13 @@ _AGREEING = frozenset(
 _IS_SEAT_COUNT: Document = {
     "$cond": [
         {"$isNumber": "$seats"},
-        {"$and": [{"$gte": ["$seats", 1]}, {"$eq": [{"$mod": ["$seats", 1]}, 0]}]},
+        {
+            "$and": [
+                {"$gte": ["$seats", 1]},
+                {"$lte": ["$seats", LARGEST_NUMBER]},
+                {"$eq": [{"$mod": ["$seats", 1]}, 0]},
+            ]
+        },
         False,
     ]
 }
@@ -615,7 +653,9 @@ def _held_by(key: Document) -> list[Document]:
 
 
 def _number(field: str) -> Document:
-    return {"$cond": [{"$isNumber": field}, field, 0]}
+    # NaN sorts below every number.
+    inside = {"$and": [{"$gte": [field, -LARGEST_NUMBER]}, {"$lte": [field, LARGEST_NUMBER]}]}
+    return {"$cond": [{"$and": [{"$isNumber": field}, inside]}, field, 0]}
 
 
 def _takes(seats: int) -> Document:
