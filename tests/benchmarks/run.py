@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         sys.exit(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # or its MongoDB would stay
-    server = Server().start()
+    # On a disk, as in production; the other tests keep theirs in memory.
+    server = Server(directory=Path(tempfile.mkdtemp(prefix="seatctl-benchmark-"))).start()
     console = Console(stderr=True)
     try:
         with server.client() as client:
