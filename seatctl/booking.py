@@ -235,7 +235,9 @@ def fail(store: Store, booking_id: Id) -> Done:
         if held is not None and held.get("status") == LockStatus.ACTIVE:
             if seats_of(held) is None:
                 raise DamagedDocument(f"lock {held['_id']}: {lock_flaw(held)}")
-            hold = hold_of(held)
+            # Another booking on the same lock (a foreign fault) that is alive keeps the seats.
+            alive = [other["_id"] for other in store.live_bookings_of([held["_id"]])]
+            hold = hold_of(held) if alive == [booking_id] else None
         elif held is not None and held.get("status") == LockStatus.CONSUMED:
             raise WrongState(f"the lock of booking {booking_id} is CONSUMED; `seatctl show {booking_id}`")
         terms = Terms(now, booking_status=BookingStatus.FAILED, by_job=False)
@@ -280,6 +282,11 @@ def _check_event(store: Store, event_id: Id) -> Document:
     event = _found(store, "event", event_id, store.event(event_id))
     if flaw := counter_flaw(event):
         raise DamagedDocument(f"event {event_id}: {flaw}")
+    if event["availableSeats"] > event["totalSeats"]:
+        raise DamagedDocument(
+            f"event {event_id}: {event['availableSeats']} of {event['totalSeats']} seats available; "
+            "run `seatctl recover`"
+        )
     return event
 
 

@@ -78,7 +78,7 @@ class Deployment:
             read_preference=ReadPreference.PRIMARY,
             # What a command acknowledges ("already paid") must not be rolled back by a failover.
             read_concern=ReadConcern("majority") if transactions else None,
-            write_concern=WriteConcern("majority") if transactions else None,
+            write_concern=WriteConcern("majority" if transactions else 1),
         )
 
     def now(self) -> datetime:

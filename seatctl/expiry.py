@@ -82,7 +82,7 @@ def lock_sweep(store: Store) -> Sweep:
 
     def plan(locks: Sequence[Document]) -> Plan:
         ids = [lock["_id"] for lock in locks if is_object_id(lock["_id"])]
-        kept = {booking["seatLockId"] for booking in store.live_bookings_of(ids)}
+        kept = {kept for booking in store.live_bookings_of(ids) for kept in _named(booking)}
         claims, aside = [], []
         for lock in locks:
             if flaw := id_flaw(lock):
@@ -104,11 +104,12 @@ def booking_sweep(store: Store) -> Sweep:
     def plan(bookings: Sequence[Document]) -> Plan:
         claims, aside = [], []
         usable = [booking for booking in bookings if not booking_flaw(booking)]
-        ids = {booking["_id"] for booking in usable}
+        ids = {str(booking["_id"]) for booking in usable}
         lock_ids = [booking.get("seatLockId") for booking in usable]
         locks = store.locks_by_id(lock_ids)
         # A lock with another booking that is alive (a foreign fault) must keep its seats.
-        kept = {live["seatLockId"] for live in store.live_bookings_of(lock_ids) if live["_id"] not in ids}
+        others = [live for live in store.live_bookings_of(lock_ids) if str(live["_id"]) not in ids]
+        kept = {kept for live in others for kept in _named(live)}
         for booking in bookings:
             flaw = booking_flaw(booking)
             lock = None if flaw else locks.get(booking.get("seatLockId"))
@@ -129,6 +130,12 @@ def booking_sweep(store: Store) -> Sweep:
         "event",
         "paymentExpiresAt",
     )
+
+
+def _named(booking: Document) -> list[Id]:
+    """The lock that a booking names; all of them, where a foreign hand stored a list."""
+    value = booking["seatLockId"]
+    return [item for item in (value if isinstance(value, list) else [value]) if is_object_id(item)]
 
 
 def id_flaw(document: Document) -> str | None:
@@ -260,17 +267,18 @@ def _give_back_batch(
 ) -> GivenBack:
     assert terms.overdue_at is not None
     for attempt in attempts():
-        claims, aside = kind.plan(candidates)
         if before is not None:
-            before()
+            before()  # before the plan: a lock's other booking may be in the batch that is in flight
+        claims, aside = kind.plan(candidates)
         try:
             if attempt or dry_run:  # at first, the condition on the counters is enough
                 claims, unsound = sound(store, claims)
                 aside += unsound
             done = prospect(claims) if dry_run or not claims else give_back(store, claims, terms)
         except StartOver:
-            fresh = kind.read_again([document["_id"] for document in candidates])
-            candidates = [
+            odd = [document for document in candidates if id_flaw(document)]
+            fresh = kind.read_again([document["_id"] for document in candidates if not id_flaw(document)])
+            candidates = odd + [
                 document for document in fresh.values() if kind.still_overdue(document, terms.overdue_at)
             ]
             continue

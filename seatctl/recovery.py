@@ -26,7 +26,16 @@ from seatctl.inventory import (
     prospect,
     sound,
 )
-from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, counter_flaw, seats_of
+from seatctl.model import (
+    QUIET,
+    BookingStatus,
+    Document,
+    Id,
+    LockStatus,
+    counter_flaw,
+    reference_flaw,
+    seats_of,
+)
 from seatctl.store import is_object_id
 
 if TYPE_CHECKING:
@@ -208,6 +217,8 @@ def _return_seats(store: Store, run: Run, finding: Finding, terms: Terms, busy: 
         lock = store.lock(finding.lock)
         if lock is None or lock.get("status") != LockStatus.ACTIVE or store.live_bookings_of([lock["_id"]]):
             raise Unchanged
+        if reference_flaw(lock, "eventId"):
+            raise Unchanged  # an orphan, and treated as such
         if seats_of(lock) is None:
             raise Unchanged(NEEDS_PERSON)
         claims, unsound = sound(store, [Claim(hold_of(lock))])

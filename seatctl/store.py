@@ -125,7 +125,7 @@ class Store:
         """Counter down, if that many seats are there; returns the event as it was before, or None."""
         with _refusals():
             return self._events.find_one_and_update(
-                {"_id": event_id, "availableSeats": {"$gte": seats}},
+                {"_id": event_id, "availableSeats": {"$gte": seats}, **_takes(0)},
                 _more(-seats, now),
                 session=session,
             )
@@ -244,6 +244,7 @@ class Store:
         return {
             (group["_id"]["event"], group["_id"]["status"]): whole_number(group["seats"]) or 0
             for group in groups
+            if isinstance(group["_id"].get("event"), Hashable) and isinstance(group["_id"]["status"], str)
         }
 
     def lock_changed_since(self, event_id: Id, since: datetime, but: datetime) -> bool:
@@ -272,7 +273,8 @@ class Store:
         return min(bookings, key=lambda booking: booking.get("status") not in LIVE, default=None)
 
     def bookings_of_locks(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
-        return list(self._bookings.find(_of_locks(lock_ids), session=session))
+        found = self._bookings.find(_of_locks(lock_ids), session=session)
+        return [booking for booking in found if is_object_id(booking["seatLockId"])]
 
     def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         """Bookings that keep these locks from expiring (invariant 4)."""
@@ -401,7 +403,8 @@ class Store:
         where = {"status": status, field: {"$gte": _SMALLEST_ID}}
         fields = {"_id": 0, field: 1} if field != "_id" else {"_id": 1}
         found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
-        return (document[field] for document in found.sort([(field, 1)]))
+        # A list that holds an id is within the range, too.
+        return (item[field] for item in found.sort([(field, 1)]) if is_object_id(item[field]))
 
     def orphan_locks(self, session: Session = None) -> Iterator[Document]:
         """Locks that hold seats of an event that does not exist."""
@@ -448,6 +451,7 @@ class Store:
         yield from self._bookings.find(
             {**live, "_id": _NO_ID, "seatLockId": {"$gte": _SMALLEST_ID}}, session=session
         )
+        yield from self._bookings.find({**live, "seatLockId": {"$type": "array"}}, session=session)
         pending = BookingStatus.PAYMENT_PENDING
         dateless = self._dateless(self._bookings, pending, "event", "paymentExpiresAt", session)
         for booking in dateless:
@@ -535,8 +539,8 @@ class Store:
         return self.database.name
 
     def sizes(self) -> dict[str, int]:
-        """How many documents there are, by collection, from the server's own count."""
-        return {name: self.database[name].estimated_document_count() for name in KINDS.values()}
+        """How many documents there are, by collection; the server's own count is wrong after a crash."""
+        return {name: self.database[name].count_documents({}) for name in KINDS.values()}
 
     def missing(self) -> list[str]:
         """What `init` would create."""

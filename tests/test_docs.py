@@ -56,7 +56,7 @@ def tour() -> list[tuple[str, str]]:
 def play(commands: list[str], home: Path) -> list[str]:
     """The output of each command, stdout and stderr together, in one shell that keeps its variables."""
     mark = "=== next ==="
-    script = "\n".join(f"{command}\necho '{mark}'" for command in commands)
+    script = "\n".join(f"{command}\nstatus=$?\necho '{mark}'\n(exit $status)" for command in commands)
     environment = {"HOME": str(home), "PATH": f"{SCRIPTS}:{os.defpath}", "LANG": "C.UTF-8"}
     shell = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"],  # noqa: S607 - whichever the reader has
