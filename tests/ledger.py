@@ -115,6 +115,8 @@ class Ledger:
                 raise Refusal("key_reused", str(earlier["_id"]))
             return Answer(earlier, changed=False)
         event = self._known(self.events, event_id)
+        if event["availableSeats"] > event["totalSeats"]:
+            raise Refusal("damaged_document", "recover")
         if event["availableSeats"] < seats:
             self.sweep_bookings(now, now, event_id)
             self.sweep_locks(now, now, event_id)
@@ -191,7 +193,9 @@ class Ledger:
         lock = self.locks.get(booking["seatLockId"])
         if lock and lock["status"] == "CONSUMED":
             raise Refusal("wrong_state", "CONSUMED")
-        if lock and lock["status"] == "ACTIVE":
+        others = [other for other in self.bookings.values() if other is not booking]
+        kept = lock and any(o["seatLockId"] == lock["_id"] and o["status"] in LIVE for o in others)
+        if lock and lock["status"] == "ACTIVE" and not kept:
             self._give_back_by_hand(lock, now)
         booking.update(status="FAILED", updatedAt=now)
         return Answer(booking)
@@ -311,9 +315,9 @@ class Ledger:
         if event is None or seats > event["totalSeats"] - self.held(event["_id"]):
             done.unresolved += 1
             return
-        if event["availableSeats"] < seats:
+        if not seats <= event["availableSeats"] <= event["totalSeats"]:
             self._reconcile(event, now, changing, done)
-        if event["availableSeats"] < seats:
+        if not seats <= event["availableSeats"] <= event["totalSeats"]:
             return  # left for the next run, like its counter
         self._count(event, -seats, now)
         lock.update(status="CONSUMED", oldStatus="EXPIRED", updatedAt=now)
