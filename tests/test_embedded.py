@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,10 @@ def listening_inodes():
 
 def socket_inodes(pid):
     """Sockets that a process has open, by inode."""
-    targets = [str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since the directory was read
+            targets.append(str(descriptor.readlink()))
     inodes = {target[8:-1] for target in targets if target.startswith("socket:")}
     assert inodes
     return inodes
