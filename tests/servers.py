@@ -18,6 +18,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from seatctl import embedded
 
+ALREADY_INITIALIZED, UNAUTHORIZED = 23, 13
+
 
 @dataclass
 class Server:
@@ -76,7 +78,7 @@ class Server:
                 "replSetInitiate", {"_id": self.replica_set, "members": [{"_id": 0, "host": self.host}]}
             )
         except OperationFailure as error:
-            if error.codeName not in ("AlreadyInitialized", "Unauthorized"):
+            if error.code not in (ALREADY_INITIALIZED, UNAUTHORIZED):
                 raise
         wait_until(lambda: client.admin.command("hello")["isWritablePrimary"], 60)
 
