@@ -5,6 +5,7 @@ Reads only, with server-side aggregation; whoever repairs a finding looks again 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Fault(StrEnum):
     DAMAGED_LOCK = "damaged_lock"
     DAMAGED_BOOKING = "damaged_booking"
     DAMAGED_EVENT = "damaged_event"
+    TTL_INDEX = "ttl_index"
 
 
 INVARIANT = {
@@ -69,6 +71,7 @@ INVARIANT = {
     Fault.DAMAGED_LOCK: 1,
     Fault.DAMAGED_BOOKING: 5,
     Fault.DAMAGED_EVENT: 2,
+    Fault.TTL_INDEX: 9,
 }
 """The invariant of spec section 3 that each fault breaks."""
 
@@ -88,23 +91,26 @@ REPAIRABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One violation: what, said in a sentence, and the ids of the documents involved."""
+    """One violation: what, said in a sentence, and the ids of the documents involved, or the index."""
 
     fault: Fault
     message: str
     event: Id = None
     lock: Id = None
     booking: Id = None
+    index: str | None = None
 
     @property
     def remedy(self) -> str:
         """The command that repairs it, or the one that shows a person what to decide on."""
         if self.fault in REPAIRABLE:
             return "seatctl recover"
+        if self.index:
+            return "seatctl init --check"
         return f"seatctl show {self.booking or self.lock or self.event}"
 
     def as_document(self) -> Document:
-        ids = {"event": self.event, "lock": self.lock, "booking": self.booking}
+        ids = {"event": self.event, "lock": self.lock, "booking": self.booking, "index": self.index}
         return {
             "fault": self.fault.value,
             "invariant": INVARIANT[self.fault],
@@ -129,7 +135,7 @@ def find_all(store: Store) -> list[Finding]:
 
 
 def _look(store: Store, session: Session) -> list[Finding]:
-    return [*pairs(store, session), *counters(store, session)]
+    return [*pairs(store, session), *counters(store, session), *indexes(store)]
 
 
 def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
@@ -228,6 +234,17 @@ def _orphans(store: Store, session: Session) -> Iterator[Finding]:
             booking.get("event"),
             booking.get("seatLockId"),
             booking["_id"],
+        )
+
+
+def indexes(store: Store) -> Iterator[Finding]:
+    """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
+    for collection, name in store.deleting_indexes():
+        yield Finding(
+            Fault.TTL_INDEX,
+            f"{collection}.{name} is a TTL index, by which MongoDB deletes documents; drop it in mongosh: "
+            f"db.{collection}.dropIndex({json.dumps(name)})",
+            index=f"{collection}.{name}",
         )
 
 

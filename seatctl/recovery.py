@@ -9,10 +9,20 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from seatctl.expiry import BATCH, booking_sweep, lock_sweep, sweep
-from seatctl.findings import REPAIRABLE, Fault, Finding, check_counter, counters, expected_seats, pairs
+from seatctl.findings import (
+    REPAIRABLE,
+    Fault,
+    Finding,
+    check_counter,
+    counters,
+    expected_seats,
+    indexes,
+    pairs,
+)
 from seatctl.inventory import (
     Cause,
     Claim,
@@ -80,7 +90,7 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
         if run.dry_run and handled & {finding.lock, finding.booking}:
             continue
         _treat(store, run, finding, terms, busy)
-    for finding in counters(store):
+    for finding in chain(counters(store), indexes(store)):
         _treat(store, run, finding, terms, busy)
 
 

@@ -6,6 +6,7 @@ Those exist before the first write that needs them, also where nobody ran `init`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from seatctl.model import Document
 
 EVENTS, LOCKS, BOOKINGS, JOB_LOGS = "events", "seatLocks", "bookings", "jobLogs"
-COLLECTIONS = (EVENTS, LOCKS, BOOKINGS, JOB_LOGS)
+STATE = (EVENTS, LOCKS, BOOKINGS)
+COLLECTIONS = (*STATE, JOB_LOGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,15 @@ def retention_of(database: Database[Document]) -> timedelta | None:
         if list(index["key"]) == RETENTION_KEYS and "expireAfterSeconds" in index:
             return timedelta(seconds=int(index["expireAfterSeconds"]))
     return None
+
+
+def deleting(database: Database[Document]) -> Iterator[tuple[str, str]]:
+    """TTL indexes where no document may ever be deleted (invariant 9): collection and index. One that
+    is hidden from the planner deletes all the same."""
+    for collection in STATE:
+        for name, index in database[collection].index_information().items():
+            if "expireAfterSeconds" in index:
+                yield collection, name
 
 
 def missing(database: Database[Document]) -> list[str]:

@@ -458,6 +458,10 @@ class Store:
             if is_object_id(booking["_id"]) and is_object_id(booking.get("seatLockId")):
                 yield {**booking, "status": pending}
 
+    def deleting_indexes(self) -> Iterator[tuple[str, str]]:
+        """TTL indexes on events, locks or bookings, as collection and name."""
+        return schema.deleting(self.database)
+
     def seat_totals(self) -> dict[str, int]:
         """Over all events: how many there are, and their `total`, `available`, `locked` and `sold`
         seats. A value that is no number counts as none."""

@@ -483,6 +483,23 @@ def test_each_exit_code_and_its_word(
             assert told.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "code"), [("init --check", 5), ("verify", 5), ("health", 5), ("recover", 1)]
+)
+def test_a_ttl_index_is_named_by_every_look(
+    shell: Shell, command: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that would delete locks is named, with the way to drop it, and is no success."""
+    monkeypatch.setenv("SEATCTL_URI", shell.env["SEATCTL_URI"])
+    here(capsys, "init")
+    with database_of(shell) as database:
+        database.seatLocks.create_index("createdAt", name="tidy", expireAfterSeconds=10**9)
+    told, as_json = here(capsys, *command.split()), here(capsys, *command.split(), "--json")
+    assert (told.code, as_json.code) == (code, code)
+    for shown in (told.stdout, as_json.stdout.replace("\\", "")):
+        assert 'db.seatLocks.dropIndex("tidy")' in shown
+
+
 def test_no_exit_code_is_forgotten() -> None:
     """Each code that an error carries, and each that the help promises, is tried by a test here."""
     known = {leaf.exit_code for leaf in all_errors(errors.SeatctlError)}

@@ -20,7 +20,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from servers import Server
 
-from seatctl import booking, expiry, health, joblog, recovery
+from seatctl import booking, expiry, findings, health, joblog, recovery
 from seatctl.connection import explain
 from seatctl.errors import Misconfigured
 from seatctl.inventory import Terms
@@ -37,6 +37,7 @@ Grant = tuple[str, str]
 ROLES: dict[str, set[Grant]] = {
     "seatctlJobs": {
         *(("find", name) for name in STATE),
+        *(("listIndexes", name) for name in STATE),
         *(("update", name) for name in STATE),
         ("insert", "jobLogs"),
     },
@@ -48,9 +49,8 @@ ROLES: dict[str, set[Grant]] = {
     "seatctlOperator": {
         *(("find", name) for name in ALL),
         *(("insert", name) for name in STATE),
+        *(("listIndexes", name) for name in STATE),
         *(("update", name) for name in STATE),
-        ("listIndexes", "seatLocks"),
-        ("listIndexes", "bookings"),
     },
     "seatctlInit": {
         *(("createCollection", name) for name in ALL),
@@ -174,6 +174,7 @@ def operate(store: Store, sample: Document) -> None:
     booking.fail(store, sample["failing"])
     store.find_anywhere(new_id())
     store.newest("jobLogs", {}, 10)
+    findings.find_all(store)
 
 
 def install(store: Store, _: Document) -> None:
