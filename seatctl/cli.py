@@ -582,17 +582,19 @@ def verify(call: Call) -> int:
     store = call.store(create=False)
     found = findings.find_all(store)
     counts = store.sizes()
+    where = "`seatctl verify`"
     if call.json:
         documents = [finding.as_document() for finding in found]
         output.print_json({"consistent": not found, "checked": counts, "findings": documents})
     elif found and not call.quiet:
+        where = "the table"
         output.show(output.findings_table(finding.as_document() for finding in found))
     elif not call.quiet:
         names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
         checked = ", ".join(_count(counts[name], what) for name, what in names.items())
         print(f"All invariants hold ({checked}).")
     if found:
-        raise Unhealthy(f"{_count(len(found), 'violation')} found; the table says what to do about each")
+        raise Unhealthy(f"{_count(len(found), 'violation')} found; {where} says what to do about each")
     return 0
 
 
@@ -606,28 +608,37 @@ def init(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what is missing; exit 5 if anything is.")
+        bool, typer.Option("--check", help="Only say what is missing or wrong; exit 5 if anything is.")
     ] = False,
 ) -> int:
     """Create collections, indexes and validators; repeatable."""
-    from seatctl import output
+    from seatctl import findings, output
 
     store = call.store()
     there = store.missing()
+    wrong = [finding.message for finding in findings.indexes(store)] if check else []
     made = [] if check else store.init(retention)
     limit = store.retention()
     kept = format_duration(limit) if limit else "ever"
     if call.json:
-        output.print_json({"created": made, "missing": there if check else [], "retention": kept})
+        missing = there if check else []
+        output.print_json({"created": made, "missing": missing, "wrong": wrong, "retention": kept})
     elif not call.quiet:
         for name in made:
             print(f"created {name}")
         for name in there if check else []:
             print(f"missing {name}")
+        for message in wrong:
+            print(f"wrong: {message}")
         state = "has all it needs; its" if not there else "is checked; its" if check else "is ready; its"
         print(f"Database {store.name} {state} job log is kept for {kept}.")
+    complaints = []
     if check and there:
-        raise Unhealthy(f"{_count(len(there), 'thing')} missing; `seatctl init` creates them")
+        complaints.append(f"{_count(len(there), 'thing')} missing; `seatctl init` creates them")
+    if wrong:
+        complaints.append(f"{_count(len(wrong), 'thing')} wrong; `seatctl verify` says what to do")
+    if complaints:
+        raise Unhealthy("; ".join(complaints))
     return 0
 
 
