@@ -84,6 +84,8 @@ class Run:
     steps: list[Document] = field(default_factory=list)
     """What recovery found, and what was done about each."""
     unresolved: int = 0
+    left: set[str] = field(default_factory=set)
+    """Events whose counter recovery had to leave for the next run."""
     stop: Stop = field(default_factory=Stop)
 
     @property
@@ -142,6 +144,8 @@ class Run:
             details["resourcesRecovered"] = self.processed
             details["findings"] = self.steps[:LISTED]
             details["findingsCount"] = len(self.steps)
+        if self.left:
+            details["countersLeft"] = len(self.left)
         if self.set_aside:
             details["setAsideCount"] = len(self.set_aside)
             details["setAside"] = [
@@ -160,6 +164,12 @@ class Run:
         if self.unresolved:
             need = "finding needs" if self.unresolved == 1 else "findings need"
             parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` lists them")
+        if self.left:
+            counters = "1 counter was" if len(self.left) == 1 else f"{len(self.left)} counters were"
+            parts.append(
+                f"{counters} left, because the event was changed within the last minute; "
+                "run `seatctl recover` again in a minute"
+            )
         return "; ".join(parts) or None
 
 

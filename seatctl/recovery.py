@@ -124,6 +124,8 @@ def _treat(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]
         outcome = _repair(store, run, finding, terms, busy)
     if outcome in (NEEDS_PERSON, OVERSOLD):
         run.unresolved += 1
+    if outcome == LEFT:
+        run.left.add(str(finding.event))
     if outcome:
         _note(run, finding.fault.value, finding.message, outcome, finding.as_document())
 

@@ -69,7 +69,8 @@ class Tally:
 
     @property
     def status(self) -> str:
-        return "FAILED" if self.refused or self.perhaps_paid or self.unresolved else "SUCCESS"
+        undone = self.refused or self.perhaps_paid or self.unresolved or self.left
+        return "FAILED" if undone else "SUCCESS"
 
     def add(self, other: Tally) -> None:
         self.locks += other.locks

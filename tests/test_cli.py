@@ -500,6 +500,22 @@ def test_a_ttl_index_is_named_by_every_look(
         assert 'db.seatLocks.dropIndex("tidy")' in shown
 
 
+@pytest.mark.parametrize("form", ["", "-q", "--json"])
+def test_a_counter_left_for_the_next_run_is_no_success(
+    standalone: Server, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a standalone, recovery that may not correct a counter yet complains and says when to repeat it."""
+    uri = standalone.uri.replace("/?", f"/test_{uuid.uuid4().hex}?")
+    monkeypatch.setenv("SEATCTL_URI", uri)
+    here(capsys, "create-event", "X", "--seats", "5", "--date", "+9d")
+    with open_database(uri) as database:
+        database.events.update_one({}, {"$inc": {"availableSeats": -1}})
+    told = here(capsys, "recover", *form.split())
+
+    assert told.code == 1
+    assert "run `seatctl recover` again in a minute" in told.stderr
+
+
 def test_no_exit_code_is_forgotten() -> None:
     """Each code that an error carries, and each that the help promises, is tried by a test here."""
     known = {leaf.exit_code for leaf in all_errors(errors.SeatctlError)}

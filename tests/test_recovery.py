@@ -417,8 +417,11 @@ def test_busy_event_on_a_standalone(standalone_store, clock):
     assert outcomes(entry) == [
         ("counter_drift", "left for the next run: the event was changed within the last minute")
     ]
+    assert (entry["status"], entry["details"]["countersLeft"]) == ("FAILED", 1)
+    assert "run `seatctl recover` again in a minute" in entry["error"]
     clock.advance(seconds=1)
-    recover(store)
+    entry = recover(store)
+    assert (entry["status"], "countersLeft" in entry["details"]) == ("SUCCESS", False)
     assert available(store, event) == 100
 
 
@@ -478,6 +481,7 @@ def test_low_counter_of_a_busy_event_is_not_oversold(standalone_store, clock):
 
     assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
     assert [outcome.partition(":")[0] for _, outcome in outcomes(entry)] == ["left for the next run"] * 2
+    assert entry["details"]["countersLeft"] == 1
     clock.advance(minutes=1)
     recover(store)
     assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
