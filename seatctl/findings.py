@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ class Fault(StrEnum):
     """Each way in which documents can break a promise."""
 
     COUNTER_DRIFT = "counter_drift"
+    COUNTER_IN_DOUBT = "counter_in_doubt"
     OVERBOOKED = "overbooked"
     UNSETTLED_LOCK = "unsettled_lock"
     LOST_LOCK = "lost_lock"
@@ -57,6 +58,7 @@ class Fault(StrEnum):
 
 INVARIANT = {
     Fault.COUNTER_DRIFT: 1,
+    Fault.COUNTER_IN_DOUBT: 1,
     Fault.OVERBOOKED: 2,
     Fault.UNSETTLED_LOCK: 5,
     Fault.LOST_LOCK: 5,
@@ -258,9 +260,24 @@ def counters(store: Store, session: Session = None) -> Iterator[Finding]:
                 Fault.DAMAGED_EVENT, f"event {event_id}: no lock can refer to this _id", event["_id"]
             )
             continue
-        finding = check_counter(event, held.get(event["_id"], (0, 0)))
+        finding = judge_counter(store, event, held.get(event["_id"], (0, 0)), session)
         if finding:
             yield finding
+
+
+def judge_counter(
+    store: Store, event: Document, held: tuple[int, int], session: Session = None
+) -> Finding | None:
+    """What is wrong with one event's counter, if anything is. One that is too low while a paid booking
+    of the event has no lock (somebody deleted it) is in doubt: raised, it could sell paid seats again."""
+    finding = check_counter(event, held)
+    if not finding or finding.fault is not Fault.COUNTER_DRIFT:
+        return finding
+    too_low = event["availableSeats"] < expected_seats(event, held[0])
+    if not (too_low and store.has_paid_without_lock(event["_id"], session)):
+        return finding
+    message = f"{finding.message}, but a paid booking has no lock: raised, it could sell paid seats again"
+    return replace(finding, fault=Fault.COUNTER_IN_DOUBT, message=message)
 
 
 def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:

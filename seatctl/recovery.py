@@ -17,10 +17,10 @@ from seatctl.findings import (
     REPAIRABLE,
     Fault,
     Finding,
-    check_counter,
     counters,
     expected_seats,
     indexes,
+    judge_counter,
     pairs,
 )
 from seatctl.inventory import (
@@ -157,11 +157,7 @@ def _repair(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id
             seats = _return_seats(store, run, finding, terms, busy) if changed else ""
             return ", ".join(filter(None, ("booking EXPIRED" if changed else "", seats)))
         case Fault.ORPHAN_LOCK:
-            changed = store.move_lock(
-                finding.lock, LockStatus.ACTIVE, LockStatus.EXPIRED, terms.now, by_job=True
-            )
-            run.locks += changed
-            return "lock EXPIRED, its event does not exist" if changed else ""
+            return _end_orphan(store, run, finding, terms)
         case Fault.COUNTER_DRIFT:
             return _reconcile(store, run, finding.event, terms, busy)[0]
     raise AssertionError(finding.fault)
@@ -182,8 +178,8 @@ def _take_again(store: Store, run: Run, finding: Finding, terms: Terms, busy: se
         taken = take()
         if not taken:  # the seats are there and the counter is too low
             outcome, drift = _reconcile(store, run, lock["eventId"], terms, busy)
-            if outcome == LEFT:
-                return LEFT
+            if outcome in (LEFT, NEEDS_PERSON):
+                return outcome
             if drift:
                 _note(run, drift.fault.value, drift.message, outcome, drift.as_document())
             taken = take()
@@ -247,6 +243,34 @@ def _return_seats(store: Store, run: Run, finding: Finding, terms: Terms, busy: 
     return f"lock EXPIRED, {done.seats.total()} seats back" if done.locks else ""
 
 
+def _end_orphan(store: Store, run: Run, finding: Finding, terms: Terms) -> str:
+    """A lock of no event, with the bookings that wait for it: of whatever event those are, no payment
+    could be for seats. Each booking goes before its lock, the last one together with it."""
+    chosen = replace(terms, overdue_at=None)
+
+    def attempt() -> str:
+        lock = store.lock(finding.lock)
+        if lock is None or lock.get("status") == LockStatus.EXPIRED:
+            raise Unchanged
+        live = store.live_bookings_of([lock["_id"]])
+        paid = any(booking["status"] == BookingStatus.CONFIRMED for booking in live)
+        if paid or lock.get("status") != LockStatus.ACTIVE:  # perhaps by an earlier repair of this run
+            raise Unchanged(NEEDS_PERSON)
+        waiting = [booking["_id"] for booking in live]
+        *before, last = waiting or [None]
+        claims = [*(Claim(None, booking) for booking in before), Claim(hold_of(lock), last)]
+        done = give_up_locks(store, claims, chosen)
+        run.record(done)
+        if not done.locks:
+            raise StartOver
+        return f" with booking {', '.join(map(str, waiting))}" if waiting else ""
+
+    try:
+        return f"lock EXPIRED{again(attempt)}, its event does not exist"
+    except Unchanged as look:
+        return look.outcome
+
+
 def _reconcile(
     store: Store, run: Run, event_id: Id, terms: Terms, busy: set[Id]
 ) -> tuple[str, Finding | None]:
@@ -264,7 +288,7 @@ def _reconcile(
             store.claim_event(event_id, terms.now, session) if store.transactions else store.event(event_id)
         )
         held = store.held_by_event(session, event_id).get(event_id, (0, 0))
-        finding = check_counter(event, held) if event else None
+        finding = judge_counter(store, event, held, session) if event else None
         if not event or not finding:
             raise Unchanged
         if finding.fault is not Fault.COUNTER_DRIFT:

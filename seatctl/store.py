@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from heapq import merge
-from itertools import groupby, repeat
+from itertools import groupby, islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -379,6 +379,20 @@ class Store:
             if isinstance(group["_id"], Hashable):
                 held[group["_id"]] = (seats or 0, group["unreadable"] + (seats is None))
         return held
+
+    def has_paid_without_lock(self, event_id: Id, session: Session = None) -> bool:
+        """Whether a CONFIRMED booking of this event names no lock that exists."""
+        paid = {"event": event_id, "status": BookingStatus.CONFIRMED}
+        found = self._bookings.find(paid, {"seatLockId": 1}, batch_size=CURSOR_BATCH, session=session)
+        named = (booking.get("seatLockId") for booking in found)
+        while chunk := list(islice(named, CURSOR_BATCH)):
+            if not all(map(is_object_id, chunk)):
+                return True
+            wanted = set(chunk)
+            known = self._locks.find({"_id": {"$in": list(wanted)}}, {"_id": 1}, session=session)
+            if len(list(known)) < len(wanted):
+                return True
+        return False
 
     def all_counters(self, session: Session = None) -> Iterator[Document]:
         yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)

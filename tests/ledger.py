@@ -300,6 +300,9 @@ class Ledger:
         for lock in self._orphans(self.locks, "eventId"):
             if lock["status"] == "ACTIVE":
                 self._close(Claim(lock), now, done)
+                for booking in self.bookings.values():
+                    if booking["seatLockId"] == lock["_id"] and booking["status"] == "PAYMENT_PENDING":
+                        self._close(Claim(None, booking), now, done)
             done.unresolved += lock["status"] == "CONSUMED"
         for booking in self._orphans(self.bookings, "event"):
             if booking["status"] == "PAYMENT_PENDING":
@@ -319,7 +322,10 @@ class Ledger:
         if not seats <= event["availableSeats"] <= event["totalSeats"]:
             self._reconcile(event, now, changing, done)
         if not seats <= event["availableSeats"] <= event["totalSeats"]:
-            return  # left for the next run, like its counter
+            done.unresolved += self._counter_is_in_doubt(
+                event
+            )  # else left for the next run, like its counter
+            return
         self._count(event, -seats, now)
         lock.update(status="CONSUMED", oldStatus="EXPIRED", updatedAt=now)
         done.repairs += 1
@@ -331,12 +337,20 @@ class Ledger:
             done.unresolved += 1
         elif event["availableSeats"] == expected:
             return
+        elif self._counter_is_in_doubt(event):
+            done.unresolved += 1
         elif event["_id"] in changing:
             done.left.add(event["_id"])
         else:
             event.update(availableSeats=expected, updatedAt=now)
             done.corrected[event["_id"]] = expected
             done.repairs += 1
+
+    def _counter_is_in_doubt(self, event: Document) -> bool:
+        """Somebody deleted the lock of a paid booking: raising the counter could sell its seats again."""
+        paid = [one for one in self.bookings.values() if one["status"] == "CONFIRMED"]
+        lockless = any(one["event"] == event["_id"] and one["seatLockId"] not in self.locks for one in paid)
+        return lockless and event["availableSeats"] < event["totalSeats"] - self.held(event["_id"])
 
     def _changed_within_a_minute(self, now: datetime) -> set[Id]:
         return {event_id for event_id, event in self.events.items() if event["updatedAt"] > now - A_MINUTE}

@@ -542,12 +542,15 @@ def forget_how_the_lock_was_read(scene: Scene) -> None:
 
 
 def count_without_a_claim(scene: Scene) -> None:
-    """Recovery reads event and locks outside of its transaction, and then writes regardless. Any
-    one of the three would save it: the claim, the snapshot, and the comparison."""
-    read_held = Store.held_by_event
+    """Recovery reads event, locks and bookings outside of its transaction, and then writes regardless.
+    Any one of the three would save it: the claim, the snapshot, and the comparison."""
+    read_held, read_paid = Store.held_by_event, Store.has_paid_without_lock
     scene.patch.setattr(Store, "claim_event", lambda store, event_id, *_: store.event(event_id))
     scene.patch.setattr(
         Store, "held_by_event", lambda store, _session=None, event_id=None: read_held(store, None, event_id)
+    )
+    scene.patch.setattr(
+        Store, "has_paid_without_lock", lambda store, event_id, _session=None: read_paid(store, event_id)
     )
     set_the_counter_regardless(scene)
 
