@@ -40,7 +40,7 @@ from seatctl.model import (
     reference_flaw,
     seats_of,
 )
-from seatctl.store import CandidatesLost, is_object_id
+from seatctl.store import CandidatesLost, ids_in, is_object_id
 
 if TYPE_CHECKING:
     from seatctl.store import Store
@@ -82,7 +82,7 @@ def lock_sweep(store: Store) -> Sweep:
 
     def plan(locks: Sequence[Document]) -> Plan:
         ids = [lock["_id"] for lock in locks if is_object_id(lock["_id"])]
-        kept = {kept for booking in store.live_bookings_of(ids) for kept in _named(booking)}
+        kept = {kept for booking in store.live_bookings_of(ids) for kept in ids_in(booking["seatLockId"])}
         claims, aside = [], []
         for lock in locks:
             if flaw := id_flaw(lock):
@@ -109,7 +109,7 @@ def booking_sweep(store: Store) -> Sweep:
         locks = store.locks_by_id(lock_ids)
         # A lock with another booking that is alive (a foreign fault) must keep its seats.
         others = [live for live in store.live_bookings_of(lock_ids) if str(live["_id"]) not in ids]
-        kept = {kept for live in others for kept in _named(live)}
+        kept = {kept for live in others for kept in ids_in(live["seatLockId"])}
         for booking in bookings:
             flaw = booking_flaw(booking)
             lock = None if flaw else locks.get(booking.get("seatLockId"))
@@ -130,12 +130,6 @@ def booking_sweep(store: Store) -> Sweep:
         "event",
         "paymentExpiresAt",
     )
-
-
-def _named(booking: Document) -> list[Id]:
-    """The lock that a booking names; all of them, where a foreign hand stored a list."""
-    value = booking["seatLockId"]
-    return [item for item in (value if isinstance(value, list) else [value]) if is_object_id(item)]
 
 
 def id_flaw(document: Document) -> str | None:

@@ -6,14 +6,16 @@ Reads only, with server-side aggregation; whoever repairs a finding looks again 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from seatctl.model import (
+    HOLDING,
     LIVE,
     BookingStatus,
     Document,
@@ -24,13 +26,17 @@ from seatctl.model import (
     seats_of,
     whole_number,
 )
-from seatctl.store import is_object_id
+from seatctl.store import is_object_id, lock_of_key
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from seatctl.store import Session, Store
 
 
 CHUNK = 1_000
+READERS = 3
+"""Threads that fetch from the server, which works on several reads at once."""
 LIVE_STATES = frozenset(LIVE)
 
 
@@ -123,37 +129,111 @@ class Finding:
 
 
 def find_all(store: Store) -> list[Finding]:
-    """Every violation in the whole database, seen at one point in time.
+    """Every violation in the whole database.
 
     A server without snapshots is read while others write, so there each finding must be seen
     twice, half-done commands being over in milliseconds.
     """
-    with store.snapshot() as session:
-        found = _look(store, session)
-    if store.transactions or not found:
-        return found
-    again = _look(store, None)
-    return [finding for finding in found if finding in again]
+    found = [finding for part in look(store) for finding in part]
+    if found and not store.transactions:
+        again = [*pairs(store), *counters(store)]
+        found = [finding for finding in found if finding in again]
+    return [*found, *indexes(store)]
 
 
-def _look(store: Store, session: Session) -> list[Finding]:
-    return [*pairs(store, session), *counters(store, session), *indexes(store)]
+def look(store: Store) -> tuple[list[Finding], list[Finding]]:
+    """What is wrong with the pairs and with the counters, each seen at one point in time if the
+    server has snapshots; both are looked for at once, since they read different things."""
+    if not store.transactions:
+        return list(pairs(store)), list(counters(store))
+    from concurrent.futures import ThreadPoolExecutor
+
+    def seen(where: Callable[[Store, Session], Iterator[Finding]]) -> list[Finding]:
+        with store.snapshot() as session:
+            return list(where(store, session))
+
+    with ThreadPoolExecutor(1) as beside:
+        counting = beside.submit(seen, counters)
+        return seen(pairs), counting.result()
 
 
 def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
     """Locks and bookings that disagree, that belong to no event, or that are damaged."""
-    doubtful = store.doubtful_pairs(session)
+    doubtful = _doubtful(store, session)
     while chunk := list(islice(doubtful, CHUNK)):
         yield from _judge(store, chunk, session)
     yield from _orphans(store, session)
-    seats_too = any(unreadable for _, unreadable in store.held_by_event(session).values())
-    for lock in store.damaged_locks(session, seats_too=seats_too):
-        yield Finding(
-            Fault.DAMAGED_LOCK, f"lock {lock['_id']}: {_flaw(lock)}", lock.get("eventId"), lock["_id"]
-        )
-    for booking in store.damaged_bookings(session):
-        reason = _booking_flaw(booking)
-        yield Finding(Fault.DAMAGED_BOOKING, f"booking {booking['_id']}: {reason}", booking=booking["_id"])
+    yield from map(_damaged_lock, store.damaged_locks(session))
+    yield from map(_damaged_booking, store.damaged_bookings(session))
+
+
+def _damaged_lock(lock: Document) -> Finding:
+    message = f"lock {lock['_id']}: {_flaw(lock)}"
+    return Finding(Fault.DAMAGED_LOCK, message, lock.get("eventId"), lock["_id"])
+
+
+def _damaged_booking(booking: Document) -> Finding:
+    message = f"booking {booking['_id']}: {_booking_flaw(booking)}"
+    return Finding(Fault.DAMAGED_BOOKING, message, booking=booking["_id"])
+
+
+def _doubtful(store: Store, session: Session) -> Iterator[Id]:
+    """Locks whose state may not agree with their bookings', seen from the ids alone.
+
+    Walks along the ids of each state together, in their order: memory stays constant. They are read
+    at slightly different times, so what looks wrong may be a change that came in between.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    yield from store.locks_of_odd_events(session)
+    keys: dict[str, Iterator[list[bytes]]] = {}
+    keys |= {status: store.lock_keys(status) for status in HOLDING}
+    keys |= {status: store.booking_keys(status) for status in BookingStatus}
+    with ThreadPoolExecutor(READERS) as readers:
+        ahead = {status: _read_ahead(readers, portions) for status, portions in keys.items()}
+        for part in _in_step(ahead):
+            yield from (lock_of_key(key) for key in sorted(_disagreeing(part)))
+
+
+def _read_ahead(readers: Executor, portions: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """The same portions, the next one being read while one is looked at."""
+    coming = readers.submit(next, portions, None)
+    while (portion := coming.result()) is not None:
+        coming = readers.submit(next, portions, None)
+        yield portion
+
+
+def _in_step(streams: dict[str, Iterator[list[bytes]]]) -> Iterator[dict[str, list[bytes]]]:
+    """Cut ascending streams of keys at the same keys: equal ones come in the same part."""
+    ahead: dict[str, list[bytes]] = {name: [] for name in streams}
+    running = set(streams)
+    while running:
+        slowest = min(running, key=lambda name: ahead[name][-1:])
+        portion = next(streams[slowest], None)
+        if portion is None:
+            running.remove(slowest)
+        ahead[slowest] += portion or []
+        # What comes next in any stream is not below this.
+        bound = min((ahead[name][-1:] for name in running), default=None)
+        part = {}
+        for name, keys in ahead.items():
+            end = len(keys) if bound is None else bisect_left(keys, bound[0]) if bound else 0
+            part[name], ahead[name] = keys[:end], keys[end:]
+        yield part
+
+
+def _disagreeing(part: dict[str, list[bytes]]) -> set[bytes]:
+    """Keys whose lock and bookings stand in none of the ways that invariant 5 allows."""
+    sets = {status: set(keys) for status, keys in part.items()}
+    active, consumed = (sets[status] for status in HOLDING)
+    pending, confirmed = (sets[status] for status in LIVE)
+    failed, expired = sets[BookingStatus.FAILED], sets[BookingStatus.EXPIRED]
+    wrong = (consumed ^ confirmed) | (pending - active) | (failed & expired)
+    wrong |= (failed | expired) & (active | consumed | pending | confirmed)
+    for status, keys in part.items():
+        if len(sets[status]) < len(keys):
+            wrong |= {key for key, times in Counter(keys).items() if times > 1}
+    return wrong
 
 
 def _booking_flaw(booking: Document) -> str:
@@ -181,7 +261,10 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
     locks = store.locks_by_id(lock_ids, session)
     bookings: dict[Id, list[Document]] = defaultdict(list)
     for booking in store.bookings_of_locks(lock_ids, session):
-        bookings[booking["seatLockId"]].append(booking)
+        if is_object_id(booking["seatLockId"]):
+            bookings[booking["seatLockId"]].append(booking)
+        elif booking.get("status") in LIVE_STATES:
+            yield _damaged_booking(booking)
     for lock_id in lock_ids:
         lock, mine = locks.get(lock_id), bookings[lock_id]
         status = lock.get("status") if lock else None
@@ -253,6 +336,9 @@ def indexes(store: Store) -> Iterator[Finding]:
 def counters(store: Store, session: Session = None) -> Iterator[Finding]:
     """Events whose counter is not what their locks say (invariants 1 and 2)."""
     held = store.held_by_event(session)
+    unreadable = [event_id for event_id, (_, locks) in held.items() if locks]
+    if unreadable:
+        yield from map(_damaged_lock, store.unreadable_locks(unreadable, session))
     for event in store.all_counters(session):
         if not isinstance(event["_id"], Hashable):
             event_id = describe(event["_id"])

@@ -54,8 +54,14 @@ ONE_BOOKING_PER_LOCK = Index(
 )
 GUARDS = (ONE_LOCK_PER_KEY, ONE_BOOKING_PER_LOCK)
 
-# Partial, so that they stay as small as what is open. A full index on {status, expiresAt} would
-# lure the planner: it then scans that one for each compare-and-set on {_id: {$in: …}, status}.
+# As few as can be: within a transaction MongoDB 6.0 reads and parses the collection's catalog entry
+# twice for each index of each document that it updates. Measured, for a lock that expires: 62 µs of
+# the server with six indexes, 38 with four, and 24 outside of a transaction with either. So lists by
+# user, or by status alone, have none and walk back along `_id`.
+#
+# Those on deadlines are partial, so that they stay as small as what is open. A full index that begins
+# with the status would lure the planner: it then scans that one for each compare-and-set on
+# {_id: {$in: …}, status}.
 READERS = (
     Index(
         LOCKS,
@@ -69,12 +75,8 @@ READERS = (
         (("event", 1), ("paymentExpiresAt", 1)),
         {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
     ),
-    Index(LOCKS, "locks_by_status", (("status", 1), ("_id", 1)), {}),
-    Index(BOOKINGS, "bookings_by_status", (("status", 1), ("seatLockId", 1)), {}),
-    Index(LOCKS, "locks_of_event", (("eventId", 1), ("_id", -1)), {}),
-    Index(LOCKS, "locks_of_user", (("userId", 1), ("_id", -1)), {}),
-    Index(BOOKINGS, "bookings_of_event", (("event", 1), ("_id", -1)), {}),
-    Index(BOOKINGS, "bookings_of_user", (("user", 1), ("_id", -1)), {}),
+    Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("_id", 1)), {}),
+    Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)), {}),
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
 )

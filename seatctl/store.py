@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from heapq import merge
-from itertools import groupby, islice, repeat
-from operator import itemgetter
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bson import ObjectId
+from bson import ObjectId, decode_all, encode
 from bson.errors import InvalidId
 from pymongo import ReturnDocument
 from pymongo.errors import CursorNotFound, DuplicateKeyError, OperationFailure
@@ -83,6 +81,16 @@ def user_id(value: Id) -> Id:
 
 def is_object_id(value: object) -> bool:
     return isinstance(value, ObjectId)
+
+
+def lock_of_key(key: bytes) -> Id:
+    """The lock's id in a key of `Store.lock_keys` or `Store.booking_keys`."""
+    return ObjectId(key[12:])
+
+
+def ids_in(value: Any) -> list[Id]:
+    """The ids that a reference holds: one, or several where a foreign hand stored a list."""
+    return [item for item in (value if isinstance(value, list) else [value]) if is_object_id(item)]
 
 
 def new_id() -> Id:
@@ -273,8 +281,8 @@ class Store:
         return min(bookings, key=lambda booking: booking.get("status") not in LIVE, default=None)
 
     def bookings_of_locks(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
-        found = self._bookings.find(_of_locks(lock_ids), session=session)
-        return [booking for booking in found if is_object_id(booking["seatLockId"])]
+        """Bookings that name one of these locks, be it in a list (a foreign fault)."""
+        return list(self._bookings.find(_of_locks(lock_ids), session=session))
 
     def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         """Bookings that keep these locks from expiring (invariant 4)."""
@@ -366,7 +374,7 @@ class Store:
             {
                 "$group": {
                     "_id": "$eventId",
-                    "seats": {"$sum": {"$cond": [_IS_SEAT_COUNT, "$seats", 0]}},
+                    "seats": {"$sum": "$seats"},
                     "unreadable": {"$sum": {"$cond": [_IS_SEAT_COUNT, 0, 1]}},
                 }
             },
@@ -397,28 +405,38 @@ class Store:
     def all_counters(self, session: Session = None) -> Iterator[Document]:
         yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)
 
-    def doubtful_pairs(self, session: Session = None) -> Iterator[Id]:
-        """Ids of locks whose state does not agree with their bookings', seen from the ids alone.
+    def lock_keys(self, status: LockStatus) -> Iterator[list[bytes]]:
+        """Event and id of the locks in one state; see `_keys`."""
+        return self._keys(self._locks, "eventId", "_id", status)
 
-        Reads the ids of each status in their order, which the indexes by status hold, and walks
-        along them together: memory stays constant, and no lock or booking is fetched.
+    def booking_keys(self, status: BookingStatus) -> Iterator[list[bytes]]:
+        """Event and lock of the bookings in one state; see `_keys`."""
+        return self._keys(self._bookings, "event", "seatLockId", status)
+
+    def _keys(
+        self, collection: Collection[Document], event: str, lock: str, status: str
+    ) -> Iterator[list[bytes]]:
+        """An event's id and a lock's id as one key of 24 bytes, in ascending order, in portions.
+
+        An index holds just these, so no document is fetched; and they are cut out of the server's
+        answer as it came, in a tenth of the time that decoding it takes.
         """
-        locks = [(status, self._ids(self._locks, "_id", status, session)) for status in HOLDING]
-        bookings = [
-            (status, self._ids(self._bookings, "seatLockId", status, session)) for status in BookingStatus
-        ]
-        tagged = [zip(ids, repeat(status)) for status, ids in (*locks, *bookings)]
-        for lock_id, states in groupby(merge(*tagged, key=itemgetter(0)), key=itemgetter(0)):
-            if tuple(sorted(status for _, status in states)) not in _AGREEING:
-                yield lock_id
+        any_id = {"$gte": _SMALLEST_ID}
+        where = {event: any_id, "status": status, lock: any_id}
+        fields = {"_id": False, event: True, lock: True}
+        with self.snapshot() as session:
+            found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
+            portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
+            for portion in portions:
+                yield _cut(portion, event, lock)
 
-    @staticmethod
-    def _ids(collection: Collection[Document], field: str, status: str, session: Session) -> Iterator[Id]:
-        where = {"status": status, field: {"$gte": _SMALLEST_ID}}
-        fields = {"_id": 0, field: 1} if field != "_id" else {"_id": 1}
-        found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
-        # A list that holds an id is within the range, too.
-        return (item[field] for item in found.sort([(field, 1)]) if is_object_id(item[field]))
+    def locks_of_odd_events(self, session: Session = None) -> Iterator[Id]:
+        """Locks, and locks that bookings name, of an event whose id is no ObjectId: they have no key."""
+        holding = {"eventId": _NO_ID, "status": {"$in": list(HOLDING)}}
+        locks = self._locks.find(holding, {"_id": 1}, session=session)
+        yield from (lock["_id"] for lock in locks if is_object_id(lock["_id"]))
+        for booking in self._bookings.find({"event": _NO_ID}, {"seatLockId": 1}, session=session):
+            yield from ids_in(booking.get("seatLockId"))[:1]
 
     def orphan_locks(self, session: Session = None) -> Iterator[Document]:
         """Locks that hold seats of an event that does not exist."""
@@ -431,44 +449,49 @@ class Store:
     def _orphans(
         self, collection: Collection[Document], field: str, statuses: Sequence[str], session: Session
     ) -> Iterator[Document]:
-        where = {"status": {"$in": list(statuses)}}
-        pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
-        used = [group["_id"] for group in collection.aggregate(pipeline, session=session, allowDiskUse=True)]
+        # In the index's order, so that the planner goes from event to event on it (DISTINCT_SCAN).
+        each: list[Document] = [{"$sort": {field: 1}}, {"$group": {"_id": f"${field}"}}]
+        used = [group["_id"] for group in collection.aggregate(each, session=session, allowDiskUse=True)]
         ids = (event["_id"] for event in self._events.find({}, {"_id": 1}, session=session))
         known = {event_id for event_id in ids if isinstance(event_id, Hashable)}
         unknown = [
             event_id for event_id in used if not isinstance(event_id, Hashable) or event_id not in known
         ]
         if unknown:
-            yield from collection.find({**where, field: {"$in": unknown}}, session=session)
+            where = {field: {"$in": unknown}, "status": {"$in": list(statuses)}}
+            yield from collection.find(where, session=session)
 
-    def damaged_locks(self, session: Session = None, *, seats_too: bool = True) -> Iterator[Document]:
-        """Locks in no known state or without an id of their own; with `seats_too`, also those that
-        hold something that is no number of seats, for which every held lock has to be read."""
-        held = {"$in": list(HOLDING)}
-        yield from self._locks.find({"status": {"$nin": list(LockStatus)}}, session=session)
-        yield from self._locks.find({"status": held, "_id": _NO_ID}, session=session)
-        if seats_too:
-            holding = self._locks.find({"status": held, "_id": {"$gte": _SMALLEST_ID}}, session=session)
-            yield from (lock for lock in holding if seats_of(lock) is None)
+    def damaged_locks(self, session: Session = None) -> Iterator[Document]:
+        """Locks in no known state, without an id of their own, or ACTIVE for ever."""
+        unknown = {"eventId": _ON_INDEX, "status": {"$nin": list(LockStatus)}}
+        yield from self._locks.find(unknown, session=session)
+        yield from self._locks.find({"_id": _NO_ID, "status": {"$in": list(HOLDING)}}, session=session)
         active = LockStatus.ACTIVE
-        dateless = self._dateless(self._locks, active, "eventId", "expiresAt", session)
-        for lock in dateless:
+        for lock in self._overdue(self._locks, active, "eventId", "expiresAt", _FIRST_DATE, None, session):
             if is_object_id(lock["_id"]) and seats_of(lock) is not None:
                 yield {**lock, "status": active}
 
+    def unreadable_locks(self, event_ids: Sequence[Id], session: Session = None) -> Iterator[Document]:
+        """Locks of these events that hold something which is no number of seats."""
+        holding = {"eventId": {"$in": list(event_ids)}, "status": {"$in": list(HOLDING)}}
+        for lock in self._locks.find(holding, session=session):
+            if is_object_id(lock["_id"]) and seats_of(lock) is None:
+                yield lock
+
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
-        """Bookings in no known state, and live ones that name no lock."""
-        yield from self._bookings.find({"status": {"$nin": list(BookingStatus)}}, session=session)
+        """Bookings in no known state, live ones without an id or a lock's id, or waiting for ever."""
+        unknown = {"event": _ON_INDEX, "status": {"$nin": list(BookingStatus)}}
+        yield from self._bookings.find(unknown, session=session)
         live = {"status": {"$in": list(LIVE)}}
-        yield from self._bookings.find({**live, "seatLockId": _NO_ID}, session=session)
-        yield from self._bookings.find(
-            {**live, "_id": _NO_ID, "seatLockId": {"$gte": _SMALLEST_ID}}, session=session
-        )
-        yield from self._bookings.find({**live, "seatLockId": {"$type": "array"}}, session=session)
+        yield from self._bookings.find({"event": _ON_INDEX, **live, "seatLockId": _NO_ID}, session=session)
+        for booking in self._bookings.find({"_id": _NO_ID, **live}, session=session):
+            if ids_in(booking.get("seatLockId")):
+                yield booking
         pending = BookingStatus.PAYMENT_PENDING
-        dateless = self._dateless(self._bookings, pending, "event", "paymentExpiresAt", session)
-        for booking in dateless:
+        waiting = self._overdue(
+            self._bookings, pending, "event", "paymentExpiresAt", _FIRST_DATE, None, session
+        )
+        for booking in waiting:
             if is_object_id(booking["_id"]) and is_object_id(booking.get("seatLockId")):
                 yield {**booking, "status": pending}
 
@@ -557,8 +580,9 @@ class Store:
         return self.database.name
 
     def sizes(self) -> dict[str, int]:
-        """How many documents there are, by collection; the server's own count is wrong after a crash."""
-        return {name: self.database[name].count_documents({}) for name in KINDS.values()}
+        """About how many documents there are, by collection, without counting them: exact unless the
+        server crashed or is sharded."""
+        return {name: self.database[name].estimated_document_count() for name in KINDS.values()}
 
     def missing(self) -> list[str]:
         """What `init` would create."""
@@ -590,19 +614,6 @@ class Store:
         with _refusals():
             return collection.update_one(where, {"$set": changes}, session=session).matched_count == 1
 
-    def _dateless(
-        self,
-        collection: Collection[Document],
-        status: str,
-        event_field: str,
-        deadline_field: str,
-        session: Session,
-    ) -> Iterator[Document]:
-        """Documents whose deadline is no date, and so would never pass."""
-        # Before the first date that Python knows is no date at all; a list is compared by its items.
-        yield from self._overdue(collection, status, event_field, deadline_field, _FIRST_DATE, None, session)
-        yield from collection.find({"status": status, deadline_field: {"$type": "array"}}, session=session)
-
     @staticmethod
     def _overdue(
         collection: Collection[Document],
@@ -618,9 +629,7 @@ class Store:
             # Not `$lt: now`: that passes over a deadline that is no date, and its seats are lost
             # without a word. On the partial index both forms examine the same keys.
             deadline_field: {"$not": {"$gte": now}},
-            # Excludes nothing. Names the index's first field, so that the planner skips through
-            # the events on it and needs no sort (1,081 keys for 981 overdue of 50,004).
-            event_field: {"$nin": []} if event_id is None else event_id,
+            event_field: _ON_INDEX if event_id is None else event_id,
         }
         fields = {event_field: 1, deadline_field: 1, "seats": 1, "seatLockId": 1, "updatedAt": 1}
         try:
@@ -630,22 +639,40 @@ class Store:
             raise CandidatesLost from error
 
 
+def _cut(portion: bytes, event: str, lock: str) -> list[bytes]:
+    """The keys in a portion of raw documents that consist of two ids."""
+    any_id = b"." * 12
+    # The encoder puts an `_id` first; an index does not.
+    fields = b"".join(encode({name: ObjectId(any_id)})[4:-1] for name in (event, lock))
+    layout = (len(fields) + 5).to_bytes(4, "little") + fields + b"\0"
+    size, first, last = len(layout), layout.index(any_id), layout.rindex(any_id)
+    fixed = {*range(size)} - {*range(first, first + 12)} - {*range(last, last + 12)}
+    count, rest = divmod(len(portion), size)
+    if rest == 0 and all(portion[byte::size] == layout[byte : byte + 1] * count for byte in fixed):
+        starts = range(0, len(portion), size)
+        return [portion[at + first : at + first + 12] + portion[at + last : at + last + 12] for at in starts]
+    # Without the index the fields come in another order.
+    return [key for document in decode_all(portion) for key in keys_of(document, event, lock)]
+
+
+def keys_of(document: Document, event: str, lock: str) -> list[bytes]:
+    """The key of one document, if it has one. With a list for a lock (a foreign fault) it has its key
+    twice, as if the lock had two bookings: nobody passes over that."""
+    if not is_object_id(document.get(event)):
+        return []
+    named = document.get(lock)
+    keys = [document[event].binary + lock_id.binary for lock_id in ids_in(named)[:1]]
+    return keys * 2 if isinstance(named, list) else keys
+
+
+_ON_INDEX: Document = {"$nin": []}
+"""Excludes nothing. Names an index's first field, so that the planner skips through the events on it
+(1,081 keys for 981 overdue of 50,004) and has them in its order."""
 _FIRST_DATE = datetime.min.replace(tzinfo=UTC)
+"""Before it lies no date. A list is compared by its items: one that holds a date will be overdue."""
 _SMALLEST_ID = ObjectId("0" * 24)
 _NO_ID = {"$not": {"$gte": _SMALLEST_ID}}
 """No ObjectId, or nothing; unlike `$type`, a range on an index."""
-
-_AGREEING = frozenset(
-    tuple(sorted(states))
-    for states in (
-        (LockStatus.ACTIVE,),
-        (LockStatus.ACTIVE, BookingStatus.PAYMENT_PENDING),
-        (LockStatus.CONSUMED, BookingStatus.CONFIRMED),
-        (BookingStatus.FAILED,),
-        (BookingStatus.EXPIRED,),
-    )
-)
-"""What may be found under one lock's id: its own state unless that is EXPIRED, and its booking's."""
 
 _IS_SEAT_COUNT: Document = {
     "$cond": [

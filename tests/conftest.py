@@ -21,7 +21,7 @@ from servers import Server
 from seatctl import schema
 from seatctl.connection import Deployment, connect
 from seatctl.model import RETENTION
-from seatctl.store import Store
+from seatctl.store import Store, keys_of
 
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
@@ -107,7 +107,11 @@ def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[S
 
 
 class MockStore(Store):
-    """mongomock knows no validators."""
+    """mongomock knows no validators and no raw batches."""
+
+    def _keys(self, collection, event, lock, status):  # type: ignore[no-untyped-def]
+        documents = collection.find({"status": status}, {event: 1, lock: 1})
+        yield sorted(key for document in documents for key in keys_of(document, event, lock))
 
     def missing(self) -> list[str]:
         return schema.missing(self.database)
