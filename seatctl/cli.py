@@ -462,6 +462,7 @@ def _sweep(
 ) -> int:
     from seatctl import expiry, joblog
     from seatctl.inventory import Terms
+    from seatctl.rehearsal import Rehearsal
 
     store = call.store(create=False)
     now = store.now()
@@ -471,7 +472,8 @@ def _sweep(
             f"--as-of is {format_duration(moment - now)} from now and would take away live locks; "
             "look with --dry-run, or add --force if that is what you want"
         )
-    kind = (expiry.lock_sweep if job is JobType.LOCK_EXPIRY else expiry.booking_sweep)(store)
+    place = Rehearsal(store) if dry_run else store
+    kind = (expiry.lock_sweep if job is JobType.LOCK_EXPIRY else expiry.booking_sweep)(place)
 
     def work(run: Run) -> None:
         terms = Terms(now, overdue_at=moment)
@@ -479,7 +481,7 @@ def _sweep(
             call, kind.status.lower(), lambda: store.count_overdue(kind.status, moment)
         ) as advance:
             for batch in expiry.sweep(
-                store, kind, terms, batch_size=batch_size, dry_run=dry_run, go_on=run.go_on
+                place, kind, terms, batch_size=batch_size, dry_run=dry_run, go_on=run.go_on
             ):
                 run.record(batch)
                 advance(batch.locks if job is JobType.LOCK_EXPIRY else batch.bookings)

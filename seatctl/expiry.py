@@ -27,7 +27,6 @@ from seatctl.inventory import (
     attempts,
     give_back,
     hold_of,
-    prospect,
     sound,
 )
 from seatctl.model import (
@@ -40,6 +39,7 @@ from seatctl.model import (
     reference_flaw,
     seats_of,
 )
+from seatctl.rehearsal import Rehearsal
 from seatctl.store import CandidatesLost, ids_in, is_object_id
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class Sweep:
     status: str
     event: str
     deadline: str
+
+    def overdue_claims(self, documents: Sequence[Document], at: datetime) -> list[Claim]:
+        """What the sweep would carry out of these documents, if its event can take it."""
+        return self.plan([document for document in documents if self.still_overdue(document, at)])[0]
 
     def still_overdue(self, document: Document, at: datetime) -> bool:
         deadline = document.get(self.deadline)
@@ -171,12 +175,16 @@ def sweep(
     """Give back what was overdue at `terms.overdue_at`, one outcome for each batch of at most
     `batch_size` items. Once `go_on()` is false no batch is begun, and those in flight are yielded.
 
-    `dry_run` yields what would be done and writes nothing.
+    `dry_run` yields what would be done and writes nothing; on a `Rehearsal`, what follows sees it.
     """
     assert terms.overdue_at is not None
+    if dry_run:
+        store = Rehearsal.of(store)
     for _ in range(ATTEMPTS):
         try:
-            yield from _side_by_side(_batches(store, kind, terms, event_id, batch_size, dry_run, go_on))
+            batches = _batches(store, kind, terms, event_id, batch_size, go_on)
+            # In a plan, each batch depends on what the one before it has planned.
+            yield from (work(None) for work in batches) if dry_run else _side_by_side(batches)
         except CandidatesLost:
             # What is done is no candidate any more. A dry run has done nothing and would count twice.
             if dry_run:
@@ -192,7 +200,6 @@ def _batches(
     terms: Terms,
     event_id: Id | None,
     batch_size: int,
-    dry_run: bool,
     go_on: Callable[[], bool],
 ) -> Iterator[Work]:
     """The work on each batch of candidates. Given the batch before, if that is still in flight, work
@@ -206,7 +213,7 @@ def _batches(
         last_event = batch[-1].get(kind.event)
 
         def work(before: Wait, batch: list[Document] = batch, shares: bool = shares) -> GivenBack:
-            return _give_back_batch(store, kind, batch, terms, dry_run, before if shares else None)
+            return _give_back_batch(store, kind, batch, terms, before if shares else None)
 
         yield work
 
@@ -257,7 +264,7 @@ def reclaim(store: Store, event_id: Id) -> GivenBack:
 
 
 def _give_back_batch(
-    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, dry_run: bool, before: Wait = None
+    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, before: Wait = None
 ) -> GivenBack:
     assert terms.overdue_at is not None
     for attempt in attempts():
@@ -265,10 +272,14 @@ def _give_back_batch(
             before()  # before the plan: a lock's other booking may be in the batch that is in flight
         claims, aside = kind.plan(candidates)
         try:
-            if attempt or dry_run:  # at first, the condition on the counters is enough
+            # At first, the condition on the counters is enough.
+            if attempt or isinstance(store, Rehearsal):
                 claims, unsound = sound(store, claims)
                 aside += unsound
-            done = prospect(claims) if dry_run or not claims else give_back(store, claims, terms)
+            if isinstance(store, Rehearsal):
+                done = store.carry_out(claims, counted=True)
+            else:
+                done = give_back(store, claims, terms) if claims else GivenBack()
         except StartOver:
             odd = [document for document in candidates if id_flaw(document)]
             fresh = kind.read_again([document["_id"] for document in candidates if not id_flaw(document)])
@@ -293,5 +304,5 @@ def _give_back_parts(
     middle = len(candidates) // 2
     done = GivenBack()
     for part in (candidates[:middle], candidates[middle:]):
-        done.add(_give_back_batch(store, kind, part, terms, dry_run=False))
+        done.add(_give_back_batch(store, kind, part, terms))
     return done

@@ -118,7 +118,9 @@ class Run:
         for event_id, event in self.store.events_by_id(batch.seats).items():
             back, available = batch.seats[event_id], event.get("availableSeats")
             if isinstance(available, int | float):
-                before = available if self.dry_run else available - back
+                # A dry run leaves the counter as it was before its first batch.
+                planned = self.seats_by_event[event_id] if self.dry_run else 0
+                before = available + planned - back
                 log.info("event %s: %s → %s seats available (%+d)", event_id, before, before + back, back)
 
     def go_on(self) -> bool:

@@ -33,7 +33,6 @@ from seatctl.inventory import (
     give_back,
     give_up_locks,
     hold_of,
-    prospect,
     sound,
 )
 from seatctl.model import (
@@ -46,7 +45,7 @@ from seatctl.model import (
     reference_flaw,
     seats_of,
 )
-from seatctl.store import is_object_id
+from seatctl.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from seatctl.joblog import Run
@@ -59,6 +58,14 @@ PLANNED, DONE, LEFT = (
     "corrected",
     "left for the next run: the event was changed within the last minute",
 )
+SWEPT = (
+    Fault.SEATS_NOT_RETURNED,
+    Fault.BOOKING_WITHOUT_SEATS,
+    Fault.ORPHAN_LOCK,
+    Fault.ORPHAN_BOOKING,
+)
+"""What may be no finding any more once the sweeps are through: something overdue is part of it."""
+
 NEEDS_PERSON, OVERSOLD = "needs a person", "oversold: the event no longer has the seats; needs a person"
 
 
@@ -74,54 +81,66 @@ class Unchanged(Exception):
 def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
     """Heal what a crash, a race or a foreign hand left; `run` receives what was found and done.
     With `run.dry_run`, only what would be done."""
+    if run.dry_run:
+        store = Rehearsal(store)
     now = store.now()
     terms = Terms(now, overdue_at=now)
     busy: set[Id] = set()
-    handled: set[Id] = set()
     for kind in (booking_sweep(store), lock_sweep(store)):
         for batch in sweep(store, kind, terms, batch_size=batch_size, dry_run=run.dry_run, go_on=run.go_on):
-            handled |= _let_go(store, run, batch, terms)
+            _let_go(store, run, batch, terms)
             busy |= batch.busy
             run.record(batch)
         run.checkpoint()
-    handled |= {item.id for item in run.set_aside.values() if is_object_id(item.id)}
     # Seats come back before anybody needs them again.
     for finding in sorted(pairs(store), key=lambda finding: finding.fault is Fault.LOST_LOCK):
-        if run.dry_run and handled & {finding.lock, finding.booking}:
+        if run.dry_run and _is_swept(store, finding, now):
             continue
         _treat(store, run, finding, terms, busy)
     for finding in chain(counters(store), indexes(store)):
         _treat(store, run, finding, terms, busy)
 
 
-def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> set[Id]:
+def _is_swept(store: Store, finding: Finding, now: datetime) -> bool:
+    """Whether a sweep, of which this run only planned what it would do, deals with this."""
+    if finding.fault not in SWEPT:
+        return False
+    lock = store.lock(finding.lock)
+    bookings = store.bookings_of_locks([finding.lock])
+    if not bookings and (odd := store.booking(finding.booking)):  # it names no possible lock
+        bookings = [odd]
+    claims = booking_sweep(store).overdue_claims(bookings, now)
+    claims += lock_sweep(store).overdue_claims([lock] if lock else [], now)
+    if finding.booking is not None and finding.fault is not Fault.SEATS_NOT_RETURNED:
+        return any(claim.booking == finding.booking for claim in claims)
+    return any(claim.hold is not None and claim.hold.lock == finding.lock for claim in claims)
+
+
+def _let_go(store: Store, run: Run, batch: GivenBack, terms: Terms) -> None:
     """Expire also what the sweep set aside because no counter can take the seats: the event is
-    unknown, or its counter never went down. Only recovery may: it looks at the counters next.
-    Returns the ids of what it dealt with."""
+    unknown, or its counter never went down. Only recovery may: it looks at the counters next."""
     mine = [
         item for item in batch.set_aside if item.cause in (Cause.UNKNOWN_EVENT, Cause.COUNTER) and item.claim
     ]
     claims = [item.claim for item in mine if item.claim is not None]
-    done = prospect(claims) if run.dry_run else give_up_locks(store, claims, terms)
+    if isinstance(store, Rehearsal):
+        done = store.carry_out(claims, counted=False)
+    else:
+        done = give_up_locks(store, claims, terms)
     batch.set_aside = [item for item in batch.set_aside if item not in mine]
     batch.locks += done.locks
     batch.bookings += done.bookings
     for item in mine:
         orphan = Fault.ORPHAN_LOCK if item.kind == "lock" else Fault.ORPHAN_BOOKING
         fault = orphan if item.cause is Cause.UNKNOWN_EVENT else Fault.COUNTER_DRIFT
-        _note(run, fault.value, str(item), PLANNED if run.dry_run else "expired, no counter raised")
-    return {item.id for item in mine}
+        _note(run, fault.value, str(item), "expired, no counter raised")
 
 
 def _treat(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]) -> None:
     """Repair one finding, or say why not."""
     run.checkpoint()
-    if finding.fault not in REPAIRABLE:
-        outcome = NEEDS_PERSON
-    elif run.dry_run:
-        outcome = PLANNED
-    else:
-        outcome = _repair(store, run, finding, terms, busy)
+    repairable = finding.fault in REPAIRABLE
+    outcome = _repair(store, run, finding, terms, busy) if repairable else NEEDS_PERSON
     if outcome in (NEEDS_PERSON, OVERSOLD):
         run.unresolved += 1
     if outcome == LEFT:
@@ -131,6 +150,8 @@ def _treat(store: Store, run: Run, finding: Finding, terms: Terms, busy: set[Id]
 
 
 def _note(run: Run, fault: str, message: str, outcome: str, document: Document | None = None) -> None:
+    if run.dry_run and outcome not in (LEFT, NEEDS_PERSON, OVERSOLD):
+        outcome = PLANNED
     log.info("%s: %s", message, outcome)
     run.steps.append({**(document or {"fault": fault, "message": message}), "outcome": outcome})
 

@@ -601,14 +601,12 @@ class Store:
 
     # --- shared --------------------------------------------------------------------------------
 
-    @staticmethod
-    def _insert(collection: Collection[Document], document: Document, session: Session) -> None:
+    def _insert(self, collection: Collection[Document], document: Document, session: Session) -> None:
         with _refusals():
             collection.insert_one(document, session=session)
 
-    @staticmethod
     def _change(
-        collection: Collection[Document], where: Document, changes: Document, session: Session
+        self, collection: Collection[Document], where: Document, changes: Document, session: Session
     ) -> bool:
         """Whether the one document was still as `where` says, and so was changed."""
         with _refusals():

@@ -188,6 +188,24 @@ def test_dry_run(store, clock, event):
     assert [reasons(each) for each in planned] == [reasons(each) for each in done]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, expiry.BATCH])
+@pytest.mark.parametrize("kind", [lock_sweep, booking_sweep])
+def test_dry_run_over_several_batches(store, clock, event, kind, batch_size):
+    """However small its batches, a dry run promises an event no more seats than its counter can take."""
+    locks = take(store, event, 5)
+    if kind is booking_sweep:
+        for lock in locks:
+            booking.confirm(store, lock)
+    edit(store, "events", event, availableSeats=98)
+    clock.advance(hours=1)
+    planned = sweep(store, kind, dry_run=True, batch_size=batch_size)
+    done = sweep(store, kind, batch_size=batch_size)
+
+    assert counts(planned) == counts(done)
+    assert reasons(planned) == reasons(done)
+    assert available(store, event) == 98 + planned.seats.total() <= 100
+
+
 def test_whole_seats_stored_as_double(store, clock, event):
     """The old mongo shell stores 2 as 2.0, which is two seats."""
     (lock,) = take(store, event, seats=2)

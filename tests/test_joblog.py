@@ -214,6 +214,20 @@ def test_story(store, caplog, dry_run):
     assert ("would be expired" in caplog.text) is dry_run
 
 
+def test_story_of_a_plan(store, caplog):
+    """A dry run tells each counter as it would be after the batches before."""
+    caplog.set_level("INFO", "seatctl")
+    store.database.events.insert_one({"_id": EVENT, "availableSeats": 5})
+    run = joblog.Run(JobType.LOCK_EXPIRY, store, dry_run=True)
+    for seats in (2, 3):
+        run.record(GivenBack(1, 0, Counter({EVENT: seats})))
+
+    assert [line.partition(": ")[2] for line in caplog.messages if "→" in line] == [
+        "5 → 7 seats available (+2)",
+        "7 → 10 seats available (+3)",
+    ]
+
+
 def test_run_in_a_thread(store):
     """A run outside the main thread cannot listen to signals and works all the same."""
     results = []

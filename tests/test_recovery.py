@@ -1,5 +1,6 @@
 """What `recover` heals, in which order, and what it leaves to a person or to the next run."""
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -698,6 +699,139 @@ def test_dry_run_plans_an_overdue_orphan_once(store, clock, event):
 
     assert outcomes(planned) == [("orphan_lock", "planned")]
     assert available(store, event) == 100
+
+
+def twins(store, event, clock, lock_status, *states):
+    """A lock with several bookings, of another program's making."""
+    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
+    edit(store, "seatLocks", lock, status=lock_status)
+    store.database.bookings.drop_indexes()
+    due = clock() + timedelta(hours=2)
+    for status in states:
+        fields = {"event": event, "user": "u", "seatLockId": lock, "paymentExpiresAt": due}
+        store.database.bookings.insert_one({**fields, "status": status})
+    clock.advance(minutes=2)
+
+
+def swept_onto(counter):
+    def damage(store, event, clock):
+        overdue_locks(store, event, clock, 7)
+        add(store, event, counter - 100)
+
+    return damage
+
+
+def settled(lock_status, booking_status, *, late=0, more=0, **lock_fields):
+    """A pair, its counter off by `more`, that long past its settling."""
+
+    def damage(store, event, clock):
+        settle(store, event, clock, lock_status, booking_status, **lock_fields)
+        add(store, event, more)
+        clock.advance(hours=late)
+
+    return damage
+
+
+def lost_lock_of_a_full_event(store, event, clock):
+    settle(store, event, clock, "EXPIRED", "CONFIRMED")
+    booking.lock(store, event, "u", 100, ttl=timedelta(minutes=1))
+
+
+def nowhere(lock_status, booking_status, *, late=0, both=True):
+    """A pair whose event is gone; unless `both`, only the lock says so."""
+
+    def damage(store, event, clock):
+        lock, booked = settle(store, event, clock, lock_status, booking_status)
+        edit(store, "seatLocks", lock, eventId=NOWHERE)
+        if both:
+            edit(store, "bookings", booked, event=NOWHERE)
+        clock.advance(hours=late)
+
+    return damage
+
+
+def deleted_paid_lock(store, event, clock):
+    lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
+    overdue_locks(store, event, clock, 3)
+    store.database.seatLocks.delete_one({"_id": lock})
+
+
+def overdue_twins(store, event, clock):
+    twins(store, event, clock, "ACTIVE", "PAYMENT_PENDING", "PAYMENT_PENDING")
+    clock.advance(hours=3)
+
+
+def busy_event(store, event, clock):
+    clock.advance(minutes=2)
+    store.take_seats(event, 2, clock(), None)
+    clock.advance(seconds=1)
+    overdue_locks(store, event, clock, 3)
+
+
+def everything_at_once(store, _event, clock):
+    # Once a lock has two bookings, a standalone confirms no more.
+    for name in sorted(list(DAMAGE)[:-1], key=lambda name: "twice" in name):
+        DAMAGE[name](
+            store, booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"], clock
+        )
+
+
+DAMAGE = {
+    "overdue locks": swept_onto(93),
+    "overdue locks on a full counter": swept_onto(100),
+    "overdue locks on a counter that takes some": swept_onto(97),
+    "a counter that is too high": settled("CONSUMED", "CONFIRMED", more=1),
+    "a counter that is too low": settled("CONSUMED", "CONFIRMED", more=-1),
+    "paid, active": settled("ACTIVE", "CONFIRMED"),
+    "paid, active, overdue": settled("ACTIVE", "CONFIRMED", late=3),
+    "paid, lost": settled("EXPIRED", "CONFIRMED"),
+    "paid, lost, counter too low": settled("EXPIRED", "CONFIRMED", more=-99),
+    "paid, lost, seats come back first": lost_lock_of_a_full_event,
+    "failed, active": settled("ACTIVE", "FAILED"),
+    "failed, active, full counter": settled("ACTIVE", "FAILED", more=2),
+    "failed, active, overdue": settled("ACTIVE", "FAILED", late=3),
+    "failed twice, active": lambda *scene: twins(*scene, "ACTIVE", "FAILED", "EXPIRED"),
+    "paid twice, active": lambda *scene: twins(*scene, "ACTIVE", "CONFIRMED", "CONFIRMED"),
+    "waiting, lost": settled("EXPIRED", "PAYMENT_PENDING"),
+    "waiting, lost, overdue": settled("EXPIRED", "PAYMENT_PENDING", late=3),
+    "waiting, sold": settled("CONSUMED", "PAYMENT_PENDING", late=3),
+    "waiting twice, overdue": overdue_twins,
+    "a lock without seats": settled("ACTIVE", "FAILED", seats="x", late=3),
+    "no event": nowhere("ACTIVE", "PAYMENT_PENDING"),
+    "no event, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3),
+    "no event, paid": nowhere("ACTIVE", "CONFIRMED"),
+    "no event, failed": nowhere("ACTIVE", "FAILED"),
+    "no event but the booking's": nowhere("ACTIVE", "PAYMENT_PENDING", both=False),
+    "no event but the booking's, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3, both=False),
+    "a deleted paid lock": deleted_paid_lock,
+    "a busy event": busy_event,
+    "everything at once": everything_at_once,
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5000])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_plan(store, clock, event, damage, batch_size):
+    """What a dry run plans is what the run that follows it does: the same numbers, findings and counters,
+    and the same left to a person, to the next run, or set aside."""
+    DAMAGE[damage](store, event, clock)
+
+    def told(dry_run):
+        entry, run = joblog.run(
+            store,
+            JobType.RECOVERY,
+            lambda run: recovery.recover(store, run, batch_size=batch_size),
+            dry_run=dry_run,
+        )
+        undone = Counter(step for step in outcomes(entry) if step[1].startswith(("need", "left", "oversold")))
+        found = Counter((step["fault"], step["message"]) for step in entry["details"]["findings"])
+        return sums(entry), found, undone, set(map(str, run.set_aside.values())), entry.get("error")
+
+    before = everything(store)
+    planned = told(dry_run=True)
+
+    assert before == everything(store)
+    assert planned == told(dry_run=False)
 
 
 def test_what_a_repair_cannot_decide():

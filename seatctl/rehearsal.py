@@ -1,0 +1,162 @@
+"""The store of a dry run: it writes nothing, and what recovery reads to look again is as if all that
+was planned so far had been done. So a plan is what the same code then does.
+
+Keeps the seats by event, and what recovery would change by document; of what the sweeps would expire
+it keeps no list, so that a plan for a million locks fits into memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from seatctl import schema
+from seatctl.inventory import Claim, GivenBack, prospect
+from seatctl.model import HOLDING, LIVE, BookingStatus, Document, Id, counter_flaw, seats_of
+from seatctl.store import Store
+
+if TYPE_CHECKING:
+    from pymongo.collection import Collection
+
+    from seatctl.store import Session
+
+T = TypeVar("T")
+
+
+class Rehearsal(Store):
+    """A `Store` whose writes are only remembered."""
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        """A rehearsal on this store, which may be one already."""
+        return store if isinstance(store, cls) else cls(store)
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.deployment)
+        self._held: Counter[Id] = Counter()
+        """Seats that locks would hold more (or less) than they do, by event."""
+        self._planned: defaultdict[tuple[str, str], Document] = defaultdict(dict)
+        """Fields as they would be, by collection and id."""
+
+    def carry_out(self, claims: Sequence[Claim], *, counted: bool) -> GivenBack:
+        """What carrying out these claims of a sweep changes, from now on taken as done. Unless they are
+        `counted`, no counter takes their seats."""
+        done = prospect(claims)
+        self._held.subtract(done.seats)
+        if counted:
+            self._add(done.seats)
+        for claim in claims:
+            if claim.hold is None:  # leaves its lock to another booking, which may be next
+                self._planned[schema.BOOKINGS, str(claim.booking)]["status"] = BookingStatus.EXPIRED
+        return done
+
+    def _add(self, seats: Mapping[Id, int]) -> None:
+        for event_id, event in self.events_by_id(seats).items():
+            self._plan_counter(event_id, event["availableSeats"] + seats[event_id])
+
+    def _plan_counter(self, event_id: Id, available: int) -> None:
+        self._planned[schema.EVENTS, str(event_id)]["availableSeats"] = available
+
+    def _as_planned(self, collection: str, document: Document) -> Document:
+        return {**document, **self._planned.get((collection, str(document["_id"])), {})}
+
+    # --- reading what was planned ------------------------------------------------------------------
+
+    def event(self, event_id: Id, session: Session = None) -> Document | None:
+        event = super().event(event_id, session)
+        return event and self._as_planned(schema.EVENTS, event)
+
+    def events_by_id(self, event_ids: Iterable[Id], session: Session = None) -> dict[Id, Document]:
+        found = super().events_by_id(event_ids, session)
+        return {event_id: self._as_planned(schema.EVENTS, event) for event_id, event in found.items()}
+
+    def all_counters(self, session: Session = None) -> Iterator[Document]:
+        return (self._as_planned(schema.EVENTS, event) for event in super().all_counters(session))
+
+    def held_by_event(self, session: Session = None, event_id: Id | None = None) -> dict[Id, tuple[int, int]]:
+        held = super().held_by_event(session, event_id)
+        for event in self._held if event_id is None else {event_id} & self._held.keys():
+            seats, unreadable = held.get(event, (0, 0))
+            held[event] = seats + self._held[event], unreadable
+        return held
+
+    def lock(self, lock_id: Id, session: Session = None) -> Document | None:
+        lock = super().lock(lock_id, session)
+        return lock and self._as_planned(schema.LOCKS, lock)
+
+    def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
+        found = super().live_bookings_of(lock_ids, session)
+        seen = (self._as_planned(schema.BOOKINGS, booking) for booking in found)
+        return [booking for booking in seen if booking["status"] in LIVE]
+
+    # --- planning instead of writing ---------------------------------------------------------------
+
+    def transact(self, work: Callable[[Session], T]) -> T:
+        return work(None)
+
+    def claim_event(self, event_id: Id, now: datetime, session: Session) -> Document | None:  # noqa: ARG002
+        return self.event(event_id)
+
+    def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:  # noqa: ARG002
+        event = self.event(event_id)
+        if event is None or not _fits(event, 0) or event["availableSeats"] < seats:
+            return None
+        self._plan_counter(event_id, event["availableSeats"] - seats)
+        return event
+
+    def add_seats(self, events_by_seats: Mapping[int, Sequence[Id]], now: datetime, session: Session) -> int:  # noqa: ARG002
+        changes = [(event_id, seats) for seats, ids in events_by_seats.items() for event_id in ids]
+        return sum(self.add_seats_to(event_id, seats, now) is not None for event_id, seats in changes)
+
+    def add_seats_to(self, event_id: Id, seats: int, now: datetime) -> Document | None:  # noqa: ARG002
+        event = self.event(event_id)
+        if event is None or not _fits(event, seats):
+            return None
+        self._plan_counter(event_id, event["availableSeats"] + seats)
+        return event
+
+    def close_bookings(
+        self,
+        booking_ids: Sequence[Id],
+        status: BookingStatus,
+        now: datetime,
+        *,
+        overdue_at: datetime | None,
+        session: Session,
+    ) -> int:
+        assert overdue_at is None, "the sweeps' own claims are carried out at once"
+        waiting = BookingStatus.PAYMENT_PENDING
+        return sum(self.move_booking(booking, waiting, status, now, session) for booking in booking_ids)
+
+    def _change(
+        self,
+        collection: Collection[Document],
+        where: Document,
+        changes: Document,
+        session: Session,  # noqa: ARG002
+    ) -> bool:
+        stored = collection.find_one({"_id": where["_id"]})
+        if stored is None:
+            return False
+        document = self._as_planned(collection.name, stored)
+        if any(document.get(field) != value for field, value in where.items()):
+            return False
+        # Whether a neighbour is at work is told by the stamps as they are.
+        planned = {field: value for field, value in changes.items() if field != "updatedAt"}
+        self._planned[collection.name, str(document["_id"])] |= planned
+        if collection.name == schema.LOCKS and isinstance(document.get("eventId"), Hashable):
+            holds = (changes["status"] in HOLDING) - (document.get("status") in HOLDING)
+            self._held[document["eventId"]] += holds * (seats_of(document) or 0)
+        return True
+
+    def _insert(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("a dry run writes nothing")
+
+    def expire_locks(self, *_: Any, **__: Any) -> int:
+        raise AssertionError("the sweeps' own claims are carried out at once")
+
+
+def _fits(event: Document, seats: int) -> bool:
+    return not counter_flaw(event) and event["availableSeats"] + seats <= event["totalSeats"]
