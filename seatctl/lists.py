@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LATEST = 10
 """Locks shown with their event."""
+EVENTS_AT_ONCE = 1_000
+"""Events whose held seats are summed up in one query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +34,37 @@ class Shown:
         return {**self.document, **self.related}
 
 
-def newest(store: Store, collection: str, where: Document, limit: int) -> list[Document]:
-    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats."""
-    documents = store.newest(collection, where, limit, by="executedAt" if collection == "jobLogs" else "_id")
-    return with_seats(store, documents) if collection == "events" else documents
+def newest(store: Store, collection: str, where: Document, limit: int) -> Iterator[Document]:
+    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats.
+    Raises NotFound for the locks or bookings of what is no event."""
+    by = "executedAt" if collection == "jobLogs" else "_id"
+    found = store.from_newest(collection, where, limit, by)
+    if collection == "events":
+        yield from _with_seats(store, found)
+        return
+    first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+    elif (event := where.get("eventId") or where.get("event")) and store.event(event) is None:
+        other = store.find_anywhere(event)
+        raise NotFound(f"there is no event {event}{f'; that is the id of {other[0]}' if other else ''}")
 
 
-def fullest(store: Store, limit: int) -> list[Document]:
+def fullest(store: Store, limit: int) -> Iterator[Document]:
     """The `limit` (0: all) events with the smallest share of their seats available."""
-    return with_seats(store, store.fullest(limit))
+    return _with_seats(store, store.fullest(limit))
 
 
-def summary(store: Store, since: datetime) -> list[Document]:
-    """For each job, its runs since then: how many, how many went well, what they did, how long the
-    median and the longest took (ms)."""
-    return [_sum_up(job, list(store.runs_since(job, since))) for job in JobType]
+def _with_seats(store: Store, events: Iterator[Document]) -> Iterator[Document]:
+    while batch := list(islice(events, EVENTS_AT_ONCE)):
+        yield from with_seats(store, batch)
+
+
+def summary(store: Store, jobs: Iterable[JobType], since: datetime) -> list[Document]:
+    """For each of these jobs, its runs since then: how many, how many went well, what they did, how
+    long the median and the longest took (ms)."""
+    return [_sum_up(job, list(store.runs_since(job, since))) for job in jobs]
 
 
 def _sum_up(job: JobType, runs: list[Document]) -> Document:

@@ -54,7 +54,20 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Exactly one JSON document on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=not _utf8(), indent=2 if sys.stdout.isatty() else None))
+    print(_json(value))
+
+
+def print_json_list(documents: Iterable[Document]) -> None:
+    """A list as one JSON document, printed as it is read: memory does not grow with its length."""
+    before = "["
+    for document in documents:
+        print(before, _json(document), sep="", end="")
+        before = ", "
+    print("[]" if before == "[" else "]")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=not _utf8(), indent=2 if sys.stdout.isatty() else None)
 
 
 def _utf8() -> bool:

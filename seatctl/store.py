@@ -496,10 +496,20 @@ class Store:
     ) -> list[Document]:
         """The newest documents that match. ObjectIds carry their second of creation, and every
         document has one, which cannot be said of `createdAt`; within a second that one decides."""
-        found = list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
-        return sorted(found, key=_age, reverse=True) if by == "_id" else found
+        return list(self.from_newest(collection, where, limit, by))
 
-    def fullest(self, limit: int) -> list[Document]:
+    def from_newest(
+        self, collection: str, where: Mapping[str, Any], limit: int, by: str = "_id"
+    ) -> Iterator[Document]:
+        """The same, as they are read."""
+        found = self.database[collection].find(where).sort([(by, -1)]).limit(limit)
+        if by != "_id":
+            yield from found
+            return
+        for _, one_second in groupby(found, key=lambda document: _age(document)[0]):
+            yield from sorted(one_second, key=_age, reverse=True)
+
+    def fullest(self, limit: int) -> Iterator[Document]:
         """Events by the share of their seats that is available, smallest first."""
         total = {"$max": [{"$cond": [{"$isNumber": "$totalSeats"}, "$totalSeats", 1]}, 1]}
         available = {"$cond": [{"$isNumber": "$availableSeats"}, "$availableSeats", 0]}
@@ -509,7 +519,7 @@ class Store:
             *([{"$limit": limit}] if limit else []),
             {"$project": {"free": 0}},
         ]
-        return list(self._events.aggregate(pipeline, allowDiskUse=True))
+        yield from self._events.aggregate(pipeline, allowDiskUse=True)
 
     def runs_since(self, job_type: str, since: datetime) -> Iterator[Document]:
         """What each run of a job since then says of itself, without its findings."""

@@ -38,9 +38,33 @@ def test_newest_first(store, clock):
 
 def test_filters(store, event):
     """Lists can be narrowed to what is asked for."""
-    assert len(lists.newest(store, "seatLocks", {"status": "ACTIVE"}, 0)) == 1
-    assert len(lists.newest(store, "bookings", {"event": event}, 0)) == 1
-    assert lists.newest(store, "bookings", {"event": ObjectId()}, 0) == []
+    empty = booking.create_event(store, "Empty", 1, timedelta(days=1)).document["_id"]
+
+    assert len(ids(lists.newest(store, "seatLocks", {"status": "ACTIVE"}, 0))) == 1
+    assert len(ids(lists.newest(store, "bookings", {"event": event}, 0))) == 1
+    assert ids(lists.newest(store, "bookings", {"event": empty}, 0)) == []
+
+
+def test_filter_by_what_is_no_event(store):
+    """An event that is none is not found, unless locks say that they are its."""
+    lock = store.database.seatLocks.insert_one({"eventId": ObjectId(), "status": "ACTIVE"}).inserted_id
+    lost = store.lock(lock)["eventId"]
+
+    assert ids(lists.newest(store, "seatLocks", {"eventId": lost}, 0)) == [lock]
+    with pytest.raises(NotFound, match=f"there is no event {lost}$"):
+        ids(lists.newest(store, "bookings", {"event": lost}, 0))
+    with pytest.raises(NotFound, match="that is the id of a lock"):
+        ids(lists.newest(store, "seatLocks", {"eventId": lock}, 0))
+
+
+@pytest.mark.usefixtures("event")
+def test_many_events_with_seats(store, monkeypatch):
+    """However many events there are, each comes with its own seats."""
+    monkeypatch.setattr(lists, "EVENTS_AT_ONCE", 2)
+    for n in range(4):
+        booking.create_event(store, f"E{n}", 1, timedelta(days=1))
+
+    assert [each["sold"] for each in lists.newest(store, "events", {}, 0)] == [0, 0, 0, 0, 2]
 
 
 def test_runs_by_start(store, clock):
@@ -70,7 +94,7 @@ def test_fullest(store, clock, event):
     odd = store.database.events.insert_one({"totalSeats": "many"}).inserted_id
 
     assert [each for each in ids(lists.fullest(store, 0)) if each != odd] == [sold_out, event, empty]
-    assert len(lists.fullest(store, 2)) == 2
+    assert len(ids(lists.fullest(store, 2))) == 2
     assert {each["_id"]: each["locked"] for each in lists.fullest(store, 0)}[sold_out] == 1
 
 
@@ -83,7 +107,8 @@ def test_summary(store, clock):
         store.insert_run(run)
     store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock(), "status": "SUCCESS", "details": "x"})
     store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock() - timedelta(days=1)})
-    summary = {row.pop("jobType"): row for row in lists.summary(store, clock() - timedelta(hours=1))}
+    since = clock() - timedelta(hours=1)
+    summary = {row.pop("jobType"): row for row in lists.summary(store, JobType, since)}
 
     assert set(summary) == set(JobType)
     assert summary["LOCK_EXPIRY"] == {
