@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,21 +68,21 @@ def summary(store: Store, jobs: Iterable[JobType], since: datetime) -> list[Docu
     return [_sum_up(job, list(store.runs_since(job, since))) for job in jobs]
 
 
-def _sum_up(job: JobType, runs: list[Document]) -> Document:
-    details = [run["details"] for run in runs if isinstance(run.get("details"), dict)]
-    numbers = {
-        name: [detail[name] for detail in details if isinstance(detail.get(name), int | float)]
-        for name in ("recordsProcessed", "seatsRestored", "duration")
-    }
-    good = sum(run.get("status") == JobStatus.SUCCESS for run in runs)
+def _sum_up(job: JobType, groups: list[Document]) -> Document:
+    durations: Counter[float] = Counter()
+    for group in groups:
+        if isinstance(group.get("duration"), int | float):
+            durations[group["duration"]] += group["runs"]
+    runs = sum(group["runs"] for group in groups)
+    good = sum(group["runs"] for group in groups if group.get("status") == JobStatus.SUCCESS)
     return {
         "jobType": job.value,
-        "runs": len(runs),
-        "successRate": good / len(runs) if runs else None,
-        "recordsProcessed": sum(numbers["recordsProcessed"]),
-        "seatsRestored": sum(numbers["seatsRestored"]),
-        "medianDuration": round(median(numbers["duration"])) if numbers["duration"] else None,
-        "worstDuration": max(numbers["duration"], default=None),
+        "runs": runs,
+        "successRate": good / runs if runs else None,
+        "recordsProcessed": sum(group["recordsProcessed"] for group in groups),
+        "seatsRestored": sum(group["seatsRestored"] for group in groups),
+        "medianDuration": round(median(durations.elements())) if durations else None,
+        "worstDuration": max(durations, default=None),
     }
 
 

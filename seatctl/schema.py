@@ -74,6 +74,7 @@ READERS = (
     Index(BOOKINGS, "bookings_of_event", (("event", 1), ("_id", -1)), {}),
     Index(BOOKINGS, "bookings_of_user", (("user", 1), ("_id", -1)), {}),
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
+    Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
 )
 RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]

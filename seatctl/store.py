@@ -502,7 +502,7 @@ class Store:
         self, collection: str, where: Mapping[str, Any], limit: int, by: str = "_id"
     ) -> Iterator[Document]:
         """The same, as they are read."""
-        found = self.database[collection].find(where).sort([(by, -1)]).limit(limit)
+        found = self.database[collection].find(where, batch_size=CURSOR_BATCH).sort([(by, -1)]).limit(limit)
         if by != "_id":
             yield from found
             return
@@ -522,9 +522,16 @@ class Store:
         yield from self._events.aggregate(pipeline, allowDiskUse=True)
 
     def runs_since(self, job_type: str, since: datetime) -> Iterator[Document]:
-        """What each run of a job since then says of itself, without its findings."""
-        fields = ["status", "details.recordsProcessed", "details.seatsRestored", "details.duration"]
-        yield from self._job_logs.find({"jobType": job_type, "executedAt": {"$gte": since}}, fields)
+        """The runs of a job since then, those of one `status` and `duration` (ms) together: how many
+        `runs`, and the `recordsProcessed` and `seatsRestored` of all of them."""
+        key = {"status": "$status", "duration": "$details.duration"}
+        sums = {name: {"$sum": f"$details.{name}"} for name in ("recordsProcessed", "seatsRestored")}
+        pipeline: list[Document] = [
+            {"$match": {"jobType": job_type, "executedAt": {"$gte": since}}},
+            {"$group": {"_id": key, "runs": {"$sum": 1}, **sums}},
+        ]
+        for group in self._job_logs.aggregate(pipeline):
+            yield {**group.pop("_id"), **group}
 
     def count_overdue(self, sweep: str, now: datetime) -> int:
         """How many candidates a sweep still has, for its progress bar; `sweep` is a status."""
@@ -549,8 +556,10 @@ class Store:
         return self.database.name
 
     def sizes(self) -> dict[str, int]:
-        """How many documents there are, by collection; the server's own count is wrong after a crash."""
-        return {name: self.database[name].count_documents({}) for name in KINDS.values()}
+        """How many events, locks and bookings there are, by collection; the server's own count is
+        wrong after a crash."""
+        collections = (schema.EVENTS, schema.LOCKS, schema.BOOKINGS)
+        return {name: self.database[name].count_documents({}) for name in collections}
 
     def missing(self) -> list[str]:
         """What `init` would create."""

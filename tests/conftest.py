@@ -9,6 +9,7 @@ import os
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,6 +141,21 @@ def database_uri(replica: Server) -> Iterator[str]:
 def open_store(uri: str) -> Store:
     """A store as the command line opens it, under the server's own clock."""
     return Store(connect(uri, None, "event_booking_db"))
+
+
+@contextmanager
+def examined(store: Store, collection: str) -> Iterator[Callable[[], int]]:
+    """Counts, by the server's profiler, the documents of a collection that it examines meanwhile."""
+    profile = store.database["system.profile"]
+    profile.drop()
+    store.database.command("profile", 2)
+    yield lambda: sum(
+        entry.get("docsExamined", 0)
+        for entry in profile.find(
+            {"ns": f"{store.name}.{collection}", "op": {"$in": ["query", "command", "getmore"]}}
+        )
+    )
+    store.database.command("profile", 0)
 
 
 def read(path: str) -> str:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import EPOCH, Clock, examined, fresh_store
 
 from seatctl import booking, joblog, lists
 from seatctl.errors import NotFound, Usage
@@ -120,6 +121,53 @@ def test_summary(store, clock):
         "worstDuration": 200,
     }
     assert (summary["RECOVERY"]["runs"], summary["RECOVERY"]["successRate"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"status": "FAILED"},
+        {"jobType": "RECOVERY"},
+        {"jobType": "LOCK_EXPIRY", "status": "FAILED"},
+        {"executedAt": {"$gte": EPOCH - timedelta(minutes=2)}},
+        {"status": "SUCCESS", "executedAt": {"$gte": EPOCH - timedelta(minutes=2)}},
+    ],
+)
+def test_a_long_job_log_is_not_read_for_a_list(long_log, where):
+    """Whatever `jobs` is asked for, the server examines the runs that it returns and no others."""
+    with examined(long_log, "jobLogs") as documents:
+        found = ids(lists.newest(long_log, "jobLogs", where, 5))
+
+    assert len(found) <= documents() <= len(found) + 1
+
+
+def test_a_long_job_log_is_not_read_for_a_summary(long_log, clock):
+    """Summing up an hour reads that hour; counting what `verify` looked at reads no run at all."""
+    with examined(long_log, "jobLogs") as documents:
+        rows = lists.summary(long_log, JobType, clock() - timedelta(hours=1))
+        long_log.sizes()
+
+    assert sum(row["runs"] for row in rows) == documents() == 61
+
+
+@pytest.fixture(scope="module")
+def long_log(request):
+    """A job log of 20,000 runs, one a minute; none failed for long, and recovery ran once."""
+    stores = fresh_store("replica", request, Clock())
+    store = next(stores)
+    store.init()
+    store.database.jobLogs.insert_many(
+        {
+            "jobType": "RECOVERY" if number == 9_000 else ("LOCK_EXPIRY", "BOOKING_EXPIRY")[number % 2],
+            "executedAt": EPOCH - timedelta(minutes=number),
+            "status": "FAILED" if number in (15_000, 16_001) else "SUCCESS",
+            "details": {"recordsProcessed": 1, "seatsRestored": 1, "duration": 3},
+        }
+        for number in range(20_000)
+    )
+    yield store
+    next(stores, None)
 
 
 def test_show_event(store, event):
