@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -444,9 +445,12 @@ def watch(
     call: Call,
     interval: Annotated[timedelta, _duration("How often to look.")] = timedelta(seconds=2),
 ) -> None:
-    """Look on, live, until Ctrl-C."""
-    if call.json or call.quiet or not sys.stdout.isatty():
-        raise Usage("watch needs a terminal; a script can repeat `seatctl events --json`")
+    """Look on, live, until Ctrl-C.
+
+    Ctrl-C is how it ends, and no failure: exit 0."""
+    dumb = os.environ.get("TERM") in ("dumb", "unknown")
+    if call.json or call.quiet or dumb or not sys.stdout.isatty():
+        raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
     from seatctl import watch
 
     watch.watch(call.store(), interval)
@@ -677,7 +681,6 @@ def _check_init(call: Call, store: Store, retention: timedelta | None) -> None:
 
 def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | None]:
     """Program, user, file with the URI and database of this installation, as a schedule names them."""
-    import os
     import shutil
 
     from seatctl.schedule import URI_FILE
@@ -695,7 +698,6 @@ def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | No
 def _host_user(name: str | None) -> str:
     """A user of this host, by default the one who asks. Raises Usage where there is none of that name:
     neither cron nor systemd would run anything."""
-    import os
     import pwd
 
     try:
