@@ -851,9 +851,8 @@ def demo(call: Call) -> int:
     if call.json:
         output.print_json({"ok": ok, "scenarios": [scenario.as_document() for scenario in scenarios]})
     elif ok and not call.quiet:
-        print(
-            "Every number is as promised. The throwaway database is gone; `seatctl db stop` ends the server."
-        )
+        server = "" if call.uri or call.uri_file else " `seatctl db stop` ends the MongoDB that it ran on."
+        print(f"Every number is as promised, and the throwaway database is gone.{server}")
     if not ok:
         raise SeatctlError("a number is not as promised; please report this")
     return 0
