@@ -232,8 +232,8 @@ def _explain_failure(error: OperationFailure, hosts: str) -> SeatctlError:
     if error.code == UNAUTHORIZED:
         if "requires authentication" in str(error):
             return Misconfigured(
-                f"MongoDB at {hosts} asks who is there, and the URI names no user; it looks like "
-                "mongodb://user:password@host:27017/database"
+                f"MongoDB at {hosts} wants a user, and the URI names no user; "
+                "write user:password@ before its host"
             )
         # A command that is about no collection has a number in that place: listCollections: 1.
         what = re.search(
