@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import mongomock
 import pytest
@@ -21,7 +22,7 @@ from servers import Server
 
 from seatctl import schema
 from seatctl.connection import Deployment, connect
-from seatctl.model import RETENTION
+from seatctl.model import RETENTION, Document, Id
 from seatctl.store import Store
 
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -156,6 +157,25 @@ def examined(store: Store, collection: str) -> Iterator[Callable[[], int]]:
         )
     )
     store.database.command("profile", 0)
+
+
+def available(store: Store, event: Id) -> int:
+    """The event's counter."""
+    return store.database.events.find_one({"_id": event})["availableSeats"]
+
+
+def edit(store: Store, collection: str, document_id: Id, **fields: Any) -> None:
+    """What another program, or a hand in mongosh, does to a document."""
+    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
+
+
+def everything(store: Store, *but: str) -> dict[str, list[Document]]:
+    """All documents of the database, to see that nothing changed."""
+    return {
+        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
+        for name in schema.COLLECTIONS
+        if name not in but
+    }
 
 
 def read(path: str) -> str:
