@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,15 +20,17 @@ from seatctl.model import LOCK_TTL, PAYMENT_TTL, BookingStatus, Document, JobSta
 from seatctl.timespec import format_duration, format_time, parse_duration, parse_time, resolve, shorten
 
 if TYPE_CHECKING:
+    from seatctl.health import Health
     from seatctl.joblog import Run
     from seatctl.store import Store
 
-LIST_LIMIT = 100
-BATCH = 5_000  # expiry.BATCH, whose import would cost `--help` its speed
+LIST_LIMIT, LARGEST_LIMIT = 100, 1_000_000_000
+BATCH, LARGEST_BATCH = 5_000, 10_000  # expiry's, whose import would cost `--help` its speed
 OPERATE, LOOK, JOBS, CARE, TRY = "Operate", "Look", "Jobs (for cron and systemd)", "Care", "Set up and try"
 
 app = typer.Typer(
     cls=edge.GroupedGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Seat inventory for an event booking system: no seat is ever sold twice or lost.",
@@ -93,12 +96,43 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-Duration = Annotated[timedelta, typer.Option(parser=_parser(parse_duration), metavar="DURATION")]
+def _between(smallest: int, largest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = _whole(text)
+        if not smallest <= number <= largest:
+            raise ValueError(f"{number} is not a number from {smallest:,} to {largest:,}")
+        return number
+
+    return parse
+
+
+def _not_empty(text: str) -> str:
+    """A filter that a script left empty must not come out as "nothing to show"."""
+    if not text.strip():
+        raise ValueError("it must not be empty")
+    return text
+
+
+def _option(*names: str, parse: Callable[[str], Any], metavar: str, help: str) -> Any:  # noqa: A002
+    return typer.Option(*names, parser=_parser(parse), metavar=metavar, help=help)
+
+
+def _duration(help: str) -> Any:  # noqa: A002 - Typer's word
+    return _option(parse=parse_duration, metavar="DURATION", help=help)
+
+
 Limit = Annotated[
-    int, typer.Option(min=0, max=1_000_000_000, metavar="N", help="At most so many; 0 for all.")
+    int | None,
+    _option(
+        parse=_between(0, LARGEST_LIMIT),
+        metavar="N",
+        help=f"At most so many, 0 for all [default: {LIST_LIMIT} in a table, all with --json or -q].",
+    ),
 ]
 EventFilter = Annotated[str | None, typer.Option("--event", metavar="ID", help="Only of this event.")]
-UserFilter = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only of this user.")]
+UserFilter = Annotated[
+    str | None, _option("--user", parse=_not_empty, metavar="USER", help="Only of this user.")
+]
 
 
 def _ids(collection: str, where: Document) -> Callable[[str], list[str]]:
@@ -134,16 +168,16 @@ BookingId = Annotated[
     ),
 ]
 Seats = Annotated[
-    int,
-    typer.Option("--seats", parser=_parser(_whole), metavar="N", help="How many seats, from 1 to 1,000,000."),
+    int, _option("--seats", parse=_whole, metavar="N", help="How many seats, from 1 to 1,000,000.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 AsOf = Annotated[
-    Any,
-    typer.Option("--as-of", parser=_parser(parse_time), metavar="TIME", help='Move "now": ISO 8601 or +11m.'),
+    Any, _option("--as-of", parse=parse_time, metavar="TIME", help='Move "now": ISO 8601 or +11m.')
 ]
 Force = Annotated[bool, typer.Option("--force", help="Allow an --as-of in the future without --dry-run.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Items in one transaction.")]
+BatchSize = Annotated[
+    int, _option(parse=_between(1, LARGEST_BATCH), metavar="N", help="Items in one transaction.")
+]
 
 
 # --- operate ------------------------------------------------------------------------------------------
@@ -172,10 +206,7 @@ def create_event(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the event is called.")],
     seats: Seats,
     date: Annotated[
-        Any,
-        typer.Option(
-            parser=_parser(parse_time), metavar="TIME", help="When it takes place: ISO 8601 or +30d."
-        ),
+        Any, _option(parse=parse_time, metavar="TIME", help="When it takes place: ISO 8601 or +30d.")
     ],
     description: Annotated[str | None, typer.Option(metavar="TEXT", help="A longer text.")] = None,
 ) -> None:
@@ -187,6 +218,8 @@ def create_event(
         store.init()
     event = booking.create_event(store, name, seats, date, description).document
     when = format_time(event["eventDate"])
+    if event["eventDate"] < event["createdAt"]:
+        call.note(f"the date of this event is past: {when}")
     _tell(call, event, f"Created event {event['_id']} with {_seats(seats)} on {when}.")
 
 
@@ -200,15 +233,7 @@ def lock(
         str | None,
         typer.Option(metavar="KEY", help="Idempotency key: the same request again is the same lock."),
     ] = None,
-    ttl: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration),
-            metavar="DURATION",
-            show_default="10m",
-            help="How long to hold them.",
-        ),
-    ] = LOCK_TTL,
+    ttl: Annotated[timedelta, _duration("How long to hold them.")] = LOCK_TTL,
 ) -> None:
     """Lock seats for a buyer; the lock runs out on its own."""
     from seatctl import booking
@@ -226,12 +251,7 @@ def lock(
 def confirm(
     call: Call,
     lock_id: LockId,
-    payment_ttl: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration), metavar="DURATION", help="How long to wait for the payment."
-        ),
-    ] = PAYMENT_TTL,
+    payment_ttl: Annotated[timedelta, _duration("How long to wait for the payment.")] = PAYMENT_TTL,
 ) -> None:
     """Turn a lock into a booking that waits for its payment."""
     from seatctl import booking
@@ -279,23 +299,31 @@ def _seats(count: int) -> str:
 # --- look ---------------------------------------------------------------------------------------------
 
 
-def _list(call: Call, store: Store, collection: str, where: Document, limit: int) -> None:
+def _list(call: Call, store: Store, collection: str, where: Document, limit: int | None) -> None:
     from seatctl import lists
 
+    limit = _limit(call, limit)
     _print_list(call, collection, lists.newest(store, collection, where, limit), limit)
 
 
-def _print_list(call: Call, collection: str, documents: list[Document], limit: int) -> None:
+def _limit(call: Call, limit: int | None) -> int:
+    """How many to list, 0 for all: a program cannot see that a list is not the whole."""
+    if limit is None:
+        return 0 if call.json or call.quiet else LIST_LIMIT
+    return limit
+
+
+def _print_list(call: Call, collection: str, documents: Iterator[Document], limit: int) -> None:
     from seatctl import output
 
     if call.json:
-        output.print_json(documents)
+        output.print_json_list(documents)
     elif call.quiet:
         output.print_ids(documents)
-    elif documents:
-        output.show(output.TABLES[collection](documents))
-        if len(documents) == limit:
-            call.note(f"these are the newest {limit}; --limit 0 shows all")
+    elif listed := list(documents):
+        output.show(output.TABLES[collection](listed))
+        if len(listed) == limit:
+            call.note(f"these are the first {limit}; --limit 0 shows all")
     else:
         call.note("nothing to show")
 
@@ -311,12 +339,12 @@ class Order(StrEnum):
 def events(
     call: Call,
     sort: Annotated[Order, typer.Option(case_sensitive=False, help="Which come first.")] = Order.NEWEST,
-    limit: Limit = LIST_LIMIT,
+    limit: Limit = None,
 ) -> None:
     """List events, newest first, and how full each is."""
     from seatctl import lists
 
-    store = call.store()
+    store, limit = call.store(), _limit(call, limit)
     found = lists.fullest(store, limit) if sort is Order.FULLEST else lists.newest(store, "events", {}, limit)
     _print_list(call, "events", found, limit)
 
@@ -329,7 +357,7 @@ def locks(
         LockStatus | None, typer.Option(case_sensitive=False, help="Only in this state.")
     ] = None,
     user: UserFilter = None,
-    limit: Limit = LIST_LIMIT,
+    limit: Limit = None,
 ) -> None:
     """List locks, newest first."""
     _list(call, call.store(), "seatLocks", _filters(eventId=event, status=status, userId=user), limit)
@@ -343,7 +371,7 @@ def bookings(
         BookingStatus | None, typer.Option(case_sensitive=False, help="Only in this state.")
     ] = None,
     user: UserFilter = None,
-    limit: Limit = LIST_LIMIT,
+    limit: Limit = None,
 ) -> None:
     """List bookings, newest first."""
     _list(call, call.store(), "bookings", _filters(event=event, status=status, user=user), limit)
@@ -358,26 +386,30 @@ def jobs(
     status: Annotated[
         JobStatus | None, typer.Option(case_sensitive=False, help="Only with this outcome.")
     ] = None,
-    limit: Limit = LIST_LIMIT,
+    limit: Limit = None,
     summary: Annotated[bool, typer.Option("--summary", help="Sum the runs up, a line for each job.")] = False,
     since: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration),
-            metavar="DURATION",
-            show_default="24h",
-            help="How far back to sum.",
-        ),
-    ] = timedelta(hours=24),
+        timedelta | None,
+        _duration("Only runs that started so long ago at most [default: all, 24h with --summary]."),
+    ] = None,
 ) -> None:
     """List the runs of the jobs, newest first."""
-    store = call.store()
-    if not summary:
-        _list(call, store, "jobLogs", _filters(jobType=job, status=status), limit)
+    if summary:
+        if status is not None or limit is not None:
+            raise Usage("--summary sums up all runs of a job; it goes with --type and --since only")
+        _summarize_runs(call, [job] if job else list(JobType), since or timedelta(hours=24))
         return
+    store, where = call.store(), _filters(jobType=job, status=status)
+    if since is not None:
+        where["executedAt"] = {"$gte": store.now() - since}
+    _list(call, store, "jobLogs", where, limit)
+
+
+def _summarize_runs(call: Call, jobs: list[JobType], since: timedelta) -> None:
     from seatctl import lists, output
 
-    rows = lists.summary(store, store.now() - since)
+    store = call.store()
+    rows = lists.summary(store, jobs, store.now() - since)
     if call.json:
         output.print_json(rows)
     elif not call.quiet:
@@ -411,16 +443,14 @@ def show(call: Call, document_id: Annotated[str, typer.Argument(metavar="ID", he
 @command(app, "watch", panel=LOOK, example="seatctl watch --interval 5s")
 def watch(
     call: Call,
-    interval: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration), metavar="DURATION", show_default="2s", help="How often to look."
-        ),
-    ] = timedelta(seconds=2),
+    interval: Annotated[timedelta, _duration("How often to look.")] = timedelta(seconds=2),
 ) -> None:
-    """Look on, live, until Ctrl-C."""
-    if call.json or call.quiet or not sys.stdout.isatty():
-        raise Usage("watch needs a terminal; a script can repeat `seatctl events --json`")
+    """Look on, live, until Ctrl-C.
+
+    Ctrl-C is how it ends, and no failure: exit 0."""
+    dumb = os.environ.get("TERM") in ("dumb", "unknown")
+    if call.json or call.quiet or dumb or not sys.stdout.isatty():
+        raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
     from seatctl import watch
 
     watch.watch(call.store(), interval)
@@ -429,32 +459,32 @@ def watch(
 # --- jobs ---------------------------------------------------------------------------------------------
 
 
-@command(app, "expire-locks", panel=JOBS, example="seatctl expire-locks --dry-run --as-of +11m")
-def expire_locks(
-    call: Call,
-    dry_run: DryRun = False,
-    as_of: AsOf = None,
-    force: Force = False,
-    batch_size: BatchSize = BATCH,
-) -> int:
-    """Give back the seats of locks past their deadline.
+def _add_sweep(job: JobType, name: str, purpose: str, example: str) -> None:
+    def sweep(
+        call: Call,
+        dry_run: DryRun = False,
+        as_of: AsOf = None,
+        force: Force = False,
+        batch_size: BatchSize = BATCH,
+    ) -> int:
+        return _sweep(call, job, dry_run, as_of, force, batch_size)
 
-    One run; schedule it every minute."""
-    return _sweep(call, JobType.LOCK_EXPIRY, dry_run, as_of, force, batch_size)
+    sweep.__doc__ = f"{purpose}\n\nOne run; schedule it every minute."
+    command(app, name, panel=JOBS, example=example)(sweep)
 
 
-@command(app, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
-def expire_bookings(
-    call: Call,
-    dry_run: DryRun = False,
-    as_of: AsOf = None,
-    force: Force = False,
-    batch_size: BatchSize = BATCH,
-) -> int:
-    """Give back the seats of bookings not paid in time.
-
-    One run; schedule it every minute."""
-    return _sweep(call, JobType.BOOKING_EXPIRY, dry_run, as_of, force, batch_size)
+_add_sweep(
+    JobType.LOCK_EXPIRY,
+    "expire-locks",
+    "Give back the seats of locks past their deadline.",
+    "seatctl expire-locks --dry-run --as-of +11m",
+)
+_add_sweep(
+    JobType.BOOKING_EXPIRY,
+    "expire-bookings",
+    "Give back the seats of bookings not paid in time.",
+    "seatctl expire-bookings -v",
+)
 
 
 def _sweep(
@@ -516,14 +546,7 @@ def _resolve(time: datetime | timedelta, now: datetime) -> datetime:
 def recover(
     call: Call,
     dry_run: DryRun = False,
-    wait: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=_parser(parse_duration),
-            metavar="DURATION",
-            help="Wait so long for the database to come up.",
-        ),
-    ] = None,
+    wait: Annotated[timedelta | None, _duration("Wait so long for the database to come up.")] = None,
     batch_size: BatchSize = BATCH,
 ) -> int:
     """Heal whatever a crash left half done.
@@ -558,15 +581,24 @@ def _report(call: Call, entry: Document, run: Run) -> int:
         counts = [_count(run.locks, "lock"), f"{would}expired"]
         if run.job is not JobType.LOCK_EXPIRY:
             counts.insert(0, f"{_count(run.bookings, 'booking')} and")
-        print(
-            f"{run.job.value}: {' '.join(counts)}, {_seats(details['seatsRestored'])} {would}restored"
-            f" ({details['duration']} ms)."
-        )
+        outcome = f"{' '.join(counts)}, {_seats(details['seatsRestored'])} {would}restored"
+        if counters := _corrected_counters(run):
+            outcome += f", {_count(counters, 'counter')} {would}corrected"
+        print(f"{run.job.value}: {outcome} ({details['duration']} ms).")
         if run.steps:
             output.show(output.findings_table(run.steps, "outcome"))
     if "error" in entry:
         raise ItemsLeft(entry["error"])
     return 0
+
+
+def _corrected_counters(run: Run) -> int:
+    from seatctl.findings import Fault
+    from seatctl.recovery import DONE, PLANNED
+
+    return sum(
+        step["fault"] == Fault.COUNTER_DRIFT and step["outcome"] in (DONE, PLANNED) for step in run.steps
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -604,44 +636,55 @@ def verify(call: Call) -> int:
 def init(
     call: Call,
     retention: Annotated[
-        timedelta | None,
-        typer.Option(
-            parser=_parser(parse_duration), metavar="DURATION", help="How long to keep job log entries [30d]."
-        ),
+        timedelta | None, _duration("How long to keep job log entries [default: as it is, at first 30d].")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is missing or wrong; exit 5 if anything is.")
     ] = False,
-) -> int:
+) -> None:
     """Create collections, indexes and validators; repeatable."""
-    from seatctl import findings, output
+    from seatctl import output
 
-    store = call.store()
-    there = store.missing()
-    wrong = [finding.message for finding in findings.indexes(store)] if check else []
-    made = [] if check else store.init(retention)
-    limit = store.retention()
-    kept = format_duration(limit) if limit else "ever"
+    store = call.store(create=not check)
+    if check:
+        _check_init(call, store, retention)
+        return
+    made = store.init(retention)
+    kept = format_duration(store.retention() or timedelta())
     if call.json:
-        missing = there if check else []
-        output.print_json({"created": made, "missing": missing, "wrong": wrong, "retention": kept})
+        output.print_json({"created": made, "missing": [], "wrong": [], "retention": kept})
     elif not call.quiet:
         for name in made:
             print(f"created {name}")
-        for name in there if check else []:
+        state = "is ready" if made else "has all it needs"
+        print(f"Database {store.name} {state}; its job log is kept for {kept}.")
+
+
+def _check_init(call: Call, store: Store, retention: timedelta | None) -> None:
+    """Tell what `init` with that retention would do. Raises Unhealthy if that is anything."""
+    from seatctl import findings, output
+
+    missing, limit = store.missing(), store.retention()
+    wrong = [finding.message for finding in findings.indexes(store)]
+    kept = format_duration(limit) if limit else "ever"
+    if call.json:
+        output.print_json({"created": [], "missing": missing, "wrong": wrong, "retention": kept})
+    elif not call.quiet:
+        for name in missing:
             print(f"missing {name}")
         for message in wrong:
             print(f"wrong: {message}")
-        state = "has all it needs; its" if not there else "is checked; its" if check else "is ready; its"
-        print(f"Database {store.name} {state} job log is kept for {kept}.")
-    complaints = []
-    if check and there:
-        complaints.append(f"{_count(len(there), 'thing')} missing; `seatctl init` creates them")
+        state = "is checked" if missing or wrong else "has all it needs"
+        print(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    complaints = [f"{_count(len(missing), 'thing')} missing"] if missing else []
+    if limit and retention and limit != retention:
+        complaints.append(f"the job log is kept for {kept}, not for {format_duration(retention)}")
+    if complaints:
+        complaints = [f"{' and '.join(complaints)}; the same without --check changes that"]
     if wrong:
         complaints.append(f"{_count(len(wrong), 'thing')} wrong; `seatctl verify` says what to do")
     if complaints:
         raise Unhealthy("; ".join(complaints))
-    return 0
 
 
 # --- schedules ----------------------------------------------------------------------------------------
@@ -649,19 +692,30 @@ def init(
 
 def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | None]:
     """Program, user, file with the URI and database of this installation, as a schedule names them."""
-    import getpass
-    import os
     import shutil
 
     from seatctl.schedule import URI_FILE
 
+    user = _host_user(user)
     target = call.target()
     uri_file = call.uri_file or os.environ.get("SEATCTL_URI_FILE")
     if not uri_file:
         call.note(f"put the URI into {URI_FILE}, mode 600; it does not belong into a schedule")
     program = shutil.which(sys.argv[0]) or shutil.which("seatctl") or sys.argv[0]
     path = os.path.abspath(uri_file or URI_FILE)  # noqa: PTH100 - a link stays a link
-    return os.path.abspath(program), user or getpass.getuser(), path, target.database  # noqa: PTH100
+    return os.path.abspath(program), user, path, target.database  # noqa: PTH100
+
+
+def _host_user(name: str | None) -> str:
+    """A user of this host, by default the one who asks. Raises Usage where there is none of that name:
+    neither cron nor systemd would run anything."""
+    import pwd
+
+    try:
+        return (pwd.getpwuid(os.getuid()) if name is None else pwd.getpwnam(name)).pw_name
+    except (KeyError, ValueError):
+        who = f"user {shorten(name)!r}" if name else "such user"
+        raise Usage(f"there is no {who} on this host; create one, or name another with --user") from None
 
 
 User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Who runs the jobs [default: you].")]
@@ -808,9 +862,8 @@ def demo(call: Call) -> int:
     if call.json:
         output.print_json({"ok": ok, "scenarios": [scenario.as_document() for scenario in scenarios]})
     elif ok and not call.quiet:
-        print(
-            "Every number is as promised. The throwaway database is gone; `seatctl db stop` ends the server."
-        )
+        server = "" if call.uri or call.uri_file else " `seatctl db stop` ends the MongoDB that it ran on."
+        print(f"Every number is as promised, and the throwaway database is gone.{server}")
     if not ok:
         raise SeatctlError("a number is not as promised; please report this")
     return 0
@@ -819,24 +872,10 @@ def demo(call: Call) -> int:
 @command(app, "health", panel=CARE, example="seatctl health --max-age 3m")
 def health(
     call: Call,
-    max_age: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration),
-            metavar="DURATION",
-            show_default="3m",
-            help="How old the last run of an expiry job may be.",
-        ),
-    ] = timedelta(minutes=3),
-    window: Annotated[
-        timedelta,
-        typer.Option(
-            parser=_parser(parse_duration),
-            metavar="DURATION",
-            show_default="24h",
-            help="How far back to count runs.",
-        ),
-    ] = timedelta(hours=24),
+    max_age: Annotated[timedelta, _duration("How old the last run of an expiry job may be.")] = timedelta(
+        minutes=3
+    ),
+    window: Annotated[timedelta, _duration("How far back to count runs.")] = timedelta(hours=24),
     prometheus: Annotated[
         str | None,
         typer.Option(
@@ -846,20 +885,28 @@ def health(
     per_event: Annotated[
         bool, typer.Option("--per-event", help="With --prometheus: also the seats of each event.")
     ] = False,
-) -> int:
+) -> None:
     """Say whether jobs, backlog and inventory are well."""
     from seatctl import health as checkup
 
+    if per_event and prometheus is None:
+        raise Usage("--per-event goes with --prometheus only; `seatctl events` lists the seats of each event")
+    if prometheus is not None and call.json:
+        raise Usage("--prometheus and --json are two forms of output; give one of them")
     state = checkup.check(call.store(create=False), max_age=max_age, window=window, per_event=per_event)
-    if prometheus is not None:
-        from seatctl import metrics
+    if prometheus is None:
+        _tell_health(call, state)
+        return
+    from seatctl import metrics
 
-        # What a scraper reads is the metrics; they say what is wrong, the exit code need not.
-        if prometheus == metrics.STDOUT:
-            print(metrics.text(state), end="")
-        else:
-            metrics.write(state, prometheus)
-        return 0
+    # What a scraper reads is the metrics; they say what is wrong, the exit code need not.
+    if prometheus == metrics.STDOUT:
+        print(metrics.text(state), end="")
+    else:
+        metrics.write(state, prometheus)
+
+
+def _tell_health(call: Call, state: Health) -> None:
     from seatctl import output
 
     document = state.as_document()
@@ -870,4 +917,3 @@ def health(
     if not state.healthy:
         listed = "; ".join(state.problems) if call.quiet or call.json else "what is wrong stands above"
         raise Unhealthy(f"unhealthy: {listed}")
-    return 0

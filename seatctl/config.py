@@ -45,6 +45,8 @@ def find_target(
     """
     if uri is not None and uri_file is not None:
         raise Usage("give --uri or --uri-file, not both")
+    if database is not None and not database.strip():
+        raise Usage("--database must not be empty")
     name = _checked_name(database or environment.get("SEATCTL_DATABASE") or None)
     if uri is not None:
         return Target(_clean(uri, "--uri"), name, "--uri")

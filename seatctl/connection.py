@@ -230,8 +230,16 @@ def _explain_failure(error: OperationFailure, hosts: str) -> SeatctlError:
     if error.code == AUTHENTICATION_FAILED:
         return Misconfigured(f"MongoDB at {hosts} does not accept this user and password")
     if error.code == UNAUTHORIZED:
-        what = re.search(r"not authorized on (\S+) to execute command \{ (\w+): \"?([\w.$]+)", str(error))
-        action = f"run {what[2]} on {what[1]}.{what[3]}" if what else "do this"
+        if "requires authentication" in str(error):
+            return Misconfigured(
+                f"MongoDB at {hosts} wants a user, and the URI names no user; "
+                "write user:password@ before its host"
+            )
+        # A command that is about no collection has a number in that place: listCollections: 1.
+        what = re.search(
+            r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([\w.$-]+)\")?", str(error)
+        )
+        action = f"run {what[2]} on {what[1]}{'.' + what[3] if what[3] else ''}" if what else "do this"
         return Misconfigured(
             f"the database user is not authorized to {action}; the README lists the privileges"
         )

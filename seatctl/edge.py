@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, get_type_hints
@@ -29,7 +30,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from seatctl import config
 from seatctl.errors import Interrupted, Misconfigured, SeatctlError, Unreachable, Usage
-from seatctl.timespec import printable
+from seatctl.timespec import format_duration, printable
 
 if TYPE_CHECKING:
     from seatctl.store import Store
@@ -46,6 +47,9 @@ class GroupedCommand(TyperCommand):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
+                if isinstance(param.default, timedelta):
+                    names, text = record
+                    record = names, text.replace(str(param.default), format_duration(param.default))
                 argument = param.param_type_name == "argument"
                 panel = "Arguments" if argument else getattr(param, "rich_help_panel", None) or "Options"
                 if param.name == "help":
@@ -157,11 +161,10 @@ class Call:
 
         if not create and not embedded.exists():
             raise Misconfigured(NO_DATABASE)
-        if not embedded.exists():
-            self.note(
-                f"creating the embedded MongoDB in {embedded.place().data}; SEATCTL_URI selects another"
-            )
+        first_time = not embedded.exists()
         uri = embedded.ensure_running()
+        if first_time:
+            self.note(f"created the embedded MongoDB in {embedded.place().data}; SEATCTL_URI selects another")
         store = Store(connect(uri, target.database, config.DEFAULT_DATABASE))
         if not create and not store.exists():
             raise Misconfigured(NO_DATABASE)
@@ -270,6 +273,8 @@ class _Stream(io.FileIO):
             return super().write(data) or 0
         except BrokenPipeError:
             return len(data)
+        except OSError as error:
+            raise SeatctlError(f"the output cannot be written: {error.strerror}") from error
 
 
 def open_streams() -> None:
@@ -321,7 +326,7 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except (SeatctlError, ValueError):
             code = code or 1
     os._exit(code)
 
@@ -346,7 +351,9 @@ def _check_text(arguments: Sequence[str]) -> None:
 def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "seatctl"
-    return f"{' '.join(error.format_message().split())} (see `{path} --help`)"
+    # Typer checks some values with another library, whose name for an error gets into its words.
+    message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
+    return f"{message} (see `{path} --help`)"
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:

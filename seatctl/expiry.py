@@ -41,6 +41,7 @@ from seatctl.model import (
 )
 from seatctl.rehearsal import Rehearsal
 from seatctl.store import CandidatesLost, ids_in, is_object_id
+from seatctl.timespec import format_time
 
 if TYPE_CHECKING:
     from seatctl.store import Store
@@ -208,7 +209,7 @@ def _batches(
     candidates = kind.read(terms.overdue_at, event_id)
     last_event: Id = object()
     while go_on() and (batch := list(islice(candidates, batch_size))):
-        log.info("read %d candidates with a deadline before %s", len(batch), terms.overdue_at)
+        log.info("read %d candidates with a deadline before %s", len(batch), format_time(terms.overdue_at))
         shares = batch[0].get(kind.event) == last_event
         last_event = batch[-1].get(kind.event)
 

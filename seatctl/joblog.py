@@ -98,6 +98,18 @@ class Run:
             case JobType.RECOVERY:
                 return self.locks + self.bookings + self.repairs
 
+    @property
+    def interrupted(self) -> str:
+        """How far a run came that was told to stop."""
+        match self.job:
+            case JobType.LOCK_EXPIRY:
+                what = "lock"
+            case JobType.BOOKING_EXPIRY:
+                what = "booking"
+            case JobType.RECOVERY:
+                what = "record"
+        return f"interrupted after {self.processed} {what}{'' if self.processed == 1 else 's'}"
+
     def record(self, batch: GivenBack) -> None:
         """Add a batch's outcome."""
         self.locks += batch.locks
@@ -130,7 +142,7 @@ class Run:
     def checkpoint(self) -> None:
         """Between two transactions: raise Interrupted if somebody asked to stop."""
         if self.stop.signal is not None:
-            raise Interrupted(self.stop.signal, f"interrupted after {self.processed}")
+            raise Interrupted(self.stop.signal, self.interrupted)
 
     def details(self, duration_ms: int) -> Document:
         """The entry's `details`: spec section 1, and what was set aside or found."""
@@ -190,9 +202,7 @@ def run(
         try:
             work(current)
         except BaseException as error:
-            forced = Interrupted(
-                current.stop.signal or signal.SIGINT, f"interrupted after {current.processed}"
-            )
+            forced = Interrupted(current.stop.signal or signal.SIGINT, current.interrupted)
             reason = explain(error) if isinstance(error, Exception) else forced
             if not dry_run:
                 _log_failure(store, current, started, clock, reason)

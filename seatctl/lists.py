@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 LATEST = 10
 """Locks shown with their event."""
+EVENTS_AT_ONCE = 1_000
+"""Events whose held seats are summed up in one query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +35,54 @@ class Shown:
         return {**self.document, **self.related}
 
 
-def newest(store: Store, collection: str, where: Document, limit: int) -> list[Document]:
-    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats."""
-    documents = store.newest(collection, where, limit, by="executedAt" if collection == "jobLogs" else "_id")
-    return with_seats(store, documents) if collection == "events" else documents
+def newest(store: Store, collection: str, where: Document, limit: int) -> Iterator[Document]:
+    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats.
+    Raises NotFound for the locks or bookings of what is no event."""
+    by = "executedAt" if collection == "jobLogs" else "_id"
+    found = store.from_newest(collection, where, limit, by)
+    if collection == "events":
+        yield from _with_seats(store, found)
+        return
+    first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+    elif (event := where.get("eventId") or where.get("event")) and store.event(event) is None:
+        other = store.find_anywhere(event)
+        raise NotFound(f"there is no event {event}{f'; that is the id of {other[0]}' if other else ''}")
 
 
-def fullest(store: Store, limit: int) -> list[Document]:
+def fullest(store: Store, limit: int) -> Iterator[Document]:
     """The `limit` (0: all) events with the smallest share of their seats available."""
-    return with_seats(store, store.fullest(limit))
+    return _with_seats(store, store.fullest(limit))
 
 
-def summary(store: Store, since: datetime) -> list[Document]:
-    """For each job, its runs since then: how many, how many went well, what they did, how long the
-    median and the longest took (ms)."""
-    return [_sum_up(job, list(store.runs_since(job, since))) for job in JobType]
+def _with_seats(store: Store, events: Iterator[Document]) -> Iterator[Document]:
+    while batch := list(islice(events, EVENTS_AT_ONCE)):
+        yield from with_seats(store, batch)
 
 
-def _sum_up(job: JobType, runs: list[Document]) -> Document:
-    details = [run["details"] for run in runs if isinstance(run.get("details"), dict)]
-    numbers = {
-        name: [detail[name] for detail in details if isinstance(detail.get(name), int | float)]
-        for name in ("recordsProcessed", "seatsRestored", "duration")
-    }
-    good = sum(run.get("status") == JobStatus.SUCCESS for run in runs)
+def summary(store: Store, jobs: Iterable[JobType], since: datetime) -> list[Document]:
+    """For each of these jobs, its runs since then: how many, how many went well, what they did, how
+    long the median and the longest took (ms)."""
+    return [_sum_up(job, list(store.runs_since(job, since))) for job in jobs]
+
+
+def _sum_up(job: JobType, groups: list[Document]) -> Document:
+    durations: Counter[float] = Counter()
+    for group in groups:
+        if isinstance(group.get("duration"), int | float):
+            durations[group["duration"]] += group["runs"]
+    runs = sum(group["runs"] for group in groups)
+    good = sum(group["runs"] for group in groups if group.get("status") == JobStatus.SUCCESS)
     return {
         "jobType": job.value,
-        "runs": len(runs),
-        "successRate": good / len(runs) if runs else None,
-        "recordsProcessed": sum(numbers["recordsProcessed"]),
-        "seatsRestored": sum(numbers["seatsRestored"]),
-        "medianDuration": round(median(numbers["duration"])) if numbers["duration"] else None,
-        "worstDuration": max(numbers["duration"], default=None),
+        "runs": runs,
+        "successRate": good / runs if runs else None,
+        "recordsProcessed": sum(group["recordsProcessed"] for group in groups),
+        "seatsRestored": sum(group["seatsRestored"] for group in groups),
+        "medianDuration": round(median(durations.elements())) if durations else None,
+        "worstDuration": max(durations, default=None),
     }
 
 

@@ -35,6 +35,8 @@ STYLES = {
 }
 BAR_WIDTH = 12
 ANY_WIDTH = 100_000
+CUT = ("event", "of event", "user", "host", "error")
+"""Columns of a live screen whose texts may be as long as they like."""
 
 
 def plain(value: Any) -> Any:
@@ -54,7 +56,20 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Exactly one JSON document on stdout."""
-    print(json.dumps(plain(value), ensure_ascii=not _utf8(), indent=2 if sys.stdout.isatty() else None))
+    print(_json(value))
+
+
+def print_json_list(documents: Iterable[Document]) -> None:
+    """A list as one JSON document, printed as it is read: memory does not grow with its length."""
+    before = "["
+    for document in documents:
+        print(before, _json(document), sep="", end="")
+        before = ", "
+    print("[]" if before == "[" else "]")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=not _utf8(), indent=2 if sys.stdout.isatty() else None)
 
 
 def _utf8() -> bool:
@@ -102,20 +117,28 @@ def show(*parts: RenderableType) -> None:
 
 
 @contextmanager
-def live() -> Iterator[tuple[Live, Callable[[], int]]]:
-    """A screen of its own that is redrawn on demand, and how many lines it has now."""
+def live() -> Iterator[tuple[Live, Callable[[], tuple[int, int]]]]:
+    """A screen of its own that is redrawn on demand, and how many columns and lines it has now."""
     from rich.live import Live
 
     screen = console()
-    with Live(console=screen, screen=True, auto_refresh=False) as result:
-        yield result, lambda: screen.height
+    # Not redirected: nothing prints meanwhile, and the stand-in knows no encoding.
+    with Live(
+        console=screen, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    ) as result:
+        yield result, lambda: (screen.width, screen.height)
 
 
-def stack(parts: Iterable[RenderableType]) -> RenderableType:
-    """Several parts, one below the other."""
+def full_screen(parts: Iterable[RenderableType], last_line: str) -> RenderableType:
+    """Several parts, one below the other, and a line at the bottom of the screen."""
     from rich.console import Group
+    from rich.layout import Layout
+    from rich.text import Text
 
-    return Group(*parts)
+    screen = Layout()
+    bottom = Text(printable(last_line), "reverse", no_wrap=True, overflow="ellipsis")
+    screen.split_column(Layout(Group(*parts)), Layout(bottom, size=1))
+    return screen
 
 
 class Progress:
@@ -209,6 +232,37 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
     return result
 
 
+def glance_table(columns: Mapping[str, int], rows: Iterable[Sequence[Any]], width: int) -> Table:
+    """A table without lines for a window of that width: of the columns those that are worth their
+    place there, by the least width beside each, a row a line, long texts cut. Where an id has no place
+    it is left out; cut it is no id."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [(number, name) for number, (name, least) in enumerate(columns.items()) if width >= least]
+    result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for _, name in shown:
+        right = name.endswith(" #")
+        # What may be cut: Rich takes from these columns first.
+        result.add_column(
+            name.removesuffix(" #"), justify="right" if right else "left", no_wrap=name not in CUT
+        )
+    for row in rows:
+        cells = [row[number] for number, _ in shown]
+        result.add_row(
+            *(
+                cell
+                if isinstance(cell, Text)
+                else Text(text(cell), STYLES.get(str(cell), ""), no_wrap=True, overflow="ellipsis")
+                for cell in cells
+            )
+        )
+    if not result.rows:
+        result.add_row(Text("none", "dim"))
+    result.add_row()
+    return result
+
+
 def events_table(events: Iterable[Document], title: str | None = None) -> Table:
     """Events with `locked` and `sold` seats as `booking.list_events` adds them."""
     return table(
@@ -218,7 +272,7 @@ def events_table(events: Iterable[Document], title: str | None = None) -> Table:
                 event["_id"],
                 event.get("name"),
                 event.get("eventDate"),
-                _bar(event),
+                bar(event),
                 event.get("availableSeats"),
                 event.get("locked"),
                 event.get("sold"),
@@ -230,7 +284,7 @@ def events_table(events: Iterable[Document], title: str | None = None) -> Table:
     )
 
 
-def _bar(event: Document) -> Any:
+def bar(event: Document) -> Any:
     """How full an event is: sold, locked, available."""
     from rich.text import Text
 
@@ -292,9 +346,9 @@ def jobs_table(runs: Iterable[Document], title: str | None = None) -> Table:
                 run.get("jobType"),
                 run.get("executedAt"),
                 run.get("status"),
-                _detail(run, "recordsProcessed"),
-                _detail(run, "seatsRestored"),
-                _detail(run, "duration"),
+                detail(run, "recordsProcessed"),
+                detail(run, "seatsRestored"),
+                detail(run, "duration"),
                 run.get("host"),
                 run.get("error"),
             )
@@ -304,7 +358,7 @@ def jobs_table(runs: Iterable[Document], title: str | None = None) -> Table:
     )
 
 
-def _detail(run: Document, name: str) -> Any:
+def detail(run: Document, name: str) -> Any:
     details = run.get("details")
     return details.get(name) if isinstance(details, dict) else None
 

@@ -196,7 +196,7 @@ ExecStart=/usr/bin/logger -t seatctl -p daemon.err "%i failed: journalctl -n 20 
 
 def _shared(uri_file: str, database: str | None) -> str:
     lines = [
-        "# Read by systemd itself: the file belongs to root, mode 600, and the job's user cannot open it.",
+        "# Read by systemd itself, as root: whoever owns the file, the job gets a copy of its own.",
         f"LoadCredential=seatctl-uri:{_unit_path(uri_file)}",
     ]
     if database:

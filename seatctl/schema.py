@@ -78,6 +78,7 @@ READERS = (
     Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("_id", 1)), {}),
     Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)), {}),
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
+    Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
 )
 RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId, decode_all, encode
@@ -537,10 +537,27 @@ class Store:
     ) -> list[Document]:
         """The newest documents that match. ObjectIds carry their second of creation, and every
         document has one, which cannot be said of `createdAt`; within a second that one decides."""
-        found = list(self.database[collection].find(where).sort([(by, -1)]).limit(limit))
-        return sorted(found, key=_age, reverse=True) if by == "_id" else found
+        return list(self.from_newest(collection, where, limit, by))
 
-    def fullest(self, limit: int) -> list[Document]:
+    def from_newest(
+        self, collection: str, where: Mapping[str, Any], limit: int, by: str = "_id"
+    ) -> Iterator[Document]:
+        """The same, as they are read. Of one event's locks those in no known state come first."""
+        if "eventId" in where and "status" not in where:
+            # State by state the index has them in this order, and no more are read than asked for.
+            states = list(LockStatus)
+            odd = self.from_newest(collection, {**where, "status": {"$nin": states}}, limit)
+            known = self.from_newest(collection, {**where, "status": {"$in": states}}, limit)
+            yield from islice(chain(odd, known), limit or None)
+            return
+        found = self.database[collection].find(where, batch_size=CURSOR_BATCH).sort([(by, -1)]).limit(limit)
+        if by != "_id":
+            yield from found
+            return
+        for _, one_second in groupby(found, key=lambda document: _age(document)[0]):
+            yield from sorted(one_second, key=_age, reverse=True)
+
+    def fullest(self, limit: int) -> Iterator[Document]:
         """Events by the share of their seats that is available, smallest first."""
         total = {"$max": [{"$cond": [{"$isNumber": "$totalSeats"}, "$totalSeats", 1]}, 1]}
         available = {"$cond": [{"$isNumber": "$availableSeats"}, "$availableSeats", 0]}
@@ -550,18 +567,28 @@ class Store:
             *([{"$limit": limit}] if limit else []),
             {"$project": {"free": 0}},
         ]
-        return list(self._events.aggregate(pipeline, allowDiskUse=True))
+        yield from self._events.aggregate(pipeline, allowDiskUse=True)
 
     def runs_since(self, job_type: str, since: datetime) -> Iterator[Document]:
-        """What each run of a job since then says of itself, without its findings."""
-        fields = ["status", "details.recordsProcessed", "details.seatsRestored", "details.duration"]
-        yield from self._job_logs.find({"jobType": job_type, "executedAt": {"$gte": since}}, fields)
+        """The runs of a job since then, those of one `status` and `duration` (ms) together: how many
+        `runs`, and the `recordsProcessed` and `seatsRestored` of all of them."""
+        key = {"status": "$status", "duration": "$details.duration"}
+        sums = {name: {"$sum": f"$details.{name}"} for name in ("recordsProcessed", "seatsRestored")}
+        pipeline: list[Document] = [
+            {"$match": {"jobType": job_type, "executedAt": {"$gte": since}}},
+            {"$group": {"_id": key, "runs": {"$sum": 1}, **sums}},
+        ]
+        for group in self._job_logs.aggregate(pipeline):
+            yield {**group.pop("_id"), **group}
 
     def count_overdue(self, sweep: str, now: datetime) -> int:
         """How many candidates a sweep still has, for its progress bar; `sweep` is a status."""
+        overdue = {"$lt": now}
         if sweep == LockStatus.ACTIVE:
-            return self._locks.count_documents({"status": sweep, "expiresAt": {"$lt": now}})
-        return self._bookings.count_documents({"status": sweep, "paymentExpiresAt": {"$lt": now}})
+            return self._locks.count_documents({"eventId": _ON_INDEX, "status": sweep, "expiresAt": overdue})
+        return self._bookings.count_documents(
+            {"event": _ON_INDEX, "status": sweep, "paymentExpiresAt": overdue}
+        )
 
     def find_anywhere(self, document_id: Id) -> tuple[str, Document] | None:
         """The one document with this id, and what kind it is: an event, a lock, ..."""
@@ -580,9 +607,10 @@ class Store:
         return self.database.name
 
     def sizes(self) -> dict[str, int]:
-        """About how many documents there are, by collection, without counting them: exact unless the
-        server crashed or is sharded."""
-        return {name: self.database[name].estimated_document_count() for name in KINDS.values()}
+        """About how many events, locks and bookings there are, by collection, without counting them:
+        exact unless the server crashed or is sharded."""
+        collections = (schema.EVENTS, schema.LOCKS, schema.BOOKINGS)
+        return {name: self.database[name].estimated_document_count() for name in collections}
 
     def missing(self) -> list[str]:
         """What `init` would create."""

@@ -9,9 +9,11 @@ import os
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import mongomock
 import pytest
@@ -20,7 +22,7 @@ from servers import Server
 
 from seatctl import schema
 from seatctl.connection import Deployment, connect
-from seatctl.model import RETENTION
+from seatctl.model import RETENTION, Document, Id
 from seatctl.store import Store, keys_of
 
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -144,6 +146,40 @@ def database_uri(replica: Server) -> Iterator[str]:
 def open_store(uri: str) -> Store:
     """A store as the command line opens it, under the server's own clock."""
     return Store(connect(uri, None, "event_booking_db"))
+
+
+@contextmanager
+def examined(store: Store, collection: str) -> Iterator[Callable[[], int]]:
+    """Counts, by the server's profiler, the documents of a collection that it examines meanwhile."""
+    profile = store.database["system.profile"]
+    profile.drop()
+    store.database.command("profile", 2)
+    yield lambda: sum(
+        entry.get("docsExamined", 0)
+        for entry in profile.find(
+            {"ns": f"{store.name}.{collection}", "op": {"$in": ["query", "command", "getmore"]}}
+        )
+    )
+    store.database.command("profile", 0)
+
+
+def available(store: Store, event: Id) -> int:
+    """The event's counter."""
+    return store.database.events.find_one({"_id": event})["availableSeats"]
+
+
+def edit(store: Store, collection: str, document_id: Id, **fields: Any) -> None:
+    """What another program, or a hand in mongosh, does to a document."""
+    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
+
+
+def everything(store: Store, *but: str) -> dict[str, list[Document]]:
+    """All documents of the database, to see that nothing changed."""
+    return {
+        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
+        for name in schema.COLLECTIONS
+        if name not in but
+    }
 
 
 def read(path: str) -> str:

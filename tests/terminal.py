@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -55,6 +56,40 @@ class Result:
         return shown["error"]
 
 
+def _obey_stdin() -> None:
+    """Make stdin the terminal whose Ctrl-C this process gets."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@dataclass
+class Screen:
+    """A command in a terminal of its own."""
+
+    process: subprocess.Popen[bytes]
+    terminal: int
+    shown: bytearray = field(default_factory=bytearray)
+
+    def type(self, keys: str) -> None:
+        os.write(self.terminal, keys.encode())
+
+    def end(self) -> Result:
+        """Read until it ends."""
+        with contextlib.suppress(OSError):  # EIO: the other side has gone
+            while chunk := os.read(self.terminal, 65536):
+                self.shown += chunk
+        return Result(self.process.wait(), self.shown.decode().replace("\r\n", "\n"), "")
+
+    def picture(self, mark: str) -> list[str]:
+        """The lines of the first whole picture with `mark` in it, without colours. A picture begins where
+        the cursor goes home. OSError when it ends before it shows one."""
+        while True:
+            *pictures, _ = self.shown.decode(errors="replace").split("\x1b[H")
+            for picture in pictures:
+                if mark in picture:
+                    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", picture).replace("\r", "").split("\n")
+            self.shown += os.read(self.terminal, 65536)
+
+
 @dataclass(frozen=True)
 class Shell:
     """Runs `seatctl` with `env` and nothing else in its environment."""
@@ -94,22 +129,33 @@ class Shell:
 
     def tty(self, *arguments: str, columns: int = 120) -> Result:
         """Run it with stdin, stdout and stderr in a pseudo-terminal; all of it is `stdout`."""
+        with self.screen(*arguments, columns=columns, lines=50) as screen:
+            return screen.end()
+
+    @contextmanager
+    def screen(self, *arguments: str, columns: int = 80, lines: int = 24) -> Iterator[Screen]:
+        """It runs in a pseudo-terminal of its own, which it obeys, while the body does."""
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         process = subprocess.Popen(
-            [*self.program, *arguments], env=self.environment, stdin=theirs, stdout=theirs, stderr=theirs
+            [*self.program, *arguments],
+            env=self.environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=_obey_stdin,  # noqa: PLW1509 - one system call
         )
         os.close(theirs)
-        shown = bytearray()
         watchdog = threading.Timer(PATIENCE, process.kill)
         watchdog.start()
-        with contextlib.suppress(OSError):  # EIO: the other side has gone
-            while chunk := os.read(ours, 65536):
-                shown += chunk
-        os.close(ours)
-        code = process.wait()
-        watchdog.cancel()
-        return Result(code, shown.decode().replace("\r\n", "\n"), "")
+        try:
+            yield Screen(process, ours)
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.wait()
+            os.close(ours)
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import available, edit, everything
 from pymongo.errors import DuplicateKeyError, WriteError
 
 from seatctl import booking
@@ -46,23 +47,6 @@ def pending(store, lock):
 def server_store(request):
     """A store on a server that has validators."""
     return request.getfixturevalue(f"{request.param}_store")
-
-
-def available(store, event):
-    return store.event(event)["availableSeats"]
-
-
-def everything(store):
-    """All documents of the database, to see that nothing changed."""
-    return {
-        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
-        for name in ("events", "seatLocks", "bookings", "jobLogs")
-    }
-
-
-def edit(store, collection, document_id, **fields):
-    """What another program, or a hand in mongosh, does to a document."""
-    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
 
 
 def types(document):

@@ -25,7 +25,7 @@ from servers import Server, free_port
 from terminal import AS_MODULE, Result, Shell, here
 
 from seatctl import __version__, booking, errors, joblog
-from seatctl.cli import app
+from seatctl.cli import LIST_LIMIT, app
 from seatctl.findings import find_all
 from seatctl.model import BookingStatus, JobType, LockStatus
 
@@ -315,8 +315,74 @@ def test_an_empty_list(shell: Shell, command: str) -> None:
 
 def test_a_list_says_when_it_is_not_the_whole(story: Story) -> None:
     """A list cut by its limit says so on stderr; limit 0 shows all."""
-    assert "newest 2; --limit 0 shows all" in one_line(story.shell.ok("locks", "--limit", "2"))
+    assert "first 2; --limit 0 shows all" in one_line(story.shell.ok("locks", "--limit", "2"))
     assert story.shell.ok("locks", "--limit", "0").stderr == ""
+
+
+@pytest.mark.parametrize("command", ["events", "locks", "bookings", "jobs"])
+def test_a_list_for_a_program_is_the_whole_unless_it_asks_for_less(
+    database_uri: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person gets the first hundred and is told so; --json and -q get all, or what --limit says."""
+    collection = {"locks": "seatLocks", "jobs": "jobLogs"}.get(command, command)
+    with open_database(database_uri) as database:
+        database[collection].insert_many([{} for _ in range(LIST_LIMIT + 1)])
+    listed = (command, "--uri", database_uri)
+
+    assert len(here(capsys, *listed, "--json").json) == LIST_LIMIT + 1
+    assert here(capsys, *listed, "-q").stdout.count("\n") == LIST_LIMIT + 1
+    assert len(here(capsys, *listed, "--json", "--limit", "3").json) == 3
+    shown = here(capsys, *listed)
+    assert len(ID.findall(shown.stdout)) == LIST_LIMIT
+    assert f"these are the first {LIST_LIMIT}" in one_line(shown)
+
+
+def test_runs_of_the_last_hours(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """`jobs --since` leaves older runs out, and --summary sums up the job that --type names."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    with database_of(shell) as database:
+        ages = {"LOCK_EXPIRY": (1, 3), "RECOVERY": (2, 30)}
+        database.jobLogs.insert_many(
+            {"jobType": job, "status": "SUCCESS", "executedAt": datetime.now(UTC) - timedelta(hours=age)}
+            for job, hours in ages.items()
+            for age in hours
+        )
+
+    recent = here(capsys, "jobs", "--since", "150m", "--json", *uri).json
+    assert [run["jobType"] for run in recent] == ["LOCK_EXPIRY", "RECOVERY"]
+    assert len(here(capsys, "jobs", "--json", *uri).json) == 4
+    [row] = here(capsys, "jobs", "--summary", "--type", "recovery", "--json", *uri).json
+    assert (row["jobType"], row["runs"]) == ("RECOVERY", 1)
+    rows = here(capsys, "jobs", "--summary", "--since", "2d", "--json", *uri).json
+    assert [row["runs"] for row in rows] == [2, 0, 2]
+
+
+def test_a_date_in_the_past(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """An event that is over gets a remark on stderr, and is made all the same."""
+    create = ("create-event", "Yesterday", "--seats", "1", "--uri", shell.env["SEATCTL_URI"], "--date")
+    late = here(capsys, *create, "2020-01-01")
+    assert (late.code, one_line(late)) == (0, "the date of this event is past: 2020-01-01T00:00:00Z")
+    assert late.stdout.startswith("Created event")
+    assert here(capsys, *create, "2020-01-01", "-q").stderr == ""
+    assert here(capsys, *create, "+1d").stderr == ""
+
+
+def test_a_check_of_the_retention(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """`init --check --retention` tells a retention that differs, in words and by its exit code."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "init", "-q", *uri).code == 0
+    assert here(capsys, "init", "--check", "--retention", "30d", *uri).code == 0
+    differs = here(capsys, "init", "--check", "--retention", "60d", *uri)
+    assert differs.code == 5
+    assert "the job log is kept for 30d, not for 60d" in one_line(differs)
+    assert here(capsys, "init", "--retention", "60d", *uri).code == 0
+    assert here(capsys, "init", "--check", "--retention", "60d", "--json", *uri).json["retention"] == "60d"
+
+
+def test_two_forms_of_health_at_once(shell: Shell) -> None:
+    """Metrics and JSON cannot both be the one thing on stdout."""
+    result = shell("health", "--prometheus", "-", "--json")
+    assert (result.code, result.error["code"], result.stdout) == (2, "usage", "")
 
 
 def test_json_looks_as_stored(story: Story) -> None:
@@ -387,7 +453,7 @@ def test_a_full_disk_is_one_line(story: Story) -> None:
     """Output that cannot be written is a failure, said in one line."""
     result = story.shell.pipeline("seatctl jobs > /dev/full")
     assert result.code == 1
-    assert "No space left on device" in one_line(result)
+    assert one_line(result) == "the output cannot be written: No space left on device"
 
 
 def test_v_tells_the_story_on_stderr(shell: Shell) -> None:
@@ -399,6 +465,16 @@ def test_v_tells_the_story_on_stderr(shell: Shell) -> None:
     lines = result.stderr.splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[INFO\] ", line) for line in lines)
     assert f"event {event}: 93 → 100 seats available" in result.stderr
+    assert re.search(r"deadline before \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\n", result.stderr)
+
+
+def test_recovery_tells_of_counters(shell: Shell) -> None:
+    """The summary of `recover` has the counters that it corrects, or would."""
+    with database_of(shell) as database:
+        insert_overdue(database, 1, available=92)
+    assert "1 counter would be corrected (" in shell("recover", "--dry-run").stdout
+    assert "1 seat restored, 1 counter corrected (" in shell.ok("recover").stdout
+    assert "counter" not in shell.ok("recover").stdout
 
 
 @pytest.mark.parametrize("line", ["events", "locks", "bookings", "jobs", "verify"])
@@ -589,8 +665,9 @@ def test_an_interrupted_job_ends_between_two_transactions(
         processed = run["details"]["recordsProcessed"]
         assert processed == expired * (2 if job == "recover" else 1)
         assert expired == run["details"]["seatsRestored"] == run["details"]["locksExpired"]
-        assert ("FAILED", f"interrupted after {processed}") == (run["status"], run["error"])
-        assert f"seatctl: interrupted after {processed}" == said
+        what = {"expire-locks": "locks", "expire-bookings": "bookings"}.get(job, "records")
+        assert ("FAILED", f"interrupted after {processed} {what}") == (run["status"], run["error"])
+        assert f"seatctl: interrupted after {processed} {what}" == said
         assert expired == database.events.find_one()["availableSeats"]
         if job != "expire-locks":
             assert expired == database.bookings.count_documents({"status": BookingStatus.EXPIRED})
@@ -649,6 +726,22 @@ def test_jobs_and_judges_do_not_fill_an_empty_embedded_server(tmp_path: Path) ->
         shell.ok("db", "stop", "-q")
 
 
+def test_the_embedded_database_is_announced_when_it_is_there(tmp_path: Path) -> None:
+    """The first command says where the data are now; one that cannot make them says only why not."""
+    occupied = tmp_path / "file"
+    occupied.touch()
+    failed = Shell({"HOME": str(occupied)})("events")
+    assert failed.code == 11
+    assert one_line(failed).startswith(f"cannot create {occupied}")
+    shell = Shell({"HOME": str(tmp_path)})
+    try:
+        created, empty = shell.ok("events").stderr.splitlines()
+        assert re.match(rf"seatctl: created the embedded MongoDB in {tmp_path}/\S+; SEATCTL_URI", created)
+        assert empty == "seatctl: nothing to show"
+    finally:
+        shell.ok("db", "stop", "-q")
+
+
 def test_the_embedded_server_from_the_shell(tmp_path: Path) -> None:
     """`db` starts, shows and stops it in every form of output; the data stay."""
     shell = Shell({"HOME": str(tmp_path)})
@@ -694,6 +787,8 @@ def test_each_help_reads_well(name: str, capsys: pytest.CaptureFixture[str]) -> 
     """One line of purpose, options in groups, an example that the command accepts."""
     usage, _, purpose, after, *rest = here(capsys, *name.split(), "--help").stdout.splitlines()
     assert usage.startswith(f"Usage: seatctl {name}")
+    assert here(capsys, *name.split(), "-h").stdout.splitlines()[3:] == [after, *rest]
+    assert not re.search(r"\d:\d\d:\d\d|default: \(|<=", " ".join(rest)), "a default as nobody types it"
     assert purpose.startswith("  ")
     assert purpose.endswith(".")
     assert after == ""

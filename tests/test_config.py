@@ -63,6 +63,12 @@ def test_database():
     assert find_target(URI, None, None, {"SEATCTL_DATABASE": ""}).database is None
 
 
+def test_empty_database():
+    """A flag that a script left empty is a mistake, not another database."""
+    with pytest.raises(Usage, match="--database must not be empty"):
+        find_target(URI, None, "", {"SEATCTL_DATABASE": "other"})
+
+
 @pytest.mark.parametrize("name", ["a b", "a/b", "a.b", 'a"b', "a$b", "a\\b", "a\x00b", "ä" * 32])
 def test_impossible_database(name):
     """A name that no database can have is refused before the driver blames the URI."""

@@ -251,8 +251,14 @@ def test_commit_with_a_lost_answer():
         (
             failure(13, 'not authorized on box to execute command { insert: "jobLogs", ordered: true }'),
             Misconfigured,
-            "not authorized to run insert on box.jobLogs",
+            "not authorized to run insert on box.jobLogs;",
         ),
+        (
+            failure(13, "not authorized on box to execute command { listCollections: 1, filter: {} }"),
+            Misconfigured,
+            "not authorized to run listCollections on box;",
+        ),
+        (failure(13, "command find requires authentication"), Misconfigured, "the URI names no user"),
         (failure(121), WriteRefused, "validator refused"),
         (failure(112, errorLabels=["TransientTransactionError"]), Contention, "kept winning"),
         (failure(26, "no such\ncollection, full error: {'x': 1}"), SeatctlError, "answered: no such coll"),

@@ -135,3 +135,5 @@ def test_roles():
         written[role] = {(action, name) for name, actions in grants for action in re.findall(r"\w+", actions)}
 
     assert written == ROLES
+    granted = re.findall(r"^db\.createUser\(.* roles: \[(.*)\] \}\)$", README, re.MULTILINE)
+    assert {role for roles in granted for role in re.findall(r"\w+", roles)} == set(ROLES)

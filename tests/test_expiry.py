@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import available, edit, everything
 
 from seatctl import booking, expiry
 from seatctl.errors import Contention
@@ -57,25 +58,8 @@ def reasons(done):
     return {item.id: item.reason for item in done.set_aside}
 
 
-def available(store, event):
-    return store.event(event)["availableSeats"]
-
-
 def status(store, lock):
     return store.lock(lock)["status"]
-
-
-def edit(store, collection, document_id, **fields):
-    """What another program, or a hand in mongosh, does to a document."""
-    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
-
-
-def everything(store):
-    """All documents of the database, to see that nothing changed."""
-    return {
-        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
-        for name in ("events", "seatLocks", "bookings", "jobLogs")
-    }
 
 
 # --- expire-locks ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from conftest import Clock, fresh_store, open_store
+from conftest import Clock, examined, fresh_store, open_store
 
 from seatctl import booking, expiry, health, joblog, output
 from seatctl.errors import Contention
@@ -499,22 +499,7 @@ def test_a_long_job_log_is_not_read(replica_store: Store, clock: Clock) -> None:
         for number in range(30_000)
     )
     log_sweeps(store)
-    examined = Examined(store)
+    with examined(store, "jobLogs") as documents:
+        check(store, clock)
 
-    check(store, clock)
-
-    assert examined.job_log_documents() <= 10
-
-
-class Examined:
-    """What the server's profiler says was examined since."""
-
-    def __init__(self, store: Store) -> None:
-        self.database = store.database
-        self.database.command("profile", 2)
-
-    def job_log_documents(self) -> int:
-        self.database.command("profile", 0)
-        name = f"{self.database.name}.jobLogs"
-        entries = self.database["system.profile"].find({"ns": name, "op": {"$in": ["query", "command"]}})
-        return sum(entry.get("docsExamined", 0) for entry in entries)
+    assert documents() <= 10

@@ -51,6 +51,9 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (4, "there is no event, lock, booking or job run", ("show", UNKNOWN)),
     (4, "there is no event", ("lock", UNKNOWN, "--user", "ada", "--seats", "1")),
     (4, "that is the id of an event", ("confirm", "{event}")),
+    (4, "that is the id of a lock", ("locks", "--event", "{lock}")),
+    (4, "that is the id of a booking", ("bookings", "--event", "{booking}")),
+    (4, f"there is no event {UNKNOWN}\n", ("locks", "--event", UNKNOWN)),
     (4, "that is the id of a lock", ("pay", "{lock}")),
     (4, "that is the id of a booking", ("release", "{booking}")),
     # seats
@@ -119,6 +122,9 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "'ACTIVE' is not one of", ("bookings", "--status", "ACTIVE")),
     (2, "'running' is not one of", ("jobs", "--status", "running")),
     (2, "'NIGHTLY' is not one of", ("jobs", "--type", "NIGHTLY")),
+    (2, "'oldest' is not one of 'newest', 'fullest' (see", ("events", "--sort", "oldest")),
+    (2, "'--limit': -1 is not a number from 0 to 1,000,000,000 (see", ("locks", "--limit", "-1")),
+    (2, "'--batch-size': 0 is not a number from 1 to 10,000 (see", ("expire-locks", "--batch-size", "0")),
     *((2, "--limit", ("events", "--limit", text)) for text in ("-1", "1.5", "x", "", "9" * 30)),
     *((2, "--batch-size", ("expire-locks", "--batch-size", text)) for text in ("0", "-1", "10001", "many")),
     # contradictions and slips
@@ -134,6 +140,13 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "Missing option", ("lock", "{event}", "--user", "ada")),
     (2, "requires an argument", ("events", "--database")),
     (2, "does not take a value", ("events", "--json=yes")),
+    (2, "--database must not be empty", ("events", "--database", "")),
+    *((2, "'--user': it must not be empty", (name, "--user", " ")) for name in ("locks", "bookings")),
+    (2, "--per-event goes with --prometheus only", ("health", "--per-event")),
+    (2, "goes with --type and --since only", ("jobs", "--summary", "--status", "failed")),
+    (2, "goes with --type and --since only", ("jobs", "--summary", "--limit", "5")),
+    *((2, "there is no user 'ghost'", ("schedule", kind, "--user", "ghost")) for kind in ("cron", "systemd")),
+    *((2, "there is no such user", ("schedule", kind, "--user", "")) for kind in ("cron", "systemd")),
     (3, "has booking", ("release", "{booked}")),
 ]
 THROUGH_THE_SHELL = slice(0, None, 12)

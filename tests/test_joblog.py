@@ -168,7 +168,7 @@ def test_interrupted(store, number):
     (stored,) = store.database.jobLogs.find()
 
     assert raised.value.exit_code == 128 + number
-    assert (stored["status"], stored["error"]) == ("FAILED", "interrupted after 2")
+    assert (stored["status"], stored["error"]) == ("FAILED", "interrupted after 2 locks")
 
 
 def test_interrupted_twice(store):
@@ -181,7 +181,7 @@ def test_interrupted_twice(store):
     with pytest.raises(KeyboardInterrupt):
         joblog.run(store, JobType.LOCK_EXPIRY, work)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert store.database.jobLogs.find_one()["error"] == "interrupted after 0"
+    assert store.database.jobLogs.find_one()["error"] == "interrupted after 0 locks"
 
 
 def test_signal_handlers_return(store):

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import EPOCH, Clock, examined, fresh_store
 
 from seatctl import booking, joblog, lists
 from seatctl.errors import NotFound, Usage
@@ -38,9 +39,33 @@ def test_newest_first(store, clock):
 
 def test_filters(store, event):
     """Lists can be narrowed to what is asked for."""
-    assert len(lists.newest(store, "seatLocks", {"status": "ACTIVE"}, 0)) == 1
-    assert len(lists.newest(store, "bookings", {"event": event}, 0)) == 1
-    assert lists.newest(store, "bookings", {"event": ObjectId()}, 0) == []
+    empty = booking.create_event(store, "Empty", 1, timedelta(days=1)).document["_id"]
+
+    assert len(ids(lists.newest(store, "seatLocks", {"status": "ACTIVE"}, 0))) == 1
+    assert len(ids(lists.newest(store, "bookings", {"event": event}, 0))) == 1
+    assert ids(lists.newest(store, "bookings", {"event": empty}, 0)) == []
+
+
+def test_filter_by_what_is_no_event(store):
+    """An event that is none is not found, unless locks say that they are its."""
+    lock = store.database.seatLocks.insert_one({"eventId": ObjectId(), "status": "ACTIVE"}).inserted_id
+    lost = store.lock(lock)["eventId"]
+
+    assert ids(lists.newest(store, "seatLocks", {"eventId": lost}, 0)) == [lock]
+    with pytest.raises(NotFound, match=f"there is no event {lost}$"):
+        ids(lists.newest(store, "bookings", {"event": lost}, 0))
+    with pytest.raises(NotFound, match="that is the id of a lock"):
+        ids(lists.newest(store, "seatLocks", {"eventId": lock}, 0))
+
+
+@pytest.mark.usefixtures("event")
+def test_many_events_with_seats(store, monkeypatch):
+    """However many events there are, each comes with its own seats."""
+    monkeypatch.setattr(lists, "EVENTS_AT_ONCE", 2)
+    for n in range(4):
+        booking.create_event(store, f"E{n}", 1, timedelta(days=1))
+
+    assert [each["sold"] for each in lists.newest(store, "events", {}, 0)] == [0, 0, 0, 0, 2]
 
 
 def test_runs_by_start(store, clock):
@@ -70,7 +95,7 @@ def test_fullest(store, clock, event):
     odd = store.database.events.insert_one({"totalSeats": "many"}).inserted_id
 
     assert [each for each in ids(lists.fullest(store, 0)) if each != odd] == [sold_out, event, empty]
-    assert len(lists.fullest(store, 2)) == 2
+    assert len(ids(lists.fullest(store, 2))) == 2
     assert {each["_id"]: each["locked"] for each in lists.fullest(store, 0)}[sold_out] == 1
 
 
@@ -83,7 +108,8 @@ def test_summary(store, clock):
         store.insert_run(run)
     store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock(), "status": "SUCCESS", "details": "x"})
     store.insert_run({"jobType": "LOCK_EXPIRY", "executedAt": clock() - timedelta(days=1)})
-    summary = {row.pop("jobType"): row for row in lists.summary(store, clock() - timedelta(hours=1))}
+    since = clock() - timedelta(hours=1)
+    summary = {row.pop("jobType"): row for row in lists.summary(store, JobType, since)}
 
     assert set(summary) == set(JobType)
     assert summary["LOCK_EXPIRY"] == {
@@ -95,6 +121,53 @@ def test_summary(store, clock):
         "worstDuration": 200,
     }
     assert (summary["RECOVERY"]["runs"], summary["RECOVERY"]["successRate"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"status": "FAILED"},
+        {"jobType": "RECOVERY"},
+        {"jobType": "LOCK_EXPIRY", "status": "FAILED"},
+        {"executedAt": {"$gte": EPOCH - timedelta(minutes=2)}},
+        {"status": "SUCCESS", "executedAt": {"$gte": EPOCH - timedelta(minutes=2)}},
+    ],
+)
+def test_a_long_job_log_is_not_read_for_a_list(long_log, where):
+    """Whatever `jobs` is asked for, the server examines the runs that it returns and no others."""
+    with examined(long_log, "jobLogs") as documents:
+        found = ids(lists.newest(long_log, "jobLogs", where, 5))
+
+    assert len(found) <= documents() <= len(found) + 1
+
+
+def test_a_long_job_log_is_not_read_for_a_summary(long_log, clock):
+    """Summing up an hour reads that hour; counting what `verify` looked at reads no run at all."""
+    with examined(long_log, "jobLogs") as documents:
+        rows = lists.summary(long_log, JobType, clock() - timedelta(hours=1))
+        long_log.sizes()
+
+    assert sum(row["runs"] for row in rows) == documents() == 61
+
+
+@pytest.fixture(scope="module")
+def long_log(request):
+    """A job log of 20,000 runs, one a minute; none failed for long, and recovery ran once."""
+    stores = fresh_store("replica", request, Clock())
+    store = next(stores)
+    store.init()
+    store.database.jobLogs.insert_many(
+        {
+            "jobType": "RECOVERY" if number == 9_000 else ("LOCK_EXPIRY", "BOOKING_EXPIRY")[number % 2],
+            "executedAt": EPOCH - timedelta(minutes=number),
+            "status": "FAILED" if number in (15_000, 16_001) else "SUCCESS",
+            "details": {"recordsProcessed": 1, "seatsRestored": 1, "duration": 3},
+        }
+        for number in range(20_000)
+    )
+    yield store
+    next(stores, None)
 
 
 def test_show_event(store, event):

@@ -181,14 +181,14 @@ def test_bar(fields, bar, monkeypatch):
     """How full an event is shows at a glance; the first seat sold is seen, and bad numbers break nothing."""
     monkeypatch.setattr(sys, "stdout", Screen())
 
-    assert output._bar(event(**fields)).plain == bar
+    assert output.bar(event(**fields)).plain == bar
 
 
 def test_bar_in_ascii(monkeypatch):
     """Where blocks cannot be printed, letters do."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
 
-    assert output._bar(event(sold=5, locked=2)).plain == "######+++...  70%"
+    assert output.bar(event(sold=5, locked=2)).plain == "######+++...  70%"
 
 
 @pytest.mark.parametrize("collection", ["events", "seatLocks", "bookings", "jobLogs"])
@@ -294,12 +294,24 @@ def test_health_tables(capsys, healthy):
 
 
 def test_live(monkeypatch):
-    """A live screen is redrawn on demand and knows its height."""
+    """A live screen is redrawn on demand, knows its size, and keeps its last line."""
     told = terminal(monkeypatch)
-    with output.live() as (screen, height):
-        screen.update(output.stack(["one", output.checks_table([])]), refresh=True)
-        assert height() > 0
-    assert "one" in told.getvalue()
+    monkeypatch.setenv("LINES", "30")
+    with output.live() as (screen, size):
+        screen.update(output.full_screen([output.checks_table([])], "the end\n"), refresh=True)
+        assert size() == (80, 30)
+    assert "promised" in told.getvalue()
+    assert "the end\\n" in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"), [(20, ["name"]), (80, ["name", "seats"]), (130, ["id", "name", "seats"])]
+)
+def test_glance_table(width, columns):
+    """A window gets the columns that are worth their place in it."""
+    made = output.glance_table({"id": 130, "name": 0, "seats #": 80}, [(ID, "x", 1)], width)
+
+    assert [column.header for column in made.columns] == columns
 
 
 def test_progress(monkeypatch):

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import available, edit, everything
 
 from seatctl import booking, findings, joblog, recovery
 from seatctl.model import JobType
@@ -38,11 +39,6 @@ def settle(store, event, clock, lock_status, booking_status, **lock_fields):
     return lock, booked
 
 
-def edit(store, collection, document_id, **fields):
-    """What another program, or a hand in mongosh, does to a document."""
-    store.database[collection].update_one({"_id": document_id}, {"$set": fields})
-
-
 def add(store, event, seats):
     store.database.events.update_one({"_id": event}, {"$inc": {"availableSeats": seats}})
 
@@ -53,10 +49,6 @@ def overdue_locks(store, event, clock, number):
     deadline = clock() - timedelta(days=1)
     many = [{**foreign, "expiresAt": deadline} for _ in range(number)]
     return store.database.seatLocks.insert_many(many).inserted_ids
-
-
-def available(store, event):
-    return store.event(event)["availableSeats"]
 
 
 def state(store, event, lock, booked):
@@ -72,15 +64,6 @@ def sums(entry):
     """Locks, bookings and seats given back, and everything that was touched."""
     wanted = ("locksExpired", "bookingsExpired", "seatsRestored", "recordsProcessed")
     return tuple(entry["details"][name] for name in wanted)
-
-
-def everything(store, *but):
-    """All documents of the database, to see that nothing changed."""
-    return {
-        name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
-        for name in ("events", "seatLocks", "bookings", "jobLogs")
-        if name not in but
-    }
 
 
 def assert_consistent(store):
