@@ -366,6 +366,8 @@ BY_AN_INDEX_OF_OURS = {
     "verify: pairs": (pairs, {LOCK, BOOKING}),
     "jobs": (command("jobs"), {RUN}),
     "jobs --type": (command("jobs --type recovery"), {RUN}),
+    "jobs --status success": (command("jobs --status success"), {RUN}),
+    "jobs --status failed": (command("jobs --status failed"), {RUN}),
     "jobs --type --status": (command("jobs --type recovery --status failed"), {RUN}),
     "jobs --summary": (command("jobs --summary"), {RUN}),
     "locks --event": (command("locks --event EVENT"), {LOCK}),
@@ -375,6 +377,10 @@ BY_AN_INDEX_OF_OURS = {
     "locks --status expired": (command("locks --status expired"), {LOCK}),
     "bookings --event": (command("bookings --event EVENT"), {BOOKING}),
     "bookings --user": (command("bookings --user user7"), {BOOKING}),
+    "bookings --status payment_pending": (command("bookings --status payment_pending"), {BOOKING}),
+    "bookings --status confirmed": (command("bookings --status confirmed"), {BOOKING}),
+    "bookings --status failed": (command("bookings --status failed"), {BOOKING}),
+    "bookings --status expired": (command("bookings --status expired"), {BOOKING}),
 }
 CASES = BY_ID | BY_AN_INDEX_OF_OURS
 """What to do, and queries that must be among those it sends.
