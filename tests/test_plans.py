@@ -21,7 +21,7 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from terminal import here
 
-from seatctl import edge, expiry, health, schema
+from seatctl import edge, expiry, findings, health, schema
 from seatctl.connection import Deployment
 from seatctl.model import BookingStatus, Document, Id, JobStatus, JobType, LockStatus
 from seatctl.store import Store
@@ -336,7 +336,8 @@ def backlog(world: World) -> None:
 
 def pairs(world: World) -> None:
     """What `verify` asks about every lock and booking."""
-    assert list(world.store.doubtful_pairs()) == []
+    store = world.store
+    assert [*findings._doubtful(store, None), *store.damaged_locks(), *store.damaged_bookings()] == []
 
 
 EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.COLLECTIONS)
@@ -369,24 +370,18 @@ BY_AN_INDEX_OF_OURS = {
     "jobs --status success": (command("jobs --status success"), {RUN}),
     "jobs --status failed": (command("jobs --status failed"), {RUN}),
     "jobs --type --status": (command("jobs --type recovery --status failed"), {RUN}),
-    "jobs --summary": (command("jobs --summary"), {RUN}),
+    "jobs --summary": (command("jobs --summary"), {COUNT_RUNS}),
     "locks --event": (command("locks --event EVENT"), {LOCK}),
-    "locks --user": (command("locks --user user7"), {LOCK}),
-    "locks --status active": (command("locks --status active"), {LOCK}),
-    "locks --status consumed": (command("locks --status consumed"), {LOCK}),
-    "locks --status expired": (command("locks --status expired"), {LOCK}),
-    "bookings --event": (command("bookings --event EVENT"), {BOOKING}),
-    "bookings --user": (command("bookings --user user7"), {BOOKING}),
-    "bookings --status payment_pending": (command("bookings --status payment_pending"), {BOOKING}),
-    "bookings --status confirmed": (command("bookings --status confirmed"), {BOOKING}),
-    "bookings --status failed": (command("bookings --status failed"), {BOOKING}),
-    "bookings --status expired": (command("bookings --status expired"), {BOOKING}),
+    "bookings --event": (command("bookings --event EVENT --limit 0"), {BOOKING}),
 }
 CASES = BY_ID | BY_AN_INDEX_OF_OURS
 """What to do, and queries that must be among those it sends.
 
-Left out, because no index makes them read less:
+Left out, because no index makes them read less, or none that is worth its price:
 - a compare-and-set that comes too late: it examines the document that it names and changes none;
+- lists of locks or bookings by user, or by state alone: an index for them would cost every write of
+  every sweep more than a person saves who asks for such a list now and then (see `schema.READERS`);
+- the newest few of an event's many bookings, for the same reason: all of them are read;
 - lists with several filters, but for the runs of a job by outcome: one of the filters finds, the others
   choose from that, and an index for each combination would cost every write;
 - what is about every event (`events --sort fullest`, the counters in `verify`, `recover`, `health`).
