@@ -21,7 +21,7 @@ from seatctl.findings import (
     expected_seats,
     indexes,
     judge_counter,
-    pairs,
+    look,
 )
 from seatctl.inventory import (
     Cause,
@@ -92,12 +92,15 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
             busy |= batch.busy
             run.record(batch)
         run.checkpoint()
+    disagreeing, miscounted = look(store)
     # Seats come back before anybody needs them again.
-    for finding in sorted(pairs(store), key=lambda finding: finding.fault is Fault.LOST_LOCK):
+    for finding in sorted(disagreeing, key=lambda finding: finding.fault is Fault.LOST_LOCK):
         if run.dry_run and _is_swept(store, finding, now):
             continue
         _treat(store, run, finding, terms, busy)
-    for finding in chain(counters(store), indexes(store)):
+    if disagreeing:
+        miscounted = list(counters(store))
+    for finding in chain(miscounted, indexes(store)):
         _treat(store, run, finding, terms, busy)
 
 

@@ -129,6 +129,7 @@ def load(client: MongoClient[Document], data: DataSet) -> None:
             pristine[schema.BOOKINGS].insert_many(bookings, ordered=False)
     pristine[schema.EVENTS].insert_many(_event(event, held[event], now) for event in data.event_ids)
     schema.init(client[BENCH], None, RETENTION)
+    schema.guard(client[BENCH])
     copy(client)
 
 
