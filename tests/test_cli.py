@@ -760,6 +760,52 @@ def test_the_embedded_server_from_the_shell(tmp_path: Path) -> None:
         assert shell.ok("db", "stop", "-q").stdout == ""
 
 
+# --- demo and completion ------------------------------------------------------------------------------
+
+
+def test_demo(replica: Server, shell: Shell) -> None:
+    """`demo` tells the three scenarios with their numbers, leaves nothing behind, and does not touch the
+    database that is configured."""
+    told = shell.ok("demo", "--uri", replica.uri).stdout
+    for numbers in ("100 → 95 → 100", "100 → 97 → 100", "93 → 100", "100 → 100, never 107", "\nhealthy\n"):
+        assert numbers in told
+    assert "WRONG" not in told
+    assert "db stop" not in told, "of a server that is not ours"
+    played = shell.ok("demo", "--uri", replica.uri, "--json").json
+    assert played["ok"]
+    assert len(played["scenarios"]) == 5
+    with database_of(shell) as database:
+        assert database.list_collection_names() == []
+        assert not [name for name in database.client.list_database_names() if "seatctl_demo" in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("seatctl lock ", "{event}"),
+        ("seatctl confirm ", "{lock}\n{free}"),
+        ("seatctl pay ", "{waiting}"),
+        ("seatctl sched", "schedule"),
+    ],
+)
+def test_completion(story: Story, words: str, wanted: str) -> None:
+    """The shell completes commands, and ids of what the command can be about."""
+    asked = {"_SEATCTL_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+    completed = story.shell.with_env(**asked)()
+    assert set(wanted.format(**story.ids).split()) == set(completed.stdout.split())
+    assert completed.stderr == ""
+
+
+def test_completion_without_a_database(tmp_path: Path) -> None:
+    """Where no database answers, nothing is completed, said or started."""
+    asked = {"_SEATCTL_COMPLETE": "complete_bash", "COMP_WORDS": "seatctl lock ", "COMP_CWORD": "2"}
+    for settings in ({}, {"SEATCTL_URI": NOBODY}, {"SEATCTL_URI": "nonsense"}):
+        completed = Shell({"HOME": str(tmp_path), **settings, **asked})()
+        assert (completed.stdout.strip(), completed.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- help ---------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from urllib.parse import quote_plus
 
 import pytest
 from conftest import open_store, read
+from terminal import Shell
 
 from seatctl import schedule
 from seatctl.errors import Usage
@@ -191,6 +193,46 @@ def test_a_wrong_uri_is_one_line_per_run(tmp_path: Path) -> None:
             assert (code, "") == (run.returncode, run.stdout)
             assert re.fullmatch(r"seatctl: [^\n]+\n", run.stderr)
             assert "secret" not in run.stderr
+
+
+# --- from the shell ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(tmp_path: Path, uri_file: str) -> Shell:
+    return Shell({"HOME": str(tmp_path), "SEATCTL_URI_FILE": uri_file})
+
+
+def test_schedule_cron_is_for_this_installation(shell: Shell, uri_file: str) -> None:
+    """The crontab names this program, this file with the URI, and the user who asks or is named."""
+    me = pwd.getpwuid(os.getuid()).pw_name
+    assert shell.ok("schedule", "cron").stdout == cron(INSTALLED, me, uri_file)
+    named = shell.ok("schedule", "cron", "--user", "nobody", "--database", "tickets", "--json")
+    assert named.json == {"crontab": cron(INSTALLED, "nobody", uri_file, "tickets")}
+
+
+def test_a_schedule_never_holds_the_uri_itself(shell: Shell, uri_file: str) -> None:
+    """Where the URI is in no file, the schedule names where it belongs, and stderr says so."""
+    inline = shell.with_env(SEATCTL_URI_FILE="", SEATCTL_URI=Path(uri_file).read_text())
+    printed = inline.ok("schedule", "cron", "--user", "nobody")
+    assert printed.stdout == cron(INSTALLED, "nobody", URI_FILE)
+    assert f"put the URI into {URI_FILE}" in printed.stderr
+
+
+def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, tmp_path: Path) -> None:
+    """The units are printed, or written where --write says; where that cannot be, nobody is misled."""
+    real = str(Path(sys.executable).resolve())
+    units = systemd(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
+    command = ("schedule", "systemd", "--user", "nobody", "--application", "booking.service")
+    assert shell.ok(*command).stdout == schedule.bundle(units)
+    assert shell.ok(*command, "--json").json == units
+
+    (tmp_path / "units").mkdir()
+    told = shell.ok(*command, "--write", str(tmp_path / "units")).stdout.split()
+    assert {Path(path).name: Path(path).read_text() for path in told} == units
+    refused = shell(*command, "--write", str(tmp_path / "nowhere"))
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "cannot write to" in refused.stderr
 
 
 # --- systemd ---------------------------------------------------------------------------------------
