@@ -70,6 +70,8 @@ class Sweep:
     status: str
     event: str
     deadline: str
+    plans_ahead: bool
+    """Whether a batch may be planned while the one before it is in flight."""
 
     def overdue_claims(self, documents: Sequence[Document], at: datetime) -> list[Claim]:
         """What the sweep would carry out of these documents, if its event can take it."""
@@ -100,7 +102,15 @@ def lock_sweep(store: Store) -> Sweep:
                 claims.append(Claim(hold_of(lock)))
         return claims, aside
 
-    return Sweep(store.overdue_locks, store.locks_by_id, plan, LockStatus.ACTIVE, "eventId", "expiresAt")
+    return Sweep(
+        store.overdue_locks,
+        store.locks_by_id,
+        plan,
+        LockStatus.ACTIVE,
+        "eventId",
+        "expiresAt",
+        plans_ahead=True,
+    )
 
 
 def booking_sweep(store: Store) -> Sweep:
@@ -134,6 +144,7 @@ def booking_sweep(store: Store) -> Sweep:
         BookingStatus.PAYMENT_PENDING,
         "event",
         "paymentExpiresAt",
+        plans_ahead=False,  # a lock's other booking may be in the batch before
     )
 
 
@@ -269,9 +280,11 @@ def _give_back_batch(
 ) -> GivenBack:
     assert terms.overdue_at is not None
     for attempt in attempts():
-        if before is not None:
-            before()  # before the plan: a lock's other booking may be in the batch that is in flight
+        if before is not None and not kind.plans_ahead:
+            before()
         claims, aside = kind.plan(candidates)
+        if before is not None:
+            before()
         try:
             # At first, the condition on the counters is enough.
             if attempt or isinstance(store, Rehearsal):
