@@ -22,6 +22,7 @@ from seatctl.model import (
     counter_flaw,
     describe,
     seats_of,
+    whole,
     whole_number,
 )
 from seatctl.store import is_object_id
@@ -286,6 +287,7 @@ def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:
     if flaw := counter_flaw(event):
         return Finding(Fault.DAMAGED_EVENT, f"event {event_id}: {flaw}", event_id)
     seats, unreadable = held
+    total = whole(event["totalSeats"])
     if unreadable:
         return (
             None  # each such lock is a finding of its own; the counter cannot be judged before it is mended
@@ -294,14 +296,14 @@ def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:
     if expected < 0:
         return Finding(
             Fault.OVERBOOKED,
-            f"event {event_id}: locks hold {seats} of {event['totalSeats']} seats, {-expected} too many",
+            f"event {event_id}: locks hold {seats} of {total} seats, {-expected} too many",
             event_id,
         )
     if available != expected:
         return Finding(
             Fault.COUNTER_DRIFT,
             f"event {event_id}: {available} seats available, should be {expected} "
-            f"({event['totalSeats']} in all, {seats} held)",
+            f"({total} in all, {seats} held)",
             event_id,
         )
     return None

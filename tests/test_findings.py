@@ -317,6 +317,15 @@ def test_odd_references(request, kind, odd):
     assert faults(store) == {Fault.ORPHAN_LOCK}
 
 
+def test_whole_counter_stored_as_double(store, scene):
+    """A counter that the old mongo shell stored as 97.0 is told as 97."""
+    drift(scene)
+    scene.edit("events", scene.event, availableSeats=95.0, totalSeats=100.0)
+    (finding,) = findings.find_all(store)
+
+    assert finding.message.endswith("95 seats available, should be 97 (100 in all, 3 held)")
+
+
 def test_half_done_command_is_no_finding(standalone_store, monkeypatch):
     """Without snapshots, what is wrong at one look and right at the next was a command in flight."""
     scene = Scene(standalone_store)
