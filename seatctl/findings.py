@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from seatctl.model import (
+    HOLDING,
     LIVE,
     BookingStatus,
     Document,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1_000
-LIVE_STATES = frozenset(LIVE)
+HOLDING_STATES, LIVE_STATES = frozenset(HOLDING), frozenset(LIVE)
 
 
 class Fault(StrEnum):
@@ -48,6 +49,7 @@ class Fault(StrEnum):
     CONFIRMED_WITHOUT_LOCK = "confirmed_without_lock"
     CONSUMED_WITHOUT_BOOKING = "consumed_without_booking"
     SEVERAL_BOOKINGS = "several_bookings"
+    OTHER_EVENT = "other_event"
     ORPHAN_LOCK = "orphan_lock"
     ORPHAN_BOOKING = "orphan_booking"
     ORPHAN_SOLD = "orphan_sold"
@@ -68,6 +70,7 @@ INVARIANT = {
     Fault.CONFIRMED_WITHOUT_LOCK: 5,
     Fault.CONSUMED_WITHOUT_BOOKING: 5,
     Fault.SEVERAL_BOOKINGS: 5,
+    Fault.OTHER_EVENT: 5,
     Fault.ORPHAN_LOCK: 1,
     Fault.ORPHAN_BOOKING: 1,
     Fault.ORPHAN_SOLD: 1,
@@ -202,6 +205,35 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
                 message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
                 message += str(status or "missing")
                 yield Finding(fault, message, booking.get("event"), lock_id, booking["_id"])
+    yield from _other_events(store, locks, chain.from_iterable(bookings.values()), session)
+
+
+def _other_events(
+    store: Store, locks: dict[Id, Document], bookings: Iterable[Document], session: Session
+) -> Iterator[Finding]:
+    """Live bookings of one event on a lock that holds seats of another. Where one of the two does not
+    exist, the orphan is the finding."""
+    astray = [
+        (booking, locks[booking["seatLockId"]])
+        for booking in bookings
+        if booking.get("status") in LIVE_STATES
+        and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
+    ]
+    named = [event for booking, lock in astray for event in (booking.get("event"), lock.get("eventId"))]
+    known = store.events_by_id({event for event in named if isinstance(event, Hashable)}, session)
+    for booking, lock in astray:
+        event, holds = booking.get("event"), lock.get("eventId")
+        if all(isinstance(each, Hashable) and each in known for each in (event, holds)):
+            message = f"booking {booking['_id']} names event {event}, but its lock {lock['_id']} holds seats "
+            yield Finding(Fault.OTHER_EVENT, f"{message}of event {holds}", event, lock["_id"], booking["_id"])
+
+
+def _holds_elsewhere(lock: Document | None, booking: Document) -> bool:
+    return (
+        lock is not None
+        and lock.get("status") in HOLDING_STATES
+        and lock.get("eventId") != booking.get("event")
+    )
 
 
 def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:

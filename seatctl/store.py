@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from heapq import merge
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -400,27 +400,36 @@ class Store:
         yield from self._events.find({}, {"availableSeats": 1, "totalSeats": 1}, session=session)
 
     def doubtful_pairs(self, session: Session = None) -> Iterator[Id]:
-        """Ids of locks whose state does not agree with their bookings', seen from the ids alone.
+        """Ids of locks whose state or event does not agree with their bookings'.
 
-        Reads the ids of each status in their order, which the indexes by status hold, and walks
-        along them together: memory stays constant, and no lock or booking is fetched.
+        Reads the ids of each status in their order, which the indexes by status hold together with
+        the events, and walks along them: memory stays constant, and no lock or booking is fetched.
         """
-        locks = [(status, self._ids(self._locks, "_id", status, session)) for status in HOLDING]
+        locks = [self._ids(self._locks, "_id", "eventId", status, session) for status in HOLDING]
         bookings = [
-            (status, self._ids(self._bookings, "seatLockId", status, session)) for status in BookingStatus
+            self._ids(self._bookings, "seatLockId", "event", status, session) for status in BookingStatus
         ]
-        tagged = [zip(ids, repeat(status)) for status, ids in (*locks, *bookings)]
-        for lock_id, states in groupby(merge(*tagged, key=itemgetter(0)), key=itemgetter(0)):
-            if tuple(sorted(status for _, status in states)) not in _AGREEING:
+        entries = merge(*locks, *bookings, key=itemgetter(0))
+        for lock_id, entries_of_lock in groupby(entries, key=itemgetter(0)):
+            found = list(entries_of_lock)
+            agree = tuple(sorted(status for _, status, _ in found)) in _AGREEING
+            if not agree or found[0][2] != found[-1][2]:
                 yield lock_id
 
     @staticmethod
-    def _ids(collection: Collection[Document], field: str, status: str, session: Session) -> Iterator[Id]:
+    def _ids(
+        collection: Collection[Document], field: str, event_field: str, status: str, session: Session
+    ) -> Iterator[tuple[Id, str, Id]]:
+        """For each lock id in `field`, in their order: the id, `status`, and the event beside it."""
         where = {"status": status, field: {"$gte": _SMALLEST_ID}}
-        fields = {"_id": 0, field: 1} if field != "_id" else {"_id": 1}
+        fields = {"_id": 0, field: 1, event_field: 1} if field != "_id" else {"_id": 1, event_field: 1}
         found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
         # A list that holds an id is within the range, too.
-        return (item[field] for item in found.sort([(field, 1)]) if is_object_id(item[field]))
+        return (
+            (item[field], status, item.get(event_field))
+            for item in found.sort([(field, 1)])
+            if is_object_id(item[field])
+        )
 
     def orphan_locks(self, session: Session = None) -> Iterator[Document]:
         """Locks that hold seats of an event that does not exist."""
