@@ -33,6 +33,7 @@ from seatctl.model import (
     counter_flaw,
     lock_flaw,
     seats_of,
+    whole,
 )
 from seatctl.store import BookingTaken, KeyTaken, new_id, object_id, user_id
 from seatctl.timespec import resolve, to_milliseconds
@@ -51,6 +52,31 @@ class Done:
     document: Document
     changed: bool = True
     available: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request to lock seats, checked."""
+
+    event: Id
+    user: Id
+    seats: int
+    key: str | None
+    ttl: timedelta
+
+    def lock(self, now: datetime) -> Document:
+        """The lock to store for it at the server's `now`."""
+        document = {
+            "_id": new_id(),
+            "eventId": self.event,
+            "userId": self.user,
+            "seats": self.seats,
+            "status": LockStatus.ACTIVE.value,
+            "expiresAt": _moment("ttl", self.ttl, now),
+            "createdAt": now,
+            "updatedAt": now,
+        }
+        return document if self.key is None else {**document, "idempotencyKey": self.key}
 
 
 def create_event(
@@ -89,44 +115,48 @@ def lock(
     With a `key`, the same request again returns the same lock. Raises Usage, NotFound, SoldOut,
     KeyReused, DamagedDocument.
     """
-    event_id, buyer, seats = object_id(event), user_id(_text("user", user)), _seats(seats)
-    if key is not None:
-        key = _text("key", key)
-        if earlier := store.lock_by_key(event_id, buyer, key):
-            check_same_request(earlier, seats, key)
-            return Done(earlier, changed=False)
+    wanted = Wanted(
+        event=object_id(event),
+        user=user_id(_text("user", user)),
+        seats=_seats(seats),
+        key=None if key is None else _text("key", key),
+        ttl=ttl,
+    )
+    if earlier := _locked_before(store, wanted):
+        return earlier
+    if wanted.key is not None:
         store.ensure_one_lock_per_key()
-
-    def make_lock(now: datetime) -> Document:
-        document = {
-            "_id": new_id(),
-            "eventId": event_id,
-            "userId": buyer,
-            "seats": seats,
-            "status": LockStatus.ACTIVE.value,
-            "expiresAt": _moment("ttl", ttl, now),
-            "createdAt": now,
-            "updatedAt": now,
-        }
-        return document if key is None else {**document, "idempotencyKey": key}
-
     try:
-        taken = take(store, make_lock)
-        if taken is None:
-            _check_event(store, event_id)
-            given_back = reclaim(store, event_id)
-            log.info("too few seats left; gave back %d overdue ones first", given_back.seats.total())
-            taken = take(store, make_lock)
+        document, available = take(store, wanted.lock) or _take_again(store, wanted)
     except KeyTaken:
-        if key is None or (earlier := store.lock_by_key(event_id, buyer, key)) is None:
-            raise WriteRefused("the database already holds such a lock") from None
-        check_same_request(earlier, seats, key)
-        return Done(earlier, changed=False)
-    if taken is None:
-        left = _check_event(store, event_id)["availableSeats"]
-        raise SoldOut(f"event {event_id} has {max(0, left)} seats left, {seats} asked")
-    document, available = taken
+        if earlier := _locked_before(store, wanted):
+            return earlier
+        raise WriteRefused("the database already holds such a lock") from None
     return Done(document, available=available)
+
+
+def _locked_before(store: Store, wanted: Wanted) -> Done | None:
+    """The lock that this request's key got before, if any. Raises KeyReused."""
+    if wanted.key is None:
+        return None
+    earlier = store.lock_by_key(wanted.event, wanted.user, wanted.key)
+    if earlier is None:
+        return None
+    check_same_request(earlier, wanted.seats, wanted.key)
+    return Done(earlier, changed=False)
+
+
+def _take_again(store: Store, wanted: Wanted) -> tuple[Document, int]:
+    """Take the seats once what is overdue on the event is given back (invariant 6).
+    Raises NotFound, DamagedDocument, SoldOut."""
+    _check_event(store, wanted.event)
+    given_back = reclaim(store, wanted.event)
+    log.info("too few seats left; gave back %d overdue ones first", given_back.seats.total())
+    taken = take(store, wanted.lock)
+    if taken is None:
+        left = max(0, whole(_check_event(store, wanted.event)["availableSeats"]))
+        raise SoldOut(f"event {wanted.event} has {left} seats left, {wanted.seats} asked")
+    return taken
 
 
 def confirm(store: Store, lock_id: Id, *, payment_ttl: timedelta = PAYMENT_TTL) -> Done:
@@ -284,7 +314,8 @@ def _check_event(store: Store, event_id: Id) -> Document:
         raise DamagedDocument(f"event {event_id}: {flaw}")
     if event["availableSeats"] > event["totalSeats"]:
         raise DamagedDocument(
-            f"event {event_id}: {event['availableSeats']} of {event['totalSeats']} seats available; "
+            f"event {event_id}: {whole(event['availableSeats'])} of {whole(event['totalSeats'])} seats "
+            "available; "
             "run `seatctl recover`"
         )
     return event

@@ -16,7 +16,16 @@ import typer
 from seatctl import edge
 from seatctl.edge import Call, command
 from seatctl.errors import FutureRefused, ItemsLeft, SeatctlError, Unhealthy, Usage
-from seatctl.model import LOCK_TTL, PAYMENT_TTL, BookingStatus, Document, JobStatus, JobType, LockStatus
+from seatctl.model import (
+    LOCK_TTL,
+    PAYMENT_TTL,
+    BookingStatus,
+    Document,
+    JobStatus,
+    JobType,
+    LockStatus,
+    whole,
+)
 from seatctl.timespec import format_duration, format_time, parse_duration, parse_time, resolve, shorten
 
 if TYPE_CHECKING:
@@ -289,7 +298,7 @@ def release(call: Call, lock_id: LockId) -> None:
     from seatctl import booking
 
     held = booking.release(call.store(), lock_id).document
-    _tell(call, held, f"Lock {held['_id']} is EXPIRED; {_seats(held['seats'])} back.")
+    _tell(call, held, f"Lock {held['_id']} is EXPIRED; {_seats(whole(held['seats']))} back.")
 
 
 def _seats(count: int) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from seatctl.model import (
@@ -24,6 +24,7 @@ from seatctl.model import (
     counter_flaw,
     describe,
     seats_of,
+    whole,
     whole_number,
 )
 from seatctl.store import is_object_id, lock_of_key
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 READERS = 3
 """Threads that fetch from the server, which works on several reads at once."""
-LIVE_STATES = frozenset(LIVE)
+HOLDING_STATES, LIVE_STATES = frozenset(HOLDING), frozenset(LIVE)
 
 
 class Fault(StrEnum):
@@ -53,6 +54,7 @@ class Fault(StrEnum):
     CONFIRMED_WITHOUT_LOCK = "confirmed_without_lock"
     CONSUMED_WITHOUT_BOOKING = "consumed_without_booking"
     SEVERAL_BOOKINGS = "several_bookings"
+    OTHER_EVENT = "other_event"
     ORPHAN_LOCK = "orphan_lock"
     ORPHAN_BOOKING = "orphan_booking"
     ORPHAN_SOLD = "orphan_sold"
@@ -73,6 +75,7 @@ INVARIANT = {
     Fault.CONFIRMED_WITHOUT_LOCK: 5,
     Fault.CONSUMED_WITHOUT_BOOKING: 5,
     Fault.SEVERAL_BOOKINGS: 5,
+    Fault.OTHER_EVENT: 5,
     Fault.ORPHAN_LOCK: 1,
     Fault.ORPHAN_BOOKING: 1,
     Fault.ORPHAN_SOLD: 1,
@@ -160,8 +163,10 @@ def look(store: Store) -> tuple[list[Finding], list[Finding]]:
 def pairs(store: Store, session: Session = None) -> Iterator[Finding]:
     """Locks and bookings that disagree, that belong to no event, or that are damaged."""
     doubtful = _doubtful(store, session)
-    while chunk := list(islice(doubtful, CHUNK)):
-        yield from _judge(store, chunk, session)
+    judged: set[Id] = set()  # a lock and a booking of different events are in doubt each by itself
+    while chunk := set(islice(doubtful, CHUNK)):
+        yield from _judge(store, sorted(chunk - judged), session)
+        judged |= chunk
     yield from _orphans(store, session)
     yield from map(_damaged_lock, store.damaged_locks(session))
     yield from map(_damaged_booking, store.damaged_bookings(session))
@@ -181,7 +186,8 @@ def _doubtful(store: Store, session: Session) -> Iterator[Id]:
     """Locks whose state may not agree with their bookings', seen from the ids alone.
 
     Walks along the ids of each state together, in their order: memory stays constant. They are read
-    at slightly different times, so what looks wrong may be a change that came in between.
+    at slightly different times, so what looks wrong may be a change that came in between. An ended
+    booking of another event than its ACTIVE lock's is passed over: that lock runs out by itself.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -284,6 +290,35 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
                 message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
                 message += str(status or "missing")
                 yield Finding(fault, message, booking.get("event"), lock_id, booking["_id"])
+    yield from _other_events(store, locks, chain.from_iterable(bookings.values()), session)
+
+
+def _other_events(
+    store: Store, locks: dict[Id, Document], bookings: Iterable[Document], session: Session
+) -> Iterator[Finding]:
+    """Live bookings of one event on a lock that holds seats of another. Where one of the two does not
+    exist, the orphan is the finding."""
+    astray = [
+        (booking, locks[booking["seatLockId"]])
+        for booking in bookings
+        if booking.get("status") in LIVE_STATES
+        and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
+    ]
+    named = [event for booking, lock in astray for event in (booking.get("event"), lock.get("eventId"))]
+    known = store.events_by_id({event for event in named if isinstance(event, Hashable)}, session)
+    for booking, lock in astray:
+        event, holds = booking.get("event"), lock.get("eventId")
+        if all(isinstance(each, Hashable) and each in known for each in (event, holds)):
+            message = f"booking {booking['_id']} names event {event}, but its lock {lock['_id']} holds seats "
+            yield Finding(Fault.OTHER_EVENT, f"{message}of event {holds}", event, lock["_id"], booking["_id"])
+
+
+def _holds_elsewhere(lock: Document | None, booking: Document) -> bool:
+    return (
+        lock is not None
+        and lock.get("status") in HOLDING_STATES
+        and lock.get("eventId") != booking.get("event")
+    )
 
 
 def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:
@@ -372,6 +407,7 @@ def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:
     if flaw := counter_flaw(event):
         return Finding(Fault.DAMAGED_EVENT, f"event {event_id}: {flaw}", event_id)
     seats, unreadable = held
+    total = whole(event["totalSeats"])
     if unreadable:
         return (
             None  # each such lock is a finding of its own; the counter cannot be judged before it is mended
@@ -380,14 +416,14 @@ def check_counter(event: Document, held: tuple[int, int]) -> Finding | None:
     if expected < 0:
         return Finding(
             Fault.OVERBOOKED,
-            f"event {event_id}: locks hold {seats} of {event['totalSeats']} seats, {-expected} too many",
+            f"event {event_id}: locks hold {seats} of {total} seats, {-expected} too many",
             event_id,
         )
     if available != expected:
         return Finding(
             Fault.COUNTER_DRIFT,
             f"event {event_id}: {available} seats available, should be {expected} "
-            f"({event['totalSeats']} in all, {seats} held)",
+            f"({total} in all, {seats} held)",
             event_id,
         )
     return None

@@ -19,7 +19,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seatctl.errors import Contention, WriteRefused
-from seatctl.model import QUIET, BookingStatus, Document, Id, LockStatus, counter_flaw, seats_of, whole_number
+from seatctl.model import (
+    QUIET,
+    BookingStatus,
+    Document,
+    Id,
+    LockStatus,
+    counter_flaw,
+    seats_of,
+    whole,
+    whole_number,
+)
 from seatctl.store import KeyTaken
 
 if TYPE_CHECKING:
@@ -171,7 +181,7 @@ def take(store: Store, make_lock: Callable[[datetime], Document]) -> tuple[Docum
             if not store.transactions:
                 store.add_seats_to(lock["eventId"], lock["seats"], now)
             raise
-        return lock, event["availableSeats"] - lock["seats"]
+        return lock, whole(event["availableSeats"]) - lock["seats"]
 
     return store.transact(work)
 

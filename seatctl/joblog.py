@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from seatctl import config
 from seatctl.connection import explain
 from seatctl.errors import Interrupted, SeatctlError
-from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.model import Document, Id, JobStatus, JobType, whole
 from seatctl.timespec import format_time
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Run:
         would = "would be " if self.dry_run else ""
         log.info("%d locks and %d bookings %sexpired in this batch", batch.locks, batch.bookings, would)
         for event_id, event in self.store.events_by_id(batch.seats).items():
-            back, available = batch.seats[event_id], event.get("availableSeats")
+            back, available = batch.seats[event_id], whole(event.get("availableSeats"))
             if isinstance(available, int | float):
                 # A dry run leaves the counter as it was before its first batch.
                 planned = self.seats_by_event[event_id] if self.dry_run else 0

@@ -69,6 +69,12 @@ def whole_number(value: object) -> int | None:
     return int(value) if abs(value) <= LARGEST_NUMBER else None
 
 
+def whole(value: Any) -> Any:
+    """A stored number as a person writes it: 2 where it is 2.0. Anything else as it is."""
+    number = whole_number(value)
+    return value if number is None else number
+
+
 def seats_of(lock: Mapping[str, Any]) -> int | None:
     """The seats that a lock holds, or None when its `seats` is not a positive whole number."""
     seats = whole_number(lock.get("seats"))
@@ -111,7 +117,7 @@ def check_same_request(lock: Document, seats: int, key: str) -> None:
     """A key stands for one request: the same seats again, or KeyReused."""
     if lock.get("seats") != seats:
         raise KeyReused(
-            f"key {shorten(key)!r} already locked {lock.get('seats')} seats for this user and "
+            f"key {shorten(key)!r} already locked {whole(lock.get('seats'))} seats for this user and "
             f"event (lock {lock['_id']}); use a new key to lock {seats}"
         )
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from seatctl.model import Document, whole_number
+from seatctl.model import Document, whole, whole_number
 from seatctl.timespec import format_duration, format_time, printable
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ CUT = ("event", "of event", "user", "host", "error")
 
 
 def plain(value: Any) -> Any:
-    """A stored value as JSON can carry it: ids as hex strings, times as ISO 8601 with `Z`."""
+    """A stored value as JSON can carry it: ids as hex strings, times as ISO 8601 with `Z`, and whole
+    numbers whole (the old mongo shell stores 2 as 2.0)."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, datetime):
         return format_time(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return whole(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return str(value)

@@ -63,6 +63,7 @@ SWEPT = (
     Fault.BOOKING_WITHOUT_SEATS,
     Fault.ORPHAN_LOCK,
     Fault.ORPHAN_BOOKING,
+    Fault.OTHER_EVENT,
 )
 """What may be no finding any more once the sweeps are through: something overdue is part of it."""
 

@@ -141,7 +141,7 @@ class Rehearsal(Store):
         if stored is None:
             return False
         document = self._as_planned(collection.name, stored)
-        if any(document.get(field) != value for field, value in where.items()):
+        if any(document.get(field) != _operand(condition) for field, condition in where.items()):
             return False
         # Whether a neighbour is at work is told by the stamps as they are.
         planned = {field: value for field, value in changes.items() if field != "updatedAt"}
@@ -156,6 +156,11 @@ class Rehearsal(Store):
 
     def expire_locks(self, *_: Any, **__: Any) -> int:
         raise AssertionError("the sweeps' own claims are carried out at once")
+
+
+def _operand(condition: Any) -> Any:
+    """The value that a field must be equal to; the conditions of recovery are no others."""
+    return condition["$eq"] if isinstance(condition, dict) else condition
 
 
 def _fits(event: Document, seats: int) -> bool:

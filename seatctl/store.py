@@ -123,7 +123,7 @@ class Store:
         self._insert(self._events, event, None)
 
     def event(self, event_id: Id, session: Session = None) -> Document | None:
-        return self._events.find_one({"_id": event_id}, session=session)
+        return self._events.find_one(_is(event_id), session=session)
 
     def events_by_id(self, event_ids: Iterable[Id], session: Session = None) -> dict[Id, Document]:
         found = self._events.find({"_id": {"$in": list(event_ids)}}, session=session)
@@ -133,7 +133,7 @@ class Store:
         """Counter down, if that many seats are there; returns the event as it was before, or None."""
         with _refusals():
             return self._events.find_one_and_update(
-                {"_id": event_id, "availableSeats": {"$gte": seats}, **_takes(0)},
+                {**_is(event_id), "availableSeats": {"$gte": seats}, **_takes(0)},
                 _more(-seats, now),
                 session=session,
             )
@@ -156,18 +156,20 @@ class Store:
         """Counter up for one event under the condition of `add_seats`; returns the event as it was
         before, or None."""
         with _refusals():
-            return self._events.find_one_and_update({"_id": event_id, **_takes(seats)}, _more(seats, now))
+            return self._events.find_one_and_update({**_is(event_id), **_takes(seats)}, _more(seats, now))
 
     def swap_counter(self, seen: Document, available: int, now: datetime, session: Session = None) -> bool:
         """Set an event's counter, if the event is still as it was `seen`."""
-        unchanged = {field: seen.get(field) for field in ("_id", "availableSeats", "totalSeats", "updatedAt")}
+        unchanged = _still(
+            {field: seen.get(field) for field in ("_id", "availableSeats", "totalSeats", "updatedAt")}
+        )
         return self._change(self._events, unchanged, {"availableSeats": available, "updatedAt": now}, session)
 
     def claim_event(self, event_id: Id, now: datetime, session: Session) -> Document | None:
         """Write to an event without changing its counter, so that within this transaction nobody
         else can; returns it, or None."""
         return self._events.find_one_and_update(
-            {"_id": event_id},
+            _is(event_id),
             {"$set": {"updatedAt": now}},
             return_document=ReturnDocument.AFTER,
             session=session,
@@ -188,7 +190,7 @@ class Store:
             raise KeyTaken from error
 
     def lock(self, lock_id: Id, session: Session = None) -> Document | None:
-        return self._locks.find_one({"_id": lock_id}, session=session)
+        return self._locks.find_one(_is(lock_id), session=session)
 
     def locks_by_id(self, lock_ids: Iterable[Id], session: Session = None) -> dict[Id, Document]:
         found = self._locks.find({"_id": {"$in": list(lock_ids)}}, session=session)
@@ -231,8 +233,8 @@ class Store:
         where: Mapping[str, Any] | None = None,
         session: Session = None,
     ) -> bool:
-        """Compare-and-set of one lock's status; `where` adds conditions. False: somebody was faster."""
-        unchanged = {"_id": lock_id, "status": old, **(where or {})}
+        """Compare-and-set of one lock's status, and of the fields in `where`. False: somebody was faster."""
+        unchanged = {**_is(lock_id), "status": old, **_still(where or {})}
         return self._change(self._locks, unchanged, _to(new, now, old if by_job else None), session)
 
     def extend_lock(self, lock_id: Id, deadline: datetime, now: datetime, session: Session) -> bool:
@@ -273,7 +275,7 @@ class Store:
             raise BookingTaken from error
 
     def booking(self, booking_id: Id, session: Session = None) -> Document | None:
-        return self._bookings.find_one({"_id": booking_id}, session=session)
+        return self._bookings.find_one(_is(booking_id), session=session)
 
     def booking_of_lock(self, lock_id: Id, session: Session = None) -> Document | None:
         """The lock's booking; of several (a foreign fault), a live one."""
@@ -334,7 +336,7 @@ class Store:
         self, booking_id: Id, old: BookingStatus, new: BookingStatus, now: datetime, session: Session = None
     ) -> bool:
         """Compare-and-set of one booking's status. False: somebody was faster."""
-        return self._change(self._bookings, {"_id": booking_id, "status": old}, _to(new, now), session)
+        return self._change(self._bookings, {**_is(booking_id), "status": old}, _to(new, now), session)
 
     # --- job runs ------------------------------------------------------------------------------
 
@@ -457,9 +459,13 @@ class Store:
         unknown = [
             event_id for event_id in used if not isinstance(event_id, Hashable) or event_id not in known
         ]
-        if unknown:
-            where = {field: {"$in": unknown}, "status": {"$in": list(statuses)}}
-            yield from collection.find(where, session=session)
+        where = {"status": {"$in": list(statuses)}}
+        plain = [event_id for event_id in unknown if isinstance(event_id, Hashable)]
+        if plain:
+            yield from collection.find({**where, field: {"$in": plain}}, session=session)
+        for odd in unknown:
+            if not isinstance(odd, Hashable):  # `$in` takes no document that looks like an operator
+                yield from collection.find({**where, field: {"$eq": odd}}, session=session)
 
     def damaged_locks(self, session: Session = None) -> Iterator[Document]:
         """Locks in no known state, without an id of their own, or ACTIVE for ever."""
@@ -725,6 +731,17 @@ def _held_by(key: Document) -> list[Document]:
         {"$match": {"status": {"$in": list(HOLDING)}}},
         {"$group": {"_id": key, "seats": {"$sum": {"$cond": [_IS_SEAT_COUNT, "$seats", 0]}}}},
     ]
+
+
+def _is(wanted: Id) -> Document:
+    """A condition: the document with this id, or none. An id may come out of another document, where it
+    may be anything: `{"$ne": 1}` is nobody's id and must not match everybody's."""
+    return {"_id": wanted} if isinstance(wanted, ObjectId) else _still({"_id": wanted})
+
+
+def _still(fields: Mapping[str, Any]) -> Document:
+    """A condition: these fields are as they were read, whatever that was."""
+    return {field: {"$eq": value} for field, value in fields.items()}
 
 
 def _number(field: str) -> Document:

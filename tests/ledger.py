@@ -262,6 +262,7 @@ class Ledger:
             if booking not in waiting:
                 self._mend_pair(booking, now, changing, done)
         done.unresolved += sum(map(self._consumed_without_payment, self.locks.values()))
+        done.unresolved += len(self._booked_elsewhere())
         self._end_orphans(now, done)
         for booking in waiting:
             self._mend_pair(booking, now, changing, done)
@@ -476,7 +477,17 @@ class Ledger:
             lock = self.locks.get(booking["seatLockId"], {"status": "EXPIRED"})
             if lock["status"] != state:
                 wrong.append((invariant, frozenset({booking["_id"], booking["seatLockId"]})))
-        return wrong
+        return wrong + [(5, frozenset({booking["_id"]})) for booking in self._booked_elsewhere()]
+
+    def _booked_elsewhere(self) -> list[Document]:
+        """Live bookings of another event than the one whose seats their lock holds."""
+        return [
+            booking
+            for booking in self.bookings.values()
+            if booking["status"] in LIVE and booking["event"] in self.events
+            if (lock := self.locks.get(booking["seatLockId"])) and lock["status"] in HOLDING
+            if lock["eventId"] in self.events and lock["eventId"] != booking["event"]
+        ]
 
     def _wrong_locks(self) -> list[tuple[int, frozenset[Id]]]:
         wrong = [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from bson import ObjectId
 
-from seatctl import booking
-from seatctl.errors import DamagedDocument
+from seatctl import booking, joblog, recovery
+from seatctl.errors import DamagedDocument, WrongState
 from seatctl.expiry import booking_sweep, sweep
 from seatctl.inventory import Terms
+from seatctl.model import JobType
 
 
 def event_of(store, seats=10):
@@ -59,3 +61,64 @@ def test_two_bookings_of_one_lock_in_two_batches(store, clock):
     list(sweep(store, booking_sweep(store), Terms(now, overdue_at=now), batch_size=20))
 
     assert store.event(event)["availableSeats"] == 100
+
+
+MATCHES_EVERYTHING = {"$ne": 1}
+
+
+@pytest.fixture(params=["replica", "standalone"])
+def server_store(request):
+    """mongomock takes no field name with a dollar."""
+    return request.getfixturevalue(f"{request.param}_store")
+
+
+@pytest.mark.parametrize("status", ["PAYMENT_PENDING", "CONFIRMED"])
+def test_booking_whose_lock_is_an_operator(server_store, clock, status):
+    """A booking that stores a query operator instead of its lock's id is paid with nobody's seats."""
+    store, event = server_store, event_of(server_store)
+    lock = booking.lock(store, event, "ada", 4).document
+    booked = another_booking(store, clock, lock, status, seatLockId=MATCHES_EVERYTHING)
+
+    with suppress(WrongState):
+        booking.pay(store, booked)
+    assert store.lock(lock["_id"])["status"] == "ACTIVE"
+    with suppress(WrongState):
+        booking.fail(store, booked)
+    assert (store.lock(lock["_id"])["status"], store.event(event)["availableSeats"]) == ("ACTIVE", 6)
+
+
+def test_lost_lock_whose_event_is_an_operator(server_store, clock):
+    """Recovery takes no seats of some event for a paid lock that stores an operator as its event's id."""
+    store, event = server_store, event_of(server_store)
+    lock = booking.lock(store, event, "ada", 4).document["_id"]
+    booking.pay(store, booking.confirm(store, lock).document["_id"])
+    changes = {"status": "EXPIRED", "eventId": MATCHES_EVERYTHING}
+    store.database.seatLocks.update_one({"_id": lock}, {"$set": changes})
+    store.database.events.update_one({"_id": event}, {"$inc": {"availableSeats": 4}})
+    before = store.event(event)
+    clock.advance(minutes=2)
+    entry, _ = joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run))
+
+    assert before == store.event(event)
+    assert entry["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("field", ["updatedAt", "expiresAt"])
+def test_release_of_a_lock_with_an_operator_for_a_date(server_store, monkeypatch, field):
+    """A release compares a lock's dates with what it has read, even where that looks like a condition
+    that any date fulfils."""
+    store, event = server_store, event_of(server_store)
+    lock = booking.lock(store, event, "ada", 4).document["_id"]
+    store.database.seatLocks.update_one({"_id": lock}, {"$set": {field: MATCHES_EVERYTHING}})
+    move, calls = store.move_lock, iter(range(100))
+
+    def prolonged_meanwhile(*arguments, **options):
+        if not next(calls):
+            store.database.seatLocks.update_one({"_id": lock}, {"$set": {field: "prolonged"}})
+        return move(*arguments, **options)
+
+    monkeypatch.setattr(store, "move_lock", prolonged_meanwhile)
+    booking.release(store, lock)
+
+    assert next(calls) >= 2
+    assert store.lock(lock)["status"] == "EXPIRED"

@@ -253,11 +253,15 @@ class Auditor(RuleBasedStateMachine):
         which=which,
         status=booking_states,
         ttl=payment_ttls,
+        other=events,
+        astray=st.sampled_from([False] * 5 + [True]),
     )
-    def foreign_booking(self, which: int, status: str, ttl: timedelta) -> ObjectId:
-        """By a program that does not touch the lock."""
+    def foreign_booking(
+        self, which: int, status: str, ttl: timedelta, other: ObjectId, astray: bool
+    ) -> ObjectId:
+        """By a program that does not touch the lock, and perhaps takes one event for another."""
         lock = pick(self.unconfirmed(), which)
-        return self.insert_booking(lock["eventId"], lock["_id"], status, ttl)
+        return self.insert_booking(other if astray else lock["eventId"], lock["_id"], status, ttl)
 
     @precondition(lambda self: self.paid())
     @rule(which=which, returned=st.booleans())

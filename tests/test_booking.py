@@ -174,6 +174,29 @@ def test_sold_out_changes_nothing(store, event):
     assert before == everything(store)
 
 
+def test_whole_counter_stored_as_double(store, event):
+    """The old mongo shell stores 2 as 2.0; nobody is told of 2.0 seats."""
+    edit(store, "events", event, availableSeats=3.0, totalSeats=10.0)
+    done = booking.lock(store, event, "u", 1)
+
+    assert str(done.available) == "2"
+    with pytest.raises(SoldOut, match="has 2 seats left, 3 asked"):
+        booking.lock(store, event, "u", 3)
+    edit(store, "events", event, availableSeats=11.0)
+    with pytest.raises(DamagedDocument, match="11 of 10 seats available"):
+        booking.lock(store, event, "u", 30)
+
+
+def test_key_of_a_lock_stored_as_double(store, event):
+    """The seats of an earlier lock are told whole, too."""
+    held = booking.lock(store, event, "u", 2, key="k").document["_id"]
+    edit(store, "seatLocks", held, seats=2.0)
+
+    assert booking.lock(store, event, "u", 2, key="k").document["_id"] == held
+    with pytest.raises(KeyReused, match="already locked 2 seats"):
+        booking.lock(store, event, "u", 3, key="k")
+
+
 def test_overdue_lock_gives_way(store, clock, event, lock):
     """A lock on a sold-out event first gives back what is overdue there; no job has to run."""
     clock.advance(minutes=11)

@@ -576,6 +576,18 @@ def test_a_ttl_index_is_named_by_every_look(
         assert 'db.seatLocks.dropIndex("tidy")' in shown
 
 
+@pytest.mark.parametrize(
+    ("form", "where"), [("", "the table"), ("-q", "`seatctl verify`"), ("--json", "`seatctl verify`")]
+)
+def test_verify_names_no_table_where_it_prints_none(
+    trouble: Story, form: str, where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What to do about a violation is said to stand where it does."""
+    monkeypatch.setenv("SEATCTL_URI", trouble.shell.env["SEATCTL_URI"])
+
+    assert f"found; {where} says what to do about each" in here(capsys, "verify", *form.split()).stderr
+
+
 @pytest.mark.parametrize("form", ["", "-q", "--json"])
 def test_a_counter_left_for_the_next_run_is_no_success(
     standalone: Server, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

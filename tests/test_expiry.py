@@ -1,10 +1,11 @@
 """What the two sweeps give back, leave alone and set aside, on every kind of deployment."""
 
+import uuid
 from datetime import timedelta
 
 import pytest
 from bson import ObjectId
-from conftest import available, edit, everything
+from conftest import available, edit, everything, open_store
 
 from seatctl import booking, expiry
 from seatctl.errors import Contention
@@ -607,6 +608,48 @@ def test_lock_with_another_booking_alive(store, clock, event):
 
     assert counts(expire_bookings(store)) == (0, 1, 0)
     assert (status(store, lock), available(store, event)) == ("ACTIVE", 99)
+
+
+@pytest.mark.parametrize("state", LIVE)
+def test_lock_that_a_booking_names_in_a_list(store, clock, event, state):
+    """A live booking whose `seatLockId` is a list keeps each lock in it, and stops nothing."""
+    named, other = take(store, event, 2)
+    fields = {"event": event, "status": state.value, "paymentExpiresAt": clock() + LATE}
+    store.database.bookings.insert_one({**fields, "seatLockId": [named, "x"]})
+    clock.advance(minutes=11)
+
+    assert counts(expire_locks(store)) == (1, 0, 1)
+    assert (status(store, named), status(store, other)) == ("ACTIVE", "EXPIRED")
+
+
+def test_lock_with_an_odd_id_beside_a_full_counter(store, clock, event):
+    """A batch that has to be planned again, because a counter cannot take its seats, still knows the lock
+    whose id is a document."""
+    (refused,) = take(store, event)
+    edit(store, "events", event, availableSeats=100)
+    good = booking.create_event(store, "Other", 10, LATE).document["_id"]
+    take(store, good)
+    odd = {"_id": {"n": 1}, "eventId": good, "seats": 1, "status": "ACTIVE", "expiresAt": clock()}
+    store.database.seatLocks.insert_one(odd)
+    clock.advance(minutes=11)
+    done = expire_locks(store)
+
+    assert counts(done) == (1, 0, 1)
+    assert sorted(str(item.id) for item in done.set_aside) == sorted([str(refused), "{'n': 1}"])
+
+
+def test_unacknowledged_writes_are_acknowledged(standalone):
+    """A URI that asks for unacknowledged writes (w=0) does not make a sweep lose count, on a server
+    without transactions, too."""
+    uri = standalone.uri.replace("/?", f"/test_{uuid.uuid4().hex}?")
+    store, careless = open_store(uri), open_store(f"{uri}&w=0")
+    event = booking.create_event(store, "Concert", 100, LATE).document["_id"]
+    take(store, event, 2)
+
+    assert counts(expire_locks(careless, at=store.now() + LATE)) == (2, 0, 2)
+    assert available(store, event) == 100
+    for each in (store, careless):
+        each.deployment.close()
 
 
 def test_booking_with_an_odd_id(store, clock, event):

@@ -106,6 +106,12 @@ def book_twice(scene):
     return {scene.lock_of_pending}
 
 
+def move_booking_elsewhere(scene):
+    other = booking.create_event(scene.store, "Other", 10, timedelta(days=30)).document["_id"]
+    scene.edit("bookings", scene.paid, event=other)
+    return {other, scene.lock_of_paid, scene.paid}
+
+
 def move_lock_nowhere(scene):
     scene.edit("seatLocks", scene.held, eventId=NOWHERE)
     scene.counter(1)
@@ -163,6 +169,7 @@ BREAKAGES = {
     Fault.CONFIRMED_WITHOUT_LOCK: delete_lock_of_paid,
     Fault.CONSUMED_WITHOUT_BOOKING: delete_paid_booking,
     Fault.SEVERAL_BOOKINGS: book_twice,
+    Fault.OTHER_EVENT: move_booking_elsewhere,
     Fault.ORPHAN_LOCK: move_lock_nowhere,
     Fault.ORPHAN_BOOKING: move_booking_nowhere,
     Fault.ORPHAN_SOLD: move_sold_lock_nowhere,
@@ -269,6 +276,19 @@ def test_several_faults(store, scene):
     assert faults(store) == {Fault.UNSETTLED_LOCK, Fault.COUNTER_DRIFT, Fault.DAMAGED_BOOKING}
 
 
+def test_waiting_elsewhere(store, scene):
+    """A booking of another event than its lock's is a finding also while it waits; once it has ended with
+    its lock it holds nothing, and is none."""
+    other = booking.create_event(store, "Other", 10, timedelta(days=30)).document["_id"]
+    for booked in (scene.pending, scene.failed):
+        scene.edit("bookings", booked, event=other)
+    (finding,) = findings.find_all(store)
+
+    assert (finding.fault, finding.booking) == (Fault.OTHER_EVENT, scene.pending)
+    assert f"names event {other}" in finding.message
+    assert finding.message.endswith(f"holds seats of event {scene.event}")
+
+
 def test_sold_nowhere(store, scene):
     """A paid booking of an event that does not exist is a person's to decide, with its lock."""
     scene.edit("bookings", scene.paid, event=NOWHERE)
@@ -315,6 +335,15 @@ def test_odd_references(request, kind, odd):
     scene.counter(1)
 
     assert faults(store) == {Fault.ORPHAN_LOCK}
+
+
+def test_whole_counter_stored_as_double(store, scene):
+    """A counter that the old mongo shell stored as 97.0 is told as 97."""
+    drift(scene)
+    scene.edit("events", scene.event, availableSeats=95.0, totalSeats=100.0)
+    (finding,) = findings.find_all(store)
+
+    assert finding.message.endswith("95 seats available, should be 97 (100 in all, 3 held)")
 
 
 def test_half_done_command_is_no_finding(standalone_store, monkeypatch):

@@ -395,7 +395,7 @@ BAD_LOCKS: list[Document] = [
     *({"status": value} for value in ("LIMBO", "active", None, 7, ["ACTIVE"], {}, GONE)),
     *({"expiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], {}, GONE)),
     *({"expiresAt": value} for value in (HUGE_DATE, DatetimeMS(-(2**55)), math.nan)),
-    *({"eventId": value} for value in (None, UNKNOWN, STRANGER, 7, [], {}, GONE)),
+    *({"eventId": value} for value in (None, UNKNOWN, STRANGER, 7, [], [STRANGER], {}, {"$ne": 1}, GONE)),
     *({"_id": value} for value in ("lock-7", 7, {"a": 1}, math.nan, "{lock}")),
     *({"userId": value} for value in (None, [], {"$ne": 1}, GONE)),
     *({"idempotencyKey": value} for value in (7, None, [])),
@@ -405,9 +405,9 @@ BAD_LOCKS: list[Document] = [
 ]
 BAD_BOOKINGS: list[Document] = [
     *({"paymentExpiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], HUGE_DATE, GONE)),
-    *({"status": value} for value in ("LIMBO", None, 7, [], GONE)),
-    *({"seatLockId": value} for value in (None, UNKNOWN, STRANGER, 7, [], {}, GONE)),
-    *({"event": value} for value in (None, UNKNOWN, STRANGER, [], GONE)),
+    *({"status": value} for value in ("LIMBO", None, 7, [], ["PAYMENT_PENDING"], GONE)),
+    *({"seatLockId": value} for value in (None, UNKNOWN, STRANGER, 7, [], [STRANGER], {}, {"$ne": 1}, GONE)),
+    *({"event": value} for value in (None, UNKNOWN, STRANGER, [], [STRANGER], {"$ne": 1}, GONE)),
     *({"_id": value} for value in ("booking-7", 7, {"a": 1})),
     {"user": {"$gt": ""}},
 ]
@@ -423,7 +423,7 @@ BAD_EVENTS: list[Document] = [
 BAD_RUNS: list[Document] = [
     *({"executedAt": value} for value in ("noon", None, 7, HUGE_DATE, GONE)),
     *({"details": value} for value in (None, "fine", [], {"recordsProcessed": "x"}, GONE)),
-    *({"status": value} for value in (None, 7, "RUNNING", GONE)),
+    *({"status": value} for value in (None, 7, ["SUCCESS"], "RUNNING", GONE)),
     *({"jobType": value} for value in (None, [], "NIGHTLY", GONE)),
     *({"host": value} for value in (None, {}, "\x1b[2J")),
 ]
@@ -495,8 +495,11 @@ def test_a_bad_document_never_stops_the_rest(
     for name in LISTS:
         damaged[name].delete_many({})
     good = insert_with_bad(damaged, collection, change)
-    for line in (LISTS[collection], "verify", "health"):
+    for line in (LISTS[collection], "events", "verify", "health"):
         check_outcome(here(capsys, line), (0, 5))
+    for name in ("events", "seatLocks", "bookings"):
+        for document in damaged[name].find({"_id": {"$type": "objectId"}}, {"_id": 1}):
+            check_outcome(here(capsys, "show", str(document["_id"])), (0,))
     for line in JOBS:
         result = here(capsys, line)
         check_outcome(result, (0, 1))

@@ -733,6 +733,18 @@ def nowhere(lock_status, booking_status, *, late=0, both=True):
     return damage
 
 
+def elsewhere(late):
+    """A waiting booking that names another event than its lock's."""
+
+    def damage(store, event, clock):
+        _, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
+        other = booking.create_event(store, "Other", 10, timedelta(days=30)).document["_id"]
+        edit(store, "bookings", booked, event=other)
+        clock.advance(hours=late)
+
+    return damage
+
+
 def deleted_paid_lock(store, event, clock):
     lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
     overdue_locks(store, event, clock, 3)
@@ -786,6 +798,8 @@ DAMAGE = {
     "no event, failed": nowhere("ACTIVE", "FAILED"),
     "no event but the booking's": nowhere("ACTIVE", "PAYMENT_PENDING", both=False),
     "no event but the booking's, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3, both=False),
+    "another event": elsewhere(0),
+    "another event, overdue": elsewhere(3),
     "a deleted paid lock": deleted_paid_lock,
     "a busy event": busy_event,
     "everything at once": everything_at_once,
