@@ -684,10 +684,10 @@ def _cut(portion: bytes, event: str, lock: str) -> list[bytes]:
         starts = range(0, len(portion), size)
         return [portion[at + first : at + first + 12] + portion[at + last : at + last + 12] for at in starts]
     # Without the index the fields come in another order.
-    return [key for document in decode_all(portion) for key in keys_of(document, event, lock)]
+    return [key for document in decode_all(portion) for key in _keys_of(document, event, lock)]
 
 
-def keys_of(document: Document, event: str, lock: str) -> list[bytes]:
+def _keys_of(document: Document, event: str, lock: str) -> list[bytes]:
     """The key of one document, if it has one. With a list for a lock (a foreign fault) it has its key
     twice, as if the lock had two bookings: nobody passes over that."""
     if not is_object_id(document.get(event)):

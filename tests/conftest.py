@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import bson
 import mongomock
 import pytest
 from pymongo import MongoClient
@@ -23,7 +24,7 @@ from servers import Server
 from seatctl import schema
 from seatctl.connection import Deployment, connect
 from seatctl.model import RETENTION, Document, Id
-from seatctl.store import Store, keys_of
+from seatctl.store import Store
 
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
@@ -108,12 +109,26 @@ def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[S
     yield from fresh_store("standalone", request, clock)
 
 
-class MockStore(Store):
-    """mongomock knows no validators and no raw batches."""
+class RawBatches:
+    """What `find_raw_batches`, which mongomock lacks, returns: one batch, and none of nothing."""
 
-    def _keys(self, collection, event, lock, status):  # type: ignore[no-untyped-def]
-        documents = collection.find({"status": status}, {event: 1, lock: 1})
-        yield sorted(key for document in documents for key in keys_of(document, event, lock))
+    def __init__(self, collection: Any, where: Document, fields: Document, **_: Any) -> None:
+        self.found = collection.find(where, fields)
+
+    def sort(self, keys: list[tuple[str, int]]) -> Iterator[bytes]:
+        documents = [bson.encode(document) for document in self.found.sort(keys)]
+        yield from [b"".join(documents)] if documents else []
+
+
+def find_raw_batches(*query: Any, **options: Any) -> RawBatches:
+    return RawBatches(*query, **options)
+
+
+mongomock.Collection.find_raw_batches = find_raw_batches
+
+
+class MockStore(Store):
+    """mongomock knows no validators."""
 
     def missing(self) -> list[str]:
         return schema.missing(self.database)

@@ -594,15 +594,15 @@ def test_healed_meanwhile(store, clock, event, monkeypatch, lock_status, booking
     """What another run of recovery has healed between finding and repairing is left alone and not
     reported."""
     settle(store, event, clock, lock_status, booking_status)
-    find, calls = recovery.pairs, iter(range(100))
+    find, calls = recovery.look, iter(range(100))
 
     def healed_meanwhile(where):
-        found = list(find(where))
+        found = find(where)
         if not next(calls):
             assert sums(recover(store)) != (0, 0, 0, 0)
         return found
 
-    monkeypatch.setattr(recovery, "pairs", healed_meanwhile)
+    monkeypatch.setattr(recovery, "look", healed_meanwhile)
     entry = recover(store)
 
     assert (sums(entry), outcomes(entry)) == ((0, 0, 0, 0), [])
@@ -613,15 +613,15 @@ def test_counter_healed_meanwhile(store, clock, event, monkeypatch):
     """So is a counter."""
     add(store, event, -3)
     clock.advance(minutes=2)
-    find, calls = recovery.counters, iter(range(100))
+    find, calls = recovery.look, iter(range(100))
 
     def healed_meanwhile(where):
-        found = list(find(where))
+        found = find(where)
         if not next(calls):
             recover(store)
         return found
 
-    monkeypatch.setattr(recovery, "counters", healed_meanwhile)
+    monkeypatch.setattr(recovery, "look", healed_meanwhile)
 
     assert outcomes(recover(store)) == []
     assert available(store, event) == 100
