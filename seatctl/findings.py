@@ -186,8 +186,7 @@ def _doubtful(store: Store, session: Session) -> Iterator[Id]:
     """Locks whose state may not agree with their bookings', seen from the ids alone.
 
     Walks along the ids of each state together, in their order: memory stays constant. They are read
-    at slightly different times, so what looks wrong may be a change that came in between. An ended
-    booking of another event than its ACTIVE lock's is passed over: that lock runs out by itself.
+    at slightly different times, so what looks wrong may be a change that came in between.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -198,7 +197,10 @@ def _doubtful(store: Store, session: Session) -> Iterator[Id]:
     with ThreadPoolExecutor(READERS) as readers:
         ahead = {status: _read_ahead(readers, portions) for status, portions in keys.items()}
         for part in _in_step(ahead):
-            yield from (lock_of_key(key) for key in sorted(_disagreeing(part)))
+            yield from (lock_of_key(key) for key in _disagreeing(part))
+            # A booking of another event has another key; one that is over is missed by nobody.
+            unbooked = set(part[LockStatus.ACTIVE]) - set(part[BookingStatus.PAYMENT_PENDING])
+            yield from store.booked([lock_of_key(key) for key in unbooked])
 
 
 def _read_ahead(readers: Executor, portions: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
