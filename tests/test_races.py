@@ -318,7 +318,10 @@ def test_recover_beside_buyers(arena: Arena, rounds: Rounds, seed: int) -> None:
         *(Call(shop, (events, f"buyer {number}", seed + number, purchases)) for number in range(8)),
     )
     assert errors([recoveries, *buyers]) == []
-    assert complaints(recoveries.value) == []
+    # Without transactions, recovery may look just when one buyer after another is half done.
+    expected = not arena.store.transactions and "run `seatctl recover` again in a minute"
+    told = complaints(recoveries.value)
+    assert [complaint for complaint in told if not (expected and expected in complaint)] == []
     diaries = [buyer.value for buyer in buyers]
     assert [error for diary in diaries for error in diary.errors] == []
     for diary in diaries:
