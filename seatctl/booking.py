@@ -127,7 +127,7 @@ def lock(
     if wanted.key is not None:
         store.ensure_one_lock_per_key()
     try:
-        document, available = take(store, wanted.lock) or _take_again(store, wanted)
+        document, available = take(store, wanted.event, wanted.lock) or _take_again(store, wanted)
     except KeyTaken:
         if earlier := _locked_before(store, wanted):
             return earlier
@@ -152,7 +152,7 @@ def _take_again(store: Store, wanted: Wanted) -> tuple[Document, int]:
     _check_event(store, wanted.event)
     given_back = reclaim(store, wanted.event)
     log.info("too few seats left; gave back %d overdue ones first", given_back.seats.total())
-    taken = take(store, wanted.lock)
+    taken = take(store, wanted.event, wanted.lock)
     if taken is None:
         left = max(0, whole(_check_event(store, wanted.event)["availableSeats"]))
         raise SoldOut(f"event {wanted.event} has {left} seats left, {wanted.seats} asked")

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
+from seatctl import turns
 from seatctl.errors import (
     Contention,
     Misconfigured,
@@ -50,6 +51,8 @@ SERVER_SELECTION_MS = 5_000
 SOCKET_TIMEOUT_MS = 300_000
 TRANSACTION_PATIENCE = 120.0
 """Seconds for which a transaction starts over when others keep winning; the driver's own limit."""
+CLOCK_TRUST = 1.0
+"""Seconds for which the server's answer about the time is counted on from."""
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.002, 0.25
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, NOT_YET_INITIALIZED, DOCUMENT_VALIDATION_FAILED = 13, 18, 94, 121
@@ -73,6 +76,7 @@ class Deployment:
         self.client = client
         self.transactions = transactions
         self._clock = clock
+        self._told: tuple[datetime, float] | None = None
         self.database: Database[Document] = client.get_database(
             database,
             read_preference=ReadPreference.PRIMARY,
@@ -82,15 +86,25 @@ class Deployment:
         )
 
     def now(self) -> datetime:
-        """The database server's clock in UTC, never the host's (invariant 10)."""
+        """The database server's clock in UTC, never the host's (invariant 10). Between two questions
+        to the server, `CLOCK_TRUST` seconds apart, the host only counts the time that has passed."""
         if self._clock is not None:
             return self._clock()
-        local: datetime = self.client.admin.command("hello")["localTime"]
-        return local.astimezone(UTC)
+        asked = time.monotonic()
+        if self._told is None or asked - self._told[1] > CLOCK_TRUST:
+            local: datetime = self.client.admin.command("hello")["localTime"]
+            self._told = local.astimezone(UTC), asked
+        told, when = self._told
+        passed = timedelta(milliseconds=int((time.monotonic() - when) * 1000))
+        return told + passed
 
-    def transact(self, work: Callable[[ClientSession | None], T]) -> T:
+    def transact(self, work: Callable[[ClientSession | None], T], turn: object = None) -> T:
         """Run `work(session)` as one transaction and return what it returned; any exception rolls
         everything back. Where there are no transactions, run it with `None`.
+
+        Transactions that are going to write the same document say so by the same `turn`: those of
+        this host then queue for it, because of two at once one is rolled back. Safety does not rest
+        on that; other hosts, and other programs, know nothing of the queue.
 
         Starts over when another writer won, so `work` may run several times. The driver's own
         `with_transaction` waits out a contended event with sleeps that only grow.
@@ -100,13 +114,19 @@ class Deployment:
             return work(None)
         give_up = time.monotonic() + TRANSACTION_PATIENCE
         backoff = BACKOFF_FIRST
+        concern = WriteConcern("majority" if turn is None else 1)
         with self.client.start_session() as session:
             while True:
                 try:
-                    with session.start_transaction(
-                        ReadConcern("snapshot"), WriteConcern("majority"), ReadPreference.PRIMARY
+                    with (
+                        turns.turn(turn),
+                        session.start_transaction(ReadConcern("snapshot"), concern, ReadPreference.PRIMARY),
                     ):
                         result = work(session)
+                        self._commit(session, give_up)
+                    if turn is not None:
+                        # Asked again, the driver has a majority acknowledge it, or says that it is
+                        # lost. The wait for that needs no turn: the next one may write already.
                         self._commit(session, give_up)
                     return result
                 except PyMongoError as error:

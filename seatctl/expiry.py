@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 BATCH = 5_000
 """Locks in one transaction: 0.2 s of work here, far below MongoDB's limit of 60 s."""
 LARGEST_BATCH = 10_000
+
+BUSY, BUSY_BATCH = timedelta(seconds=2), 250
+"""For so long after somebody's change an event counts as busy; its buyers wait for a batch of so many."""
 
 WORKERS = 2
 """Batches in flight: while the server works on one, the next is read, planned and begun."""
@@ -217,9 +220,10 @@ def _batches(
     """The work on each batch of candidates. Given the batch before, if that is still in flight, work
     that shares an event with it waits for it: they would only abort each other."""
     assert terms.overdue_at is not None
-    candidates = kind.read(terms.overdue_at, event_id)
     last_event: Id = object()
-    while go_on() and (batch := list(islice(candidates, batch_size))):
+    for batch in _portions(store, kind, terms, event_id, batch_size):
+        if not go_on():
+            return
         log.info("read %d candidates with a deadline before %s", len(batch), format_time(terms.overdue_at))
         shares = batch[0].get(kind.event) == last_event
         last_event = batch[-1].get(kind.event)
@@ -228,6 +232,34 @@ def _batches(
             return _give_back_batch(store, kind, batch, terms, before if shares else None)
 
         yield work
+
+
+def _portions(
+    store: Store, kind: Sweep, terms: Terms, event_id: Id | None, size: int
+) -> Iterator[list[Document]]:
+    """Candidates in batches of at most `size`: of whole events where that is possible, so that two in
+    flight share none, and few at a time of an event that somebody is buying from."""
+    assert terms.overdue_at is not None
+    candidates = kind.read(terms.overdue_at, event_id)
+    left: list[Document] = []
+    while batch := [*left, *islice(candidates, size - len(left))]:
+        first, last = (batch[end].get(kind.event) for end in (0, -1))
+        whole = len(batch) if len(batch) < size or first == last else _first_of(last, batch, kind.event)
+        batch, left = batch[:whole], batch[whole:]
+        if first == last and store.transactions and _is_busy(store.event(first), terms.now):
+            yield from (batch[start : start + BUSY_BATCH] for start in range(0, len(batch), BUSY_BATCH))
+        else:
+            yield batch
+
+
+def _first_of(event: Id, batch: list[Document], field: str) -> int:
+    return next(index for index, document in enumerate(batch) if document.get(field) == event)
+
+
+def _is_busy(event: Document | None, now: datetime) -> bool:
+    """Whether somebody else has changed this event in the last moment."""
+    changed = event and event.get("updatedAt")
+    return isinstance(changed, datetime) and changed > now - BUSY and changed != now
 
 
 def _side_by_side(batches: Iterator[Work]) -> Iterator[GivenBack]:

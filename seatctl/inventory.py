@@ -162,9 +162,11 @@ def attempts() -> Iterator[int]:
 # --- taking seats --------------------------------------------------------------------------------
 
 
-def take(store: Store, make_lock: Callable[[datetime], Document]) -> tuple[Document, int] | None:
-    """Take a lock's seats and insert it; returns it with the seats still available, or None when
-    the event has too few. `make_lock` builds the document for the server's now.
+def take(
+    store: Store, event_id: Id, make_lock: Callable[[datetime], Document]
+) -> tuple[Document, int] | None:
+    """Take a lock's seats of the event and insert it; returns it with the seats still available, or
+    None when the event has too few. `make_lock` builds the document for the server's now.
 
     Raises KeyTaken, with nothing changed, when a lock with the same key exists.
     """
@@ -183,7 +185,7 @@ def take(store: Store, make_lock: Callable[[datetime], Document]) -> tuple[Docum
             raise
         return lock, whole(event["availableSeats"]) - lock["seats"]
 
-    return store.transact(work)
+    return store.transact(work, event_id)
 
 
 # --- giving seats back ---------------------------------------------------------------------------
@@ -197,7 +199,9 @@ def give_back(store: Store, claims: Sequence[Claim], terms: Terms) -> GivenBack:
     any counter cannot take its seats; `sound` tells which. Without: passes over those.
     """
     if store.transactions:
-        return store.transact(lambda session: _give_back_at_once(store, claims, terms, session))
+        events = {claim.hold.event for claim in claims if claim.hold is not None}
+        only = events.pop() if len(events) == 1 else None
+        return store.transact(lambda session: _give_back_at_once(store, claims, terms, session), only)
     return _give_back_in_order(store, claims, terms)
 
 

@@ -93,7 +93,7 @@ class Rehearsal(Store):
 
     # --- planning instead of writing ---------------------------------------------------------------
 
-    def transact(self, work: Callable[[Session], T]) -> T:
+    def transact(self, work: Callable[[Session], T], event: Id = None) -> T:  # noqa: ARG002
         return work(None)
 
     def claim_event(self, event_id: Id, now: datetime, session: Session) -> Document | None:  # noqa: ARG002

@@ -113,9 +113,10 @@ class Store:
         """The database server's clock in UTC (invariant 10)."""
         return self.deployment.now()
 
-    def transact(self, work: Callable[[Session], T]) -> T:
-        """All that `work` writes, or nothing of it; see `Deployment.transact`."""
-        return self.deployment.transact(work)
+    def transact(self, work: Callable[[Session], T], event: Id = None) -> T:
+        """All that `work` writes, or nothing of it; see `Deployment.transact`. `event` is the one
+        whose counter it writes first, if it is one."""
+        return self.deployment.transact(work, turn=event)
 
     # --- events and their counters -------------------------------------------------------------
 

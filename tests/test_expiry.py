@@ -43,6 +43,13 @@ def sweep(store, kind, at=None, **options):
     return done
 
 
+def batches(store, **options):
+    """How many locks each batch of a run gave back."""
+    now = store.now()
+    terms = Terms(now, overdue_at=now)
+    return [batch.locks for batch in expiry.sweep(store, lock_sweep(store), terms, **options)]
+
+
 def expire_locks(store, **options):
     return sweep(store, lock_sweep, **options)
 
@@ -137,15 +144,14 @@ def test_booking_keeps_its_lock(store, clock, event, state):
 
 
 def test_batches(store, clock):
-    """Batches of any size, across events, give every seat back once."""
+    """Batches give every seat back once; each ends where an event ends, if it can, so that two in
+    flight do not meet on one."""
     events = [booking.create_event(store, "Concert", 10, LATE).document["_id"] for _ in range(3)]
     for event in events:
         take(store, event, 3, seats=2)
     clock.advance(minutes=11)
-    now = store.now()
-    batches = list(expiry.sweep(store, lock_sweep(store), Terms(now, overdue_at=now), batch_size=4))
 
-    assert [batch.locks for batch in batches] == [4, 4, 1]
+    assert batches(store, batch_size=4) == [3, 3, 3]
     assert [available(store, event) for event in events] == [10, 10, 10]
 
 
@@ -171,6 +177,18 @@ def test_dry_run(store, clock, event):
     done = [sweep(store, kind) for kind in (lock_sweep, booking_sweep)]
     assert [counts(each) for each in planned] == [counts(each) for each in done] == [(2, 0, 2), (1, 1, 1)]
     assert [reasons(each) for each in planned] == [reasons(each) for each in done]
+
+
+def test_few_at_a_time_beside_buyers(replica_store, clock, monkeypatch):
+    """An event from which somebody has just bought is held for a few locks at a time only."""
+    monkeypatch.setattr(expiry, "BUSY_BATCH", 2)
+    event = booking.create_event(replica_store, "Concert", 9, timedelta(days=30)).document["_id"]
+    for quiet_for, expected in ((timedelta(0), [2, 2, 1]), (timedelta(minutes=1), [5])):
+        take(replica_store, event, 5)
+        clock.advance(minutes=11)
+        edit(replica_store, "events", event, updatedAt=clock() - timedelta(seconds=1) - quiet_for)
+
+        assert batches(replica_store) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, expiry.BATCH])
