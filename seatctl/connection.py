@@ -55,7 +55,8 @@ CLOCK_TRUST = 1.0
 """Seconds for which the server's answer about the time is counted on from."""
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.002, 0.25
 
-UNAUTHORIZED, AUTHENTICATION_FAILED, NOT_YET_INITIALIZED, DOCUMENT_VALIDATION_FAILED = 13, 18, 94, 121
+UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED = 13, 18, 121
+ALREADY_INITIALIZED, NOT_YET_INITIALIZED = 23, 94
 
 
 class Deployment:
@@ -298,23 +299,37 @@ def _one_line(error: Exception) -> str:
 def initiate(uri: str, replica_set: str, host: str) -> None:
     """Make a fresh `mongod` a replica set of one under `host`, or tell it its new address, and wait
     until it is primary. Raises Unreachable when that does not happen."""
-    member = {"_id": 0, "host": host}
+    give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
     try:
         with MongoClient[Any](uri, serverSelectionTimeoutMS=SERVER_SELECTION_MS) as client:
-            try:
-                config = client.admin.command("replSetGetConfig")["config"]
-                if config["members"][0]["host"] != host:
-                    config.update(
-                        members=[{**config["members"][0], "host": host}], version=config["version"] + 1
-                    )
-                    client.admin.command("replSetReconfig", config, force=True)
-            except OperationFailure as error:
-                if error.code != NOT_YET_INITIALIZED:
-                    raise
-                client.admin.command("replSetInitiate", {"_id": replica_set, "members": [member]})
+            while not _configure(client, replica_set, host) and time.monotonic() < give_up:
+                time.sleep(0.01)
             _wait_for_primary(client)
     except PyMongoError as error:
         raise explain(error, "the embedded MongoDB") from error
+
+
+def _configure(client: MongoClient[Any], replica_set: str, host: str) -> bool:
+    """Make sure of a replica set of one under `host`; False while the server is still finding out
+    whether it is one: just after its start it denies that, and refuses to become one."""
+    try:
+        config = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code != NOT_YET_INITIALIZED:
+            raise
+        members = [{"_id": 0, "host": host}]
+        try:
+            client.admin.command("replSetInitiate", {"_id": replica_set, "members": members})
+        except OperationFailure as refusal:
+            if refusal.code != ALREADY_INITIALIZED:
+                raise
+            return False
+    else:
+        member = config["members"][0]
+        if member["host"] != host:
+            config.update(members=[{**member, "host": host}], version=config["version"] + 1)
+            client.admin.command("replSetReconfig", config, force=True)
+    return True
 
 
 def _wait_for_primary(client: MongoClient[Any]) -> Document:

@@ -40,7 +40,7 @@ from seatctl.model import (
     seats_of,
 )
 from seatctl.rehearsal import Rehearsal
-from seatctl.store import CandidatesLost, ids_in, is_object_id
+from seatctl.store import ReadLost, ids_in, is_object_id
 from seatctl.timespec import format_time
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def sweep(
             batches = _batches(store, kind, terms, event_id, batch_size, go_on)
             # In a plan, each batch depends on what the one before it has planned.
             yield from (work(None) for work in batches) if dry_run else _side_by_side(batches)
-        except CandidatesLost:
+        except ReadLost:
             # What is done is no candidate any more. A dry run has done nothing and would count twice.
             if dry_run:
                 break

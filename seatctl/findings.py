@@ -14,6 +14,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from seatctl.inventory import attempts
 from seatctl.model import (
     HOLDING,
     LIVE,
@@ -27,7 +28,7 @@ from seatctl.model import (
     whole,
     whole_number,
 )
-from seatctl.store import is_object_id, lock_of_key
+from seatctl.store import ReadLost, is_object_id, lock_of_key
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 READERS = 3
 """Threads that fetch from the server, which works on several reads at once."""
-HOLDING_STATES, LIVE_STATES = frozenset(HOLDING), frozenset(LIVE)
 
 
 class Fault(StrEnum):
@@ -152,8 +152,13 @@ def look(store: Store) -> tuple[list[Finding], list[Finding]]:
     from concurrent.futures import ThreadPoolExecutor
 
     def seen(where: Callable[[Store, Session], Iterator[Finding]]) -> list[Finding]:
-        with store.snapshot() as session:
-            return list(where(store, session))
+        for _ in attempts():
+            try:
+                with store.snapshot() as session:
+                    return list(where(store, session))
+            except ReadLost:
+                continue
+        raise AssertionError
 
     with ThreadPoolExecutor(1) as beside:
         counting = beside.submit(seen, counters)
@@ -271,7 +276,7 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
     for booking in store.bookings_of_locks(lock_ids, session):
         if is_object_id(booking["seatLockId"]):
             bookings[booking["seatLockId"]].append(booking)
-        elif booking.get("status") in LIVE_STATES:
+        elif booking.get("status") in LIVE:
             yield _damaged_booking(booking)
     for lock_id in lock_ids:
         lock, mine = locks.get(lock_id), bookings[lock_id]
@@ -286,7 +291,7 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
             yield Finding(Fault.CONSUMED_WITHOUT_BOOKING, message, event, lock_id)
         for booking in mine:
             fault = _fault_of_pair(str(booking.get("status")), status)
-            if fault is Fault.SEATS_NOT_RETURNED and not LIVE_STATES.isdisjoint(states):
+            if fault is Fault.SEATS_NOT_RETURNED and any(state in LIVE for state in states):
                 continue  # its other booking is alive and keeps the seats
             if fault:
                 message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
@@ -303,8 +308,7 @@ def _other_events(
     astray = [
         (booking, locks[booking["seatLockId"]])
         for booking in bookings
-        if booking.get("status") in LIVE_STATES
-        and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
+        if booking.get("status") in LIVE and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
     ]
     named = [event for booking, lock in astray for event in (booking.get("event"), lock.get("eventId"))]
     known = store.events_by_id({event for event in named if isinstance(event, Hashable)}, session)
@@ -316,11 +320,7 @@ def _other_events(
 
 
 def _holds_elsewhere(lock: Document | None, booking: Document) -> bool:
-    return (
-        lock is not None
-        and lock.get("status") in HOLDING_STATES
-        and lock.get("eventId") != booking.get("event")
-    )
+    return lock is not None and lock.get("status") in HOLDING and lock.get("eventId") != booking.get("event")
 
 
 def _fault_of_pair(booking: str, lock: str | None) -> Fault | None:

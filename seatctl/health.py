@@ -18,7 +18,7 @@ from seatctl.expiry import BATCH, Sweep, booking_sweep, lock_sweep
 from seatctl.findings import Finding, find_all
 from seatctl.inventory import ATTEMPTS, sound
 from seatctl.model import Document, Id, JobStatus, JobType
-from seatctl.store import CandidatesLost
+from seatctl.store import ReadLost
 from seatctl.timespec import format_duration, format_time
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def _backlog(store: Store, kind: Sweep, now: datetime) -> Backlog:
                 overdue += len(claims)
                 mine = (claim.booking or (claim.hold and claim.hold.lock) for claim in claims)
                 oldest = min([oldest, *(deadlines[item] for item in mine)])
-        except CandidatesLost:
+        except ReadLost:
             continue
         return Backlog(overdue, now - oldest if overdue else None)
     raise Contention("the server kept dropping the list of what is overdue; try again")

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CURSOR_BATCH = 5_000
+NO_SUCH_SNAPSHOT = (239, 246)
+"""SnapshotTooOld; SnapshotUnavailable: somebody has just created an index or a collection."""
 KINDS = {
     "an event": schema.EVENTS,
     "a lock": schema.LOCKS,
@@ -52,8 +54,8 @@ KINDS = {
 }
 
 
-class CandidatesLost(Exception):
-    """The server dropped a cursor that was being read; read again from the start."""
+class ReadLost(Exception):
+    """The server dropped a cursor or a point in time that was being read; read again from the start."""
 
 
 class KeyTaken(Exception):
@@ -368,12 +370,17 @@ class Store:
         if not self.transactions:
             yield None
             return
-        with self.deployment.client.start_session(snapshot=True) as session:
-            yield session
+        try:
+            with self.deployment.client.start_session(snapshot=True) as session:
+                yield session
+        except OperationFailure as error:
+            if error.code not in NO_SUCH_SNAPSHOT:
+                raise
+            raise ReadLost from error
 
     def held_by_event(self, session: Session = None, event_id: Id | None = None) -> dict[Id, tuple[int, int]]:
-        """For each event, of the locks that hold seats: their seats in all, and how many locks
-        have a `seats` that is no seat count. Of one event only, if given."""
+        """For each event, of the locks that hold seats: their seats in all, and how many locks have
+        a `seats` that is no seat count, or a list for a deadline. Of one event only, if given."""
         where: Document = {"status": {"$in": list(HOLDING)}}
         if event_id is not None:
             where["eventId"] = event_id
@@ -383,7 +390,7 @@ class Store:
                 "$group": {
                     "_id": "$eventId",
                     "seats": {"$sum": "$seats"},
-                    "unreadable": {"$sum": {"$cond": [_IS_SEAT_COUNT, 0, 1]}},
+                    "damaged": {"$sum": {"$cond": [_IS_SOUND, 0, 1]}},
                 }
             },
         ]
@@ -393,7 +400,7 @@ class Store:
             seats = whole_number(group["seats"])  # none where a lock has a decimal
             # An event's id that is a list or a document cannot be any event's: an orphan's.
             if isinstance(group["_id"], Hashable):
-                held[group["_id"]] = (seats or 0, group["unreadable"] + (seats is None))
+                held[group["_id"]] = (seats or 0, group["damaged"] + (seats is None))
         return held
 
     def has_paid_without_lock(self, event_id: Id, session: Session = None) -> bool:
@@ -484,10 +491,12 @@ class Store:
                 yield {**lock, "status": active}
 
     def unreadable_locks(self, event_ids: Sequence[Id], session: Session = None) -> Iterator[Document]:
-        """Locks of these events that hold something which is no number of seats."""
+        """Locks of these events that hold something which is no number of seats, or until a list."""
         holding = {"eventId": {"$in": list(event_ids)}, "status": {"$in": list(HOLDING)}}
         for lock in self._locks.find(holding, session=session):
-            if is_object_id(lock["_id"]) and seats_of(lock) is None:
+            if is_object_id(lock["_id"]) and (
+                seats_of(lock) is None or isinstance(lock.get("expiresAt"), list)
+            ):
                 yield lock
 
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
@@ -506,6 +515,8 @@ class Store:
         for booking in waiting:
             if is_object_id(booking["_id"]) and is_object_id(booking.get("seatLockId")):
                 yield {**booking, "status": pending}
+        listed = {"event": _ON_INDEX, "status": pending, "paymentExpiresAt": {"$type": "array"}}
+        yield from self._bookings.find(listed, session=session)
 
     def deleting_indexes(self) -> Iterator[tuple[str, str]]:
         """TTL indexes on events, locks or bookings, as collection and name."""
@@ -674,7 +685,7 @@ class Store:
             found = collection.find(where, fields, batch_size=CURSOR_BATCH, session=session)
             yield from found.sort([(event_field, 1)])
         except CursorNotFound as error:
-            raise CandidatesLost from error
+            raise ReadLost from error
 
 
 def _cut(portion: bytes, event: str, lock: str) -> list[bytes]:
@@ -707,7 +718,7 @@ _ON_INDEX: Document = {"$nin": []}
 """Excludes nothing. Names an index's first field, so that the planner skips through the events on it
 (1,081 keys for 981 overdue of 50,004) and has them in its order."""
 _FIRST_DATE = datetime.min.replace(tzinfo=UTC)
-"""Before it lies no date. A list is compared by its items: one that holds a date will be overdue."""
+"""Before it lies no date. A list is compared by its items, and so has to be looked for separately."""
 _SMALLEST_ID = ObjectId("0" * 24)
 _NO_ID = {"$not": {"$gte": _SMALLEST_ID}}
 """No ObjectId, or nothing; unlike `$type`, a range on an index."""
@@ -726,7 +737,7 @@ _IS_SEAT_COUNT: Document = {
     ]
 }
 """An expression: `seats` is a positive whole number, as `model.seats_of` has it."""
-
+_IS_SOUND: Document = {"$and": [_IS_SEAT_COUNT, {"$not": {"$isArray": "$expiresAt"}}]}
 
 _HOLDS_AS = {LockStatus.ACTIVE.value: "locked", LockStatus.CONSUMED.value: "sold"}
 

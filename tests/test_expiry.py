@@ -12,7 +12,7 @@ from seatctl.errors import Contention
 from seatctl.expiry import booking_sweep, lock_sweep
 from seatctl.inventory import Cause, GivenBack, StartOver, Terms
 from seatctl.model import LIVE, BookingStatus, LockStatus
-from seatctl.store import CandidatesLost
+from seatctl.store import ReadLost
 
 LATE = timedelta(hours=1)
 
@@ -441,7 +441,7 @@ def test_lost_cursor(store, clock, event, monkeypatch):
     def dropped_once(now, event_id=None):
         for number, lock in enumerate(read(now, event_id)):
             if number == 2 and not next(calls):
-                raise CandidatesLost
+                raise ReadLost
             yield lock
 
     monkeypatch.setattr(store, "overdue_locks", dropped_once)

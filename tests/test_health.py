@@ -15,7 +15,7 @@ from seatctl.errors import Contention
 from seatctl.findings import Fault
 from seatctl.inventory import Terms
 from seatctl.model import Document, Id, JobStatus, JobType
-from seatctl.store import CandidatesLost, Store, new_id
+from seatctl.store import ReadLost, Store, new_id
 
 MAX_AGE = timedelta(minutes=3)
 SWEEPS = (JobType.LOCK_EXPIRY, JobType.BOOKING_EXPIRY)
@@ -293,7 +293,7 @@ def test_a_dropped_list_of_candidates_is_read_again(
     def dropping(*arguments: Any) -> Iterator[Document]:
         yield from read(*arguments)
         if next(left, None) is not None:
-            raise CandidatesLost
+            raise ReadLost
 
     monkeypatch.setattr(replica_store, "overdue_locks", dropping)
     monkeypatch.setattr(health, "BATCH", 1)
