@@ -709,7 +709,7 @@ def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | No
     target = call.target()
     uri_file = call.uri_file or os.environ.get("SEATCTL_URI_FILE")
     if not uri_file:
-        call.note(f"put the URI into {URI_FILE}, mode 600; it does not belong into a schedule")
+        call.note(f"the schedule reads the URI from {URI_FILE}; put it there, mode 600")
     program = shutil.which(sys.argv[0]) or shutil.which("seatctl") or sys.argv[0]
     path = os.path.abspath(uri_file or URI_FILE)  # noqa: PTH100 - a link stays a link
     return os.path.abspath(program), user, path, target.database  # noqa: PTH100
@@ -731,7 +731,7 @@ User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Who ru
 
 
 @command(
-    schedule, "cron", example="seatctl schedule cron --user seatctl > crontab && crontab -u seatctl crontab"
+    schedule, "cron", example="sudo seatctl schedule cron --user seatctl > it && sudo crontab -u seatctl it"
 )
 def schedule_cron(call: Call, user: User = None) -> None:
     """Print a crontab that runs the jobs of this installation."""

@@ -7,6 +7,7 @@ error must be one line.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
@@ -160,14 +161,14 @@ class Call:
         from seatctl import embedded
 
         if not create and not embedded.exists():
-            raise Misconfigured(NO_DATABASE)
+            raise Misconfigured(NO_DATABASE.format(""))
         first_time = not embedded.exists()
         uri = embedded.ensure_running()
         if first_time:
             self.note(f"created the embedded MongoDB in {embedded.place().data}; SEATCTL_URI selects another")
         store = Store(connect(uri, target.database, config.DEFAULT_DATABASE))
         if not create and not store.exists():
-            raise Misconfigured(NO_DATABASE)
+            raise Misconfigured(NO_DATABASE.format(f"{store.name} "))
         return store
 
     def note(self, message: str) -> None:
@@ -178,7 +179,7 @@ class Call:
 
 NO_DATABASE = (
     "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
-    "(the embedded MongoDB holds no database yet, and this command never creates one)"
+    "(the embedded MongoDB holds no database {}yet, and this command never creates one)"
 )
 
 _OPTIONS = {
@@ -353,11 +354,16 @@ def _usage_message(error: typer.TyperException) -> str:
     path = context.command_path if context else "seatctl"
     # Typer checks some values with another library, whose name for an error gets into its words.
     message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
+    option = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+    if option in {*_OPTIONS, "q", "v"} and context and context.parent is None:
+        message = f"{error.option_name} goes after the command: seatctl COMMAND {error.option_name}"  # type: ignore[attr-defined]
     return f"{message} (see `{path} --help`)"
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what went wrong in one line (or one JSON object) on stderr; returns the exit code."""
+    with contextlib.suppress(SeatctlError, ValueError):  # what was printed before comes before it
+        sys.stdout.flush()
     reason = _as_ours(error)
     if os.environ.get("SEATCTL_DEBUG") == "1":
         import traceback

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WINDOW = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(seconds=5)
+EVENTS = "events"
 LISTED = 100
 """Findings and events named in one document; their number is always complete."""
 
@@ -159,7 +160,13 @@ class Health:
         lines = [job.problem(self.max_age, self.window) for job in self.jobs.values()]
         lines.append(self.locks.problem("locks", "expire-locks", self.max_age))
         lines.append(self.bookings.problem("bookings", "expire-bookings", self.max_age))
-        return [line for line in lines if line] + self._violations()
+        lines += self._violations()
+        if EVENTS in self.missing:
+            lines.append(
+                f"there is no collection `{EVENTS}`: most often the database's name is mistyped; "
+                "`seatctl init` creates it"
+            )
+        return [line for line in lines if line]
 
     def _violations(self) -> list[str]:
         """One line for each kind of fault, with its first case."""

@@ -142,7 +142,7 @@ def check_releasable(lock: Document, booking: Document | None) -> None:
     if booking is not None:
         raise WrongState(
             f"lock {lock['_id']} has booking {booking['_id']} ({booking.get('status')}); "
-            "settle it with `seatctl pay --failed` or let it expire"
+            f"settle it with `seatctl pay {booking['_id']} --failed` or let it expire"
         )
     if seats_of(lock) is None:
         raise DamagedDocument(f"lock {lock['_id']}: {lock_flaw(lock)}")

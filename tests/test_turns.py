@@ -1,10 +1,11 @@
 """The queue among the commands of one host. It saves work; that nothing rests on it is for the races."""
 
-import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from datetime import timedelta
+from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
 from conftest import open_store
@@ -12,27 +13,17 @@ from pymongo import monitoring
 
 from seatctl import booking, turns
 
-spawn = multiprocessing.get_context("spawn")
 DAYS = timedelta(days=30)
-
-
-def hold(key, held, done):
-    with turns.turn(key):
-        held.set()
-        done.wait(60)
+HOLD = "from seatctl import turns\nwith turns.turn('one'): print('held', flush=True); input()"
 
 
 @pytest.fixture
 def holder():
-    """A process that has the turn for "one", and the event that makes it give it up."""
-    held, done = spawn.Event(), spawn.Event()
-    process = spawn.Process(target=hold, args=("one", held, done))
-    process.start()
-    assert held.wait(60)
-    yield process, done
-    done.set()
-    process.kill()
-    process.join()
+    """A process that has the turn for "one" until its input ends."""
+    with Popen([sys.executable, "-c", HOLD], stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
 
 
 def free(key):
@@ -46,34 +37,29 @@ def free(key):
 
 def test_one_at_a_time(holder):
     """Who has the turn for an event keeps others of this host waiting until it is done."""
-    process, done = holder
-
     assert not free("one")
-    done.set()
+    holder.stdin.close()
     with turns.turn("one"):
-        process.join()
+        holder.wait()
         assert not free("one")
     assert free("one")
 
 
 def test_a_killed_holder(holder):
     """The turn of a process that was killed passes on."""
-    process, _ = holder
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    holder.kill()
+    holder.wait()
 
     assert free("one")
 
 
 def test_a_stopped_holder(holder, monkeypatch):
     """A holder that does not move holds nobody up for ever."""
-    process, _ = holder
     monkeypatch.setattr(turns, "PATIENCE", 0.05)
-    os.kill(process.pid, signal.SIGSTOP)
+    holder.send_signal(signal.SIGSTOP)
 
     with turns.turn("one"):
         assert not free("one")
-    os.kill(process.pid, signal.SIGCONT)
 
 
 def test_no_place_for_a_queue(monkeypatch, tmp_path):
