@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from seatctl.errors import DamagedDocument, NotFound, SoldOut, Usage, WriteRefused, WrongState
 from seatctl.expiry import reclaim
-from seatctl.inventory import Claim, StartOver, Terms, again, give_back, hold_of, sound, take
+from seatctl.inventory import Claim, StartOver, Terms, again, attempts, give_back, hold_of, sound, take
 from seatctl.model import (
     LIVE,
     LOCK_TTL,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from seatctl.store import Session, Store
 
 log = logging.getLogger(__name__)
+
+LOOKS_FOR_A_KEY = 40
+"""Within some four seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +130,15 @@ def lock(
         return earlier
     if wanted.key is not None:
         store.ensure_one_lock_per_key()
-    try:
-        document, available = take(store, wanted.event, wanted.lock) or _take_again(store, wanted)
-    except KeyTaken:
-        if earlier := _locked_before(store, wanted):
-            return earlier
-        raise WriteRefused("the database already holds such a lock") from None
-    return Done(document, available=available)
+    for _ in islice(attempts(), LOOKS_FOR_A_KEY):
+        try:
+            document, available = take(store, wanted.event, wanted.lock) or _take_again(store, wanted)
+            return Done(document, available=available)
+        except KeyTaken:
+            # Perhaps by a lock that the primary has and a majority has not, yet or for ever.
+            if earlier := _locked_before(store, wanted):
+                return earlier
+    raise WriteRefused("the database already holds such a lock")
 
 
 def _locked_before(store: Store, wanted: Wanted) -> Done | None:

@@ -73,8 +73,8 @@ class Sweep:
     status: str
     event: str
     deadline: str
-    plans_ahead: bool
-    """Whether a batch may be planned while the one before it is in flight."""
+    plans_ahead: Callable[[], bool]
+    """Whether a batch may be planned while others are in flight."""
 
     def overdue_claims(self, documents: Sequence[Document], at: datetime) -> list[Claim]:
         """What the sweep would carry out of these documents, if its event can take it."""
@@ -112,7 +112,7 @@ def lock_sweep(store: Store) -> Sweep:
         LockStatus.ACTIVE,
         "eventId",
         "expiresAt",
-        plans_ahead=True,
+        plans_ahead=lambda: True,
     )
 
 
@@ -147,7 +147,7 @@ def booking_sweep(store: Store) -> Sweep:
         BookingStatus.PAYMENT_PENDING,
         "event",
         "paymentExpiresAt",
-        plans_ahead=False,  # a lock's other booking may be in the batch before
+        plans_ahead=store.has_one_booking_per_lock,  # else the other may be in the batch before
     )
 
 
@@ -229,7 +229,8 @@ def _batches(
         last_event = batch[-1].get(kind.event)
 
         def work(before: Wait, batch: list[Document] = batch, shares: bool = shares) -> GivenBack:
-            return _give_back_batch(store, kind, batch, terms, before if shares else None)
+            waits = shares or not kind.plans_ahead()
+            return _give_back_batch(store, kind, batch, terms, before if waits else None)
 
         yield work
 
@@ -312,7 +313,7 @@ def _give_back_batch(
 ) -> GivenBack:
     assert terms.overdue_at is not None
     for attempt in attempts():
-        if before is not None and not kind.plans_ahead:
+        if before is not None and not kind.plans_ahead():
             before()
         claims, aside = kind.plan(candidates)
         if before is not None:

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1_000
+LOOKS = 3
+"""So many more where there are no snapshots."""
 READERS = 3
 """Threads that fetch from the server, which works on several reads at once."""
 
@@ -134,14 +137,34 @@ class Finding:
 def find_all(store: Store) -> list[Finding]:
     """Every violation in the whole database.
 
-    A server without snapshots is read while others write, so there each finding must be seen
-    twice, half-done commands being over in milliseconds.
+    A server without snapshots is read while others write, so there each finding must be seen every
+    time in several looks, half-done commands being over in milliseconds.
     """
     found = [finding for part in look(store) for finding in part]
-    if found and not store.transactions:
-        again = [*pairs(store), *counters(store)]
-        found = [finding for finding in found if finding in again]
+    if not store.transactions:
+        for _ in range(LOOKS if found else 0):
+            again = {_topic(finding) for part in look(store) for finding in part}
+            found = [finding for finding in found if _topic(finding) in again]
     return [*found, *indexes(store)]
+
+
+def _topic(finding: Finding) -> tuple[str, ...]:
+    """What a finding is about, whatever the numbers in it are at the moment."""
+    return finding.fault, str(finding.event), str(finding.lock), str(finding.booking)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[Executor]:
+    """Threads that are not waited for once something went wrong: a read from a hung server takes minutes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def look(store: Store) -> tuple[list[Finding], list[Finding]]:
@@ -149,7 +172,6 @@ def look(store: Store) -> tuple[list[Finding], list[Finding]]:
     server has snapshots; both are looked for at once, since they read different things."""
     if not store.transactions:
         return list(pairs(store)), list(counters(store))
-    from concurrent.futures import ThreadPoolExecutor
 
     def seen(where: Callable[[Store, Session], Iterator[Finding]]) -> list[Finding]:
         for _ in attempts():
@@ -160,7 +182,7 @@ def look(store: Store) -> tuple[list[Finding], list[Finding]]:
                 continue
         raise AssertionError
 
-    with ThreadPoolExecutor(1) as beside:
+    with _threads(1) as beside:
         counting = beside.submit(seen, counters)
         return seen(pairs), counting.result()
 
@@ -193,17 +215,16 @@ def _doubtful(store: Store, session: Session) -> Iterator[Id]:
     Walks along the ids of each state together, in their order: memory stays constant. They are read
     at slightly different times, so what looks wrong may be a change that came in between.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     yield from store.locks_of_odd_events(session)
+    yield from store.booked_twice(session)
     keys: dict[str, Iterator[list[bytes]]] = {}
     keys |= {status: store.lock_keys(status) for status in HOLDING}
     keys |= {status: store.booking_keys(status) for status in BookingStatus}
-    with ThreadPoolExecutor(READERS) as readers:
+    with _threads(READERS) as readers:
         ahead = {status: _read_ahead(readers, portions) for status, portions in keys.items()}
         for part in _in_step(ahead):
             yield from (lock_of_key(key) for key in _disagreeing(part))
-            # A booking of another event has another key; one that is over is missed by nobody.
+            # An ended booking of another event has another key, and nobody misses it.
             unbooked = set(part[LockStatus.ACTIVE]) - set(part[BookingStatus.PAYMENT_PENDING])
             yield from store.booked([lock_of_key(key) for key in unbooked])
 

@@ -68,6 +68,8 @@ SWEPT = (
     Fault.ORPHAN_LOCK,
     Fault.ORPHAN_BOOKING,
     Fault.OTHER_EVENT,
+    Fault.DAMAGED_LOCK,
+    Fault.DAMAGED_BOOKING,
 )
 """What may be no finding any more once the sweeps are through: something overdue is part of it."""
 

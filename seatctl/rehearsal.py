@@ -146,9 +146,10 @@ class Rehearsal(Store):
         # Whether a neighbour is at work is told by the stamps as they are.
         planned = {field: value for field, value in changes.items() if field != "updatedAt"}
         self._planned[collection.name, str(document["_id"])] |= planned
-        if collection.name == schema.LOCKS and isinstance(document.get("eventId"), Hashable):
+        event_id = document.get("eventId")
+        if collection.name == schema.LOCKS and isinstance(event_id, Hashable):
             holds = (changes["status"] in HOLDING) - (document.get("status") in HOLDING)
-            self._held[document["eventId"]] += holds * (seats_of(document) or 0)
+            self._held[event_id] += holds * (seats_of(document) or 0)
         return True
 
     def _insert(self, *_: Any, **__: Any) -> None:

@@ -103,10 +103,14 @@ def ensure_guard(database: Database[Document], guard: Index) -> None:
     except OperationFailure as error:
         if error.code not in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, UNAUTHORIZED):
             raise
-        for index in database[guard.collection].index_information().values():
-            if index.get("unique") and tuple(index["key"]) == guard.keys:
-                return
-        raise
+        if not is_guarded(database, guard):
+            raise
+
+
+def is_guarded(database: Database[Document], guard: Index) -> bool:
+    """Whether a unique index on the guard's keys is there, by whatever name."""
+    indexes = database[guard.collection].index_information().values()
+    return any(index.get("unique") and tuple(index["key"]) == guard.keys for index in indexes)
 
 
 def retention_of(database: Database[Document]) -> timedelta | None:

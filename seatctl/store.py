@@ -270,6 +270,10 @@ class Store:
     def ensure_one_booking_per_lock(self) -> None:
         schema.ensure_guard(self.database, schema.ONE_BOOKING_PER_LOCK)
 
+    def has_one_booking_per_lock(self) -> bool:
+        """Whether the database rules out that a lock has two bookings."""
+        return schema.is_guarded(self.database, schema.ONE_BOOKING_PER_LOCK)
+
     def insert_booking(self, booking: Document, session: Session) -> None:
         """Raises BookingTaken when the lock already has a booking."""
         try:
@@ -293,6 +297,19 @@ class Store:
         """Those of these locks that a booking names, read from the index alone."""
         found = self._bookings.find(_of_locks(lock_ids), {"_id": False, "seatLockId": True})
         return [lock_id for booking in found for lock_id in ids_in(booking["seatLockId"])]
+
+    def booked_twice(self, session: Session = None) -> Iterator[Id]:
+        """Locks that several bookings name, of whatever events."""
+        if self.has_one_booking_per_lock():
+            return
+        each: list[Document] = [
+            {"$unwind": "$seatLockId"},
+            {"$match": {"seatLockId": {"$type": "objectId"}}},
+            {"$group": {"_id": "$seatLockId", "times": {"$sum": 1}}},
+            {"$match": {"times": {"$gt": 1}}},
+        ]
+        for lock in self._bookings.aggregate(each, session=session, allowDiskUse=True):
+            yield lock["_id"]
 
     def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         """Bookings that keep these locks from expiring (invariant 4)."""
@@ -491,12 +508,12 @@ class Store:
                 yield {**lock, "status": active}
 
     def unreadable_locks(self, event_ids: Sequence[Id], session: Session = None) -> Iterator[Document]:
-        """Locks of these events that hold something which is no number of seats, or until a list."""
+        """Locks of these events that hold something which is no number of seats, or that have a list
+        for a state or a deadline."""
         holding = {"eventId": {"$in": list(event_ids)}, "status": {"$in": list(HOLDING)}}
         for lock in self._locks.find(holding, session=session):
-            if is_object_id(lock["_id"]) and (
-                seats_of(lock) is None or isinstance(lock.get("expiresAt"), list)
-            ):
+            listed = any(isinstance(lock.get(field), list) for field in ("expiresAt", "status"))
+            if is_object_id(lock["_id"]) and (listed or seats_of(lock) is None):
                 yield lock
 
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
@@ -737,7 +754,8 @@ _IS_SEAT_COUNT: Document = {
     ]
 }
 """An expression: `seats` is a positive whole number, as `model.seats_of` has it."""
-_IS_SOUND: Document = {"$and": [_IS_SEAT_COUNT, {"$not": {"$isArray": "$expiresAt"}}]}
+_NO_LISTS = ({"$not": {"$isArray": field}} for field in ("$expiresAt", "$status"))
+_IS_SOUND: Document = {"$and": [_IS_SEAT_COUNT, *_NO_LISTS]}
 
 _HOLDS_AS = {LockStatus.ACTIVE.value: "locked", LockStatus.CONSUMED.value: "sold"}
 

@@ -24,7 +24,16 @@ SWEEPS = (JobType.LOCK_EXPIRY, JobType.BOOKING_EXPIRY)
 @pytest.fixture(params=["replica", "standalone"])
 def store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
     """Real servers only: health looks at validators, which mongomock does not have."""
-    yield from fresh_store(request.param, request, clock)
+    for opened in fresh_store(request.param, request, clock):
+        opened.database.create_collection("events")
+        yield opened
+
+
+def test_no_events_at_all(store: Store, clock: Clock) -> None:
+    """A database without the collection of events is most often another one than was meant."""
+    assert not any("mistyped" in problem for problem in check(store, clock).problems)
+    store.database.drop_collection("events")
+    assert any("the database's name is mistyped" in problem for problem in check(store, clock).problems)
 
 
 def check(store: Store, clock: Clock, **options: Any) -> health.Health:

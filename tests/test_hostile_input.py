@@ -133,7 +133,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (3, "add --force", ("expire-bookings", "--as-of", "9999-12-31T23:59:59Z")),
     (2, "is not a time", ("expire-locks", "--as-of", "later", "--dry-run")),
     (2, "No such option", ("events", "--colour")),
-    (2, "No such option", ("-q", "events")),
+    (2, "-q goes after the command", ("-q", "events")),
     (2, "No such command", ("delete-event", "{event}")),
     (2, "unexpected extra argument", ("release", "{lock}", "{lock}")),
     (2, "Missing argument", ("pay",)),

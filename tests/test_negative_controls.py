@@ -571,7 +571,7 @@ def raise_the_counter_before_the_lock_is_out(scene: Scene) -> None:
 
 
 def insert_the_lock_before_the_counter_is_down(scene: Scene) -> None:
-    def lock_first(store: Store, make_lock: Callable[[datetime], Any]) -> tuple[Any, int] | None:
+    def lock_first(store: Store, _event: Any, make_lock: Callable[[datetime], Any]) -> tuple[Any, int] | None:
         now = store.now()
         lock = make_lock(now)
         if store.event(lock["eventId"])["availableSeats"] < lock["seats"]:

@@ -216,7 +216,7 @@ def test_a_schedule_never_holds_the_uri_itself(shell: Shell, uri_file: str) -> N
     inline = shell.with_env(SEATCTL_URI_FILE="", SEATCTL_URI=Path(uri_file).read_text())
     printed = inline.ok("schedule", "cron", "--user", "nobody")
     assert printed.stdout == cron(INSTALLED, "nobody", URI_FILE)
-    assert f"put the URI into {URI_FILE}" in printed.stderr
+    assert f"the schedule reads the URI from {URI_FILE}" in printed.stderr
 
 
 def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, tmp_path: Path) -> None:
