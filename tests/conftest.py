@@ -26,6 +26,7 @@ from seatctl.connection import Deployment, connect
 from seatctl.model import RETENTION, Document, Id
 from seatctl.store import Store
 
+SEED = 1
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
 
@@ -42,9 +43,11 @@ def rounds(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 
 @pytest.fixture
 def seed(pytestconfig: pytest.Config) -> int:
-    """A random seed, printed with a failing test; `--seed` replays it."""
+    """The seed of random tests, printed with a failing one: always the same without `--long`, so that
+    a change is judged by what it changed; `--seed` chooses one."""
     chosen = pytestconfig.getoption("--seed")
-    chosen = random.randrange(2**32) if chosen is None else chosen
+    if chosen is None:
+        chosen = random.randrange(2**32) if pytestconfig.getoption("--long") else SEED
     print(f"replay with: pytest --seed {chosen}")
     return chosen
 
