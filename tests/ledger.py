@@ -354,7 +354,12 @@ class Ledger:
         return lockless and event["availableSeats"] < event["totalSeats"] - self.held(event["_id"])
 
     def _changed_within_a_minute(self, now: datetime) -> set[Id]:
-        return {event_id for event_id, event in self.events.items() if event["updatedAt"] > now - A_MINUTE}
+        """Events that somebody touched, or one of their locks: a command that gives seats back stamps
+        the lock first. What is stamped with this very moment may be the run's own doing."""
+        long_ago = now - A_MINUTE
+        recent = [lock for lock in self.locks.values() if long_ago < lock.get("updatedAt", long_ago) != now]
+        touched = [event["_id"] for event in self.events.values() if event["updatedAt"] > now - A_MINUTE]
+        return {*touched, *(lock["eventId"] for lock in recent)}
 
     def _log(self, job: str, now: datetime, done: Tally) -> Tally:
         processed = {
