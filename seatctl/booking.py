@@ -321,8 +321,7 @@ def _check_event(store: Store, event_id: Id) -> Document:
     if event["availableSeats"] > event["totalSeats"]:
         raise DamagedDocument(
             f"event {event_id}: {whole(event['availableSeats'])} of {whole(event['totalSeats'])} seats "
-            "available; "
-            "run `seatctl recover`"
+            "available; run `seatctl recover`"
         )
     return event
 

@@ -122,7 +122,7 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def _option(*names: str, parse: Callable[[str], Any], metavar: str, help: str) -> Any:  # noqa: A002
+def _option(*names: str, parse: Callable[[str], Any], metavar: str, help: str) -> Any:  # noqa: A002 - Typer's word
     return typer.Option(*names, parser=_parser(parse), metavar=metavar, help=help)
 
 
@@ -712,7 +712,7 @@ def _installation(call: Call, user: str | None) -> tuple[str, str, str, str | No
         call.note(f"the schedule reads the URI from {URI_FILE}; put it there, mode 600")
     program = shutil.which(sys.argv[0]) or shutil.which("seatctl") or sys.argv[0]
     path = os.path.abspath(uri_file or URI_FILE)  # noqa: PTH100 - a link stays a link
-    return os.path.abspath(program), user, path, target.database  # noqa: PTH100
+    return os.path.abspath(program), user, path, target.database  # noqa: PTH100 - so does this one
 
 
 def _host_user(name: str | None) -> str:

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -51,8 +51,6 @@ SERVER_SELECTION_MS = 5_000
 SOCKET_TIMEOUT_MS = 300_000
 TRANSACTION_PATIENCE = 120.0
 """Seconds for which a transaction starts over when others keep winning; the driver's own limit."""
-CLOCK_TRUST = 1.0
-"""Seconds for which the server's answer about the time is counted on from."""
 BACKOFF_FIRST, BACKOFF_LONGEST = 0.002, 0.25
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED = 13, 18, 121
@@ -77,7 +75,6 @@ class Deployment:
         self.client = client
         self.transactions = transactions
         self._clock = clock
-        self._told: tuple[datetime, float] | None = None
         self.database: Database[Document] = client.get_database(
             database,
             read_preference=ReadPreference.PRIMARY,
@@ -87,17 +84,11 @@ class Deployment:
         )
 
     def now(self) -> datetime:
-        """The database server's clock in UTC, never the host's (invariant 10). Between two questions
-        to the server, `CLOCK_TRUST` seconds apart, the host only counts the time that has passed."""
+        """The database server's clock in UTC, never the host's (invariant 10)."""
         if self._clock is not None:
             return self._clock()
-        asked = time.monotonic()
-        if self._told is None or asked - self._told[1] > CLOCK_TRUST:
-            local: datetime = self.client.admin.command("hello")["localTime"]
-            self._told = local.astimezone(UTC), asked
-        told, when = self._told
-        passed = timedelta(milliseconds=int((time.monotonic() - when) * 1000))
-        return told + passed
+        local: datetime = self.client.admin.command("hello")["localTime"]
+        return local.astimezone(UTC)
 
     def transact(self, work: Callable[[ClientSession | None], T], turn: object = None) -> T:
         """Run `work(session)` as one transaction and return what it returned; any exception rolls

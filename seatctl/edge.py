@@ -236,7 +236,7 @@ def command(
                 _tell_steps()
             return function(call, **arguments) or 0
 
-        invoke.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        invoke.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]  # read by Typer
         invoke.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *common)}
         app.command(name, cls=GroupedCommand, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")(
             invoke
@@ -354,9 +354,10 @@ def _usage_message(error: typer.TyperException) -> str:
     path = context.command_path if context else "seatctl"
     # Typer checks some values with another library, whose name for an error gets into its words.
     message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
-    option = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
-    if option in {*_OPTIONS, "q", "v"} and context and context.parent is None:
-        message = f"{error.option_name} goes after the command: seatctl COMMAND {error.option_name}"  # type: ignore[attr-defined]
+    option = getattr(error, "option_name", "")
+    common = option.lstrip("-").replace("-", "_") in {*_OPTIONS, "q", "v"}
+    if common and context and context.parent is None:
+        message = f"{option} goes after the command: seatctl COMMAND {option}"
     return f"{message} (see `{path} --help`)"
 
 

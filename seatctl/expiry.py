@@ -229,7 +229,7 @@ def _batches(
         last_event = batch[-1].get(kind.event)
 
         def work(before: Wait, batch: list[Document] = batch, shares: bool = shares) -> GivenBack:
-            waits = shares or not kind.plans_ahead()
+            waits = before is not None and (shares or not kind.plans_ahead())
             return _give_back_batch(store, kind, batch, terms, before if waits else None)
 
         yield work
@@ -247,7 +247,8 @@ def _portions(
         first, last = (batch[end].get(kind.event) for end in (0, -1))
         whole = len(batch) if len(batch) < size or first == last else _first_of(last, batch, kind.event)
         batch, left = batch[:whole], batch[whole:]
-        if first == last and store.transactions and _is_busy(store.event(first), terms.now):
+        many = first == last and len(batch) > BUSY_BATCH and store.transactions
+        if many and _is_busy(store.event(first), terms.now):
             yield from (batch[start : start + BUSY_BATCH] for start in range(0, len(batch), BUSY_BATCH))
         else:
             yield batch

@@ -18,6 +18,7 @@ from seatctl.expiry import BATCH, Sweep, booking_sweep, lock_sweep
 from seatctl.findings import Finding, find_all
 from seatctl.inventory import ATTEMPTS, sound
 from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.schema import EVENTS
 from seatctl.store import ReadLost
 from seatctl.timespec import format_duration, format_time
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 WINDOW = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(seconds=5)
-EVENTS = "events"
 LISTED = 100
 """Findings and events named in one document; their number is always complete."""
 

@@ -1,7 +1,6 @@
 """Reaching a deployment, its transactions and its errors in our words."""
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 from conftest import open_store
@@ -49,23 +48,7 @@ def test_clock_of_the_server(replica, monkeypatch):
     assert abs(before - datetime.now(UTC)) < timedelta(minutes=1)
     fake = {"localTime": datetime(2001, 1, 1, tzinfo=UTC)}
     monkeypatch.setattr(type(store.deployment.client.admin), "command", lambda *_: fake)
-    monkeypatch.setattr(connection, "CLOCK_TRUST", 0)
-    assert abs(store.now() - datetime(2001, 1, 1, tzinfo=UTC)) < timedelta(minutes=1)
-
-
-def test_clock_between_two_questions(replica, monkeypatch):
-    """The server is asked once a second at most; the time that passed since is added."""
-    store = open_store(replica.uri)
-    passed = iter([100.0, 100.5, 100.9, 100.9, 101.6, 101.6])
-    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(passed)))
-    answers = iter([datetime(2001, 1, 1, tzinfo=UTC), datetime(2002, 1, 1, tzinfo=UTC)])
-    ask = lambda *_: {"localTime": next(answers)}  # noqa: E731 - the one thing that is asked
-    monkeypatch.setattr(type(store.deployment.client.admin), "command", ask)
-    store.deployment._told = None
-
-    assert store.now() == datetime(2001, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
-    assert store.now() == datetime(2001, 1, 1, 0, 0, 0, 900_000, tzinfo=UTC)
-    assert store.now() == datetime(2002, 1, 1, tzinfo=UTC)
+    assert store.now() == datetime(2001, 1, 1, tzinfo=UTC)
 
 
 def test_unreachable():
