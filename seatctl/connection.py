@@ -106,16 +106,19 @@ class Deployment:
             return work(None)
         give_up = time.monotonic() + TRANSACTION_PATIENCE
         backoff = BACKOFF_FIRST
+        concern = WriteConcern("majority" if turn is None else 1)
         with self.client.start_session() as session:
             while True:
                 try:
                     with (
                         turns.turn(turn),
-                        session.start_transaction(
-                            ReadConcern("snapshot"), WriteConcern("majority"), ReadPreference.PRIMARY
-                        ),
+                        session.start_transaction(ReadConcern("snapshot"), concern, ReadPreference.PRIMARY),
                     ):
                         result = work(session)
+                        self._commit(session, give_up)
+                    if turn is not None:
+                        # Asked again, the driver has a majority acknowledge it, or says that it is
+                        # lost. The wait for that needs no turn: the next one may write already.
                         self._commit(session, give_up)
                     return result
                 except PyMongoError as error:

@@ -170,9 +170,9 @@ def take(
 
     Raises KeyTaken, with nothing changed, when a lock with the same key exists.
     """
+    now = store.now()  # asked before the turn: who holds up others should not wait for an answer
 
     def work(session: Session) -> tuple[Document, int] | None:
-        now = store.now()
         lock = make_lock(now)
         event = store.take_seats(lock["eventId"], lock["seats"], now, session)
         if event is None:

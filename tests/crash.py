@@ -144,6 +144,13 @@ def reap(client: MongoClient, life: Life) -> None:
         wait_until(nothing_left, PATIENCE)
 
 
+def settle(database: Database) -> None:
+    """Wait until a majority has what was committed: before that, a reader outside of a snapshot may
+    see a commit in one collection and, a moment earlier, not in another."""
+    database.settled.insert_one({})
+    database.settled.drop()
+
+
 # --- the plain look --------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from crash import (
     picture,
     reap,
     run,
+    settle,
     sold_twice,
     violations,
 )
@@ -233,6 +234,7 @@ class Stage:
         place = Place(self.uri, self.store.database.name, self.store.transactions, self.clock.time)
         life = run(place, self.scenario.command, self.ids, death)
         reap(self.store.deployment.client, life)
+        settle(self.store.database)
         return life
 
     def retry(self) -> bool:

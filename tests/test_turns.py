@@ -4,12 +4,16 @@ import os
 import signal
 import sys
 import tempfile
+from datetime import timedelta
 from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
+from conftest import open_store
+from pymongo import monitoring
 
-from seatctl import turns
+from seatctl import booking, turns
 
+DAYS = timedelta(days=30)
 HOLD = "from seatctl import turns\nwith turns.turn('one'): print('held', flush=True); input()"
 
 
@@ -72,3 +76,32 @@ def test_no_event_no_turn():
     """What writes no single event waits for nobody."""
     with turns.turn(None), turns.turn(None):
         pass
+
+
+class Commits(monitoring.CommandListener):
+    def __init__(self):
+        self.concerns = []
+
+    def started(self, event):
+        if event.command_name == "commitTransaction":
+            self.concerns.append(event.command.get("writeConcern", {}).get("w"))
+
+    def succeeded(self, event):
+        pass
+
+    def failed(self, event):
+        pass
+
+
+def test_acknowledged_by_a_majority(database_uri):
+    """The commit within the turn is quick; before anybody is told, a majority has it."""
+    commits = Commits()
+    monitoring.register(commits)
+    try:
+        store = open_store(database_uri)
+        event = booking.create_event(store, "Concert", 5, DAYS).document["_id"]
+        booking.lock(store, event, "buyer", 1)
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(commits)
+
+    assert commits.concerns == [1, "majority"]
