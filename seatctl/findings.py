@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +25,7 @@ from seatctl.model import (
     LockStatus,
     counter_flaw,
     describe,
+    is_key,
     seats_of,
     whole,
     whole_number,
@@ -332,10 +333,10 @@ def _other_events(
         if booking.get("status") in LIVE and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
     ]
     named = [event for booking, lock in astray for event in (booking.get("event"), lock.get("eventId"))]
-    known = store.events_by_id({event for event in named if isinstance(event, Hashable)}, session)
+    known = store.events_by_id({event for event in named if is_key(event)}, session)
     for booking, lock in astray:
         event, holds = booking.get("event"), lock.get("eventId")
-        if all(isinstance(each, Hashable) and each in known for each in (event, holds)):
+        if all(is_key(each) and each in known for each in (event, holds)):
             message = f"booking {booking['_id']} names event {event}, but its lock {lock['_id']} holds seats "
             yield Finding(Fault.OTHER_EVENT, f"{message}of event {holds}", event, lock["_id"], booking["_id"])
 
@@ -398,7 +399,7 @@ def counters(store: Store, session: Session = None) -> Iterator[Finding]:
     if unreadable:
         yield from map(_damaged_lock, store.unreadable_locks(unreadable, session))
     for event in store.all_counters(session):
-        if not isinstance(event["_id"], Hashable):
+        if not is_key(event["_id"]):
             event_id = describe(event["_id"])
             yield Finding(
                 Fault.DAMAGED_EVENT, f"event {event_id}: no lock can refer to this _id", event["_id"]
