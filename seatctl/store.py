@@ -47,6 +47,7 @@ T = TypeVar("T")
 CURSOR_BATCH = 5_000
 NO_SUCH_SNAPSHOT = (239, 246)
 """SnapshotTooOld; SnapshotUnavailable: somebody has just created an index or a collection."""
+BAD_VALUE = 2
 KINDS = {
     "an event": schema.EVENTS,
     "a lock": schema.LOCKS,
@@ -457,11 +458,22 @@ class Store:
         any_id = {"$gte": _SMALLEST_ID}
         where = {event: any_id, "status": status, lock: any_id}
         fields = {"_id": False, event: True, lock: True}
-        with self.snapshot() as session:
-            found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
-            portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
-            for portion in portions:
-                yield _cut(portion, event, lock)
+
+        def read(where: Document) -> Iterator[list[bytes]]:
+            with self.snapshot() as session:
+                found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
+                portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
+                for portion in portions:
+                    yield _cut(portion, event, lock)
+
+        try:
+            yield from read(where)
+        except OperationFailure as error:
+            # A document with two lists cannot be sorted by both; nor could it be on the index, so this
+            # is the first answer. Of a list of events nothing would have a key.
+            if error.code != BAD_VALUE:
+                raise
+            yield from read({**where, event: {**any_id, "$not": {"$type": "array"}}})
 
     def locks_of_odd_events(self, session: Session = None) -> Iterator[Id]:
         """Locks, and locks that bookings name, of an event whose id is no ObjectId: they have no key."""
