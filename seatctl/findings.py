@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,11 +25,12 @@ from seatctl.model import (
     LockStatus,
     counter_flaw,
     describe,
+    is_key,
     seats_of,
     whole,
     whole_number,
 )
-from seatctl.store import ReadLost, is_object_id, lock_of_key
+from seatctl.store import ReadLost, ids_in, is_object_id, lock_of_key
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -140,7 +141,7 @@ def find_all(store: Store) -> list[Finding]:
     A server without snapshots is read while others write, so there each finding must be seen every
     time in several looks, half-done commands being over in milliseconds.
     """
-    found = [finding for part in look(store) for finding in part]
+    found = list(once(chain.from_iterable(look(store))))
     if not store.transactions:
         for _ in range(LOOKS if found else 0):
             again = {_topic(finding) for part in look(store) for finding in part}
@@ -150,7 +151,17 @@ def find_all(store: Store) -> list[Finding]:
 
 def _topic(finding: Finding) -> tuple[str, ...]:
     """What a finding is about, whatever the numbers in it are at the moment."""
-    return finding.fault, str(finding.event), str(finding.lock), str(finding.booking)
+    about = finding.event, finding.lock, finding.booking, finding.index
+    return finding.fault, *map(repr, about)
+
+
+def once(findings: Iterable[Finding], but: Iterable[Finding] = ()) -> Iterator[Finding]:
+    """Each finding once, and none that is among `but`: one document can be damaged in several ways."""
+    named = set(map(_topic, but))
+    for finding in findings:
+        if (topic := _topic(finding)) not in named:
+            named.add(topic)
+            yield finding
 
 
 @contextmanager
@@ -294,31 +305,47 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
     """What is wrong with each of these locks and its bookings, if anything is."""
     locks = store.locks_by_id(lock_ids, session)
     bookings: dict[Id, list[Document]] = defaultdict(list)
+    kept: set[Id] = set()
     for booking in store.bookings_of_locks(lock_ids, session):
         if is_object_id(booking["seatLockId"]):
             bookings[booking["seatLockId"]].append(booking)
-        elif booking.get("status") in LIVE:
+        elif _is_alive(booking):
             yield _damaged_booking(booking)
+        kept.update(ids_in(booking["seatLockId"]) if _is_alive(booking) else ())
     for lock_id in lock_ids:
-        lock, mine = locks.get(lock_id), bookings[lock_id]
-        status = lock.get("status") if lock else None
-        event = lock.get("eventId") if lock else None
-        states = [booking.get("status") for booking in mine]
-        if len(mine) > 1:
-            message = f"lock {lock_id} has {len(mine)} bookings"
-            yield Finding(Fault.SEVERAL_BOOKINGS, message, lock=lock_id)
-        if status == LockStatus.CONSUMED and BookingStatus.CONFIRMED not in states:
-            message = f"lock {lock_id} is CONSUMED without a CONFIRMED booking; somebody may have paid"
-            yield Finding(Fault.CONSUMED_WITHOUT_BOOKING, message, event, lock_id)
-        for booking in mine:
-            fault = _fault_of_pair(str(booking.get("status")), status)
-            if fault is Fault.SEATS_NOT_RETURNED and any(state in LIVE for state in states):
-                continue  # its other booking is alive and keeps the seats
-            if fault:
-                message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
-                message += str(status or "missing")
-                yield Finding(fault, message, booking.get("event"), lock_id, booking["_id"])
+        yield from _judge_lock(lock_id, locks.get(lock_id), bookings[lock_id], kept=lock_id in kept)
     yield from _other_events(store, locks, chain.from_iterable(bookings.values()), session)
+
+
+def _judge_lock(
+    lock_id: Id, lock: Document | None, bookings: list[Document], *, kept: bool
+) -> Iterator[Finding]:
+    """What is wrong with one lock (None: there is none) and its bookings; whether a live one, be it a
+    damaged one, keeps it."""
+    status = lock.get("status") if lock else None
+    if len(bookings) > 1:
+        message = f"lock {lock_id} has {len(bookings)} bookings"
+        yield Finding(Fault.SEVERAL_BOOKINGS, message, lock=lock_id)
+    paid = any(booking.get("status") == BookingStatus.CONFIRMED for booking in bookings)
+    if lock and status == LockStatus.CONSUMED and not paid:
+        message = f"lock {lock_id} is CONSUMED without a CONFIRMED booking; somebody may have paid"
+        yield Finding(Fault.CONSUMED_WITHOUT_BOOKING, message, lock.get("eventId"), lock_id)
+    for booking in bookings:
+        fault = _fault_of_pair(str(booking.get("status")), status)
+        if fault is Fault.SEATS_NOT_RETURNED and kept:
+            continue  # a person has to look at the other booking first
+        if lock and fault in (Fault.SEATS_NOT_RETURNED, Fault.LOST_LOCK) and seats_of(lock) is None:
+            yield _damaged_lock(lock)  # recovery cannot move its seats before a person mends it
+        elif fault:
+            message = f"booking {booking['_id']} is {booking['status']} but its lock {lock_id} is "
+            message += str(status or "missing")
+            yield Finding(fault, message, booking.get("event"), lock_id, booking["_id"])
+
+
+def _is_alive(booking: Document) -> bool:
+    """Whether a booking keeps its lock; as in the queries, a list for a status counts as each in it."""
+    status = booking.get("status")
+    return any(state in LIVE for state in (status if isinstance(status, list) else [status]))
 
 
 def _other_events(
@@ -332,10 +359,10 @@ def _other_events(
         if booking.get("status") in LIVE and _holds_elsewhere(locks.get(booking["seatLockId"]), booking)
     ]
     named = [event for booking, lock in astray for event in (booking.get("event"), lock.get("eventId"))]
-    known = store.events_by_id({event for event in named if isinstance(event, Hashable)}, session)
+    known = store.events_by_id({event for event in named if is_key(event)}, session)
     for booking, lock in astray:
         event, holds = booking.get("event"), lock.get("eventId")
-        if all(isinstance(each, Hashable) and each in known for each in (event, holds)):
+        if all(is_key(each) and each in known for each in (event, holds)):
             message = f"booking {booking['_id']} names event {event}, but its lock {lock['_id']} holds seats "
             yield Finding(Fault.OTHER_EVENT, f"{message}of event {holds}", event, lock["_id"], booking["_id"])
 
@@ -398,7 +425,7 @@ def counters(store: Store, session: Session = None) -> Iterator[Finding]:
     if unreadable:
         yield from map(_damaged_lock, store.unreadable_locks(unreadable, session))
     for event in store.all_counters(session):
-        if not isinstance(event["_id"], Hashable):
+        if not is_key(event["_id"]):
             event_id = describe(event["_id"])
             yield Finding(
                 Fault.DAMAGED_EVENT, f"event {event_id}: no lock can refer to this _id", event["_id"]

@@ -7,7 +7,7 @@ Each is one line that ends with what to do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -17,7 +17,7 @@ from seatctl.errors import Contention
 from seatctl.expiry import BATCH, Sweep, booking_sweep, lock_sweep
 from seatctl.findings import Finding, find_all
 from seatctl.inventory import ATTEMPTS, sound
-from seatctl.model import Document, Id, JobStatus, JobType
+from seatctl.model import Document, Id, JobStatus, JobType, is_key
 from seatctl.schema import EVENTS
 from seatctl.store import ReadLost
 from seatctl.timespec import format_duration, format_time
@@ -285,9 +285,7 @@ def _backlog(store: Store, kind: Sweep, now: datetime) -> Backlog:
         try:
             while batch := list(islice(candidates, BATCH)):
                 deadlines: dict[Id, Any] = {
-                    item["_id"]: item.get(kind.deadline)
-                    for item in batch
-                    if isinstance(item["_id"], Hashable)
+                    item["_id"]: item.get(kind.deadline) for item in batch if is_key(item["_id"])
                 }
                 claims, _ = sound(store, kind.plan(batch)[0])
                 overdue += len(claims)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from seatctl.errors import NotFound
-from seatctl.model import Document, Id, JobStatus, JobType, LockStatus
+from seatctl.model import Document, Id, JobStatus, JobType, LockStatus, is_key
 from seatctl.store import object_id
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _sum_up(job: JobType, groups: list[Document]) -> Document:
 def with_seats(store: Store, events: list[Document]) -> list[Document]:
     """Events with `locked` (ACTIVE) and `sold` (CONSUMED) seats added."""
     # A document as an id, which MongoDB allows, is no key here, and no lock refers to it.
-    ids = [event["_id"] if isinstance(event["_id"], Hashable) else None for event in events]
+    ids = [event["_id"] if is_key(event["_id"]) else None for event in events]
     held = store.held_seats(ids)
     return [
         {

@@ -7,7 +7,7 @@ too, so a rule reads only what spec section 1 promises and says so when that is 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -81,10 +81,20 @@ def seats_of(lock: Mapping[str, Any]) -> int | None:
     return seats if seats is not None and seats >= 1 else None
 
 
+def is_key(value: object) -> bool:
+    """Whether a stored value can be the key of a dictionary. Asked of the value and not of its type: a
+    DBRef can, unless what it holds is a list or a document."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def reference_flaw(document: Mapping[str, Any], field: str) -> str | None:
     """Why a field cannot refer to another document, or None: a list or a document is nobody's id."""
     value = document.get(field)
-    return None if isinstance(value, Hashable) else f"{field} is {describe(value)}, not an id"
+    return None if is_key(value) else f"{field} is {describe(value)}, not an id"
 
 
 def lock_flaw(lock: Mapping[str, Any]) -> str | None:

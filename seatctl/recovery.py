@@ -22,6 +22,7 @@ from seatctl.findings import (
     indexes,
     judge_counter,
     look,
+    once,
 )
 from seatctl.inventory import (
     Cause,
@@ -101,13 +102,13 @@ def recover(store: Store, run: Run, *, batch_size: int = BATCH) -> None:
         run.checkpoint()
     disagreeing, miscounted = look(store)
     # Seats come back before anybody needs them again.
-    for finding in sorted(disagreeing, key=lambda finding: finding.fault is Fault.LOST_LOCK):
+    for finding in sorted(once(disagreeing), key=lambda finding: finding.fault is Fault.LOST_LOCK):
         if run.dry_run and _is_swept(store, finding, now):
             continue
         _treat(store, run, finding, terms, busy)
     if disagreeing:
         miscounted = list(counters(store))
-    for finding in chain(miscounted, indexes(store)):
+    for finding in once(chain(miscounted, indexes(store)), but=disagreeing):
         _treat(store, run, finding, terms, busy)
 
 
@@ -284,7 +285,8 @@ def _end_orphan(store: Store, run: Run, finding: Finding, terms: Terms) -> str:
         if lock is None or lock.get("status") == LockStatus.EXPIRED:
             raise Unchanged
         live = store.live_bookings_of([lock["_id"]])
-        paid = any(booking["status"] == BookingStatus.CONFIRMED for booking in live)
+        # Also one with a list for a status may be paid.
+        paid = any(booking["status"] != BookingStatus.PAYMENT_PENDING for booking in live)
         if paid or lock.get("status") != LockStatus.ACTIVE:  # perhaps by an earlier repair of this run
             raise Unchanged(NEEDS_PERSON)
         waiting = [booking["_id"] for booking in live]

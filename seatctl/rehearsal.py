@@ -8,13 +8,13 @@ it keeps no list, so that a plan for a million locks fits into memory.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from seatctl import schema
 from seatctl.inventory import Claim, GivenBack, prospect
-from seatctl.model import HOLDING, LIVE, BookingStatus, Document, Id, counter_flaw, seats_of
+from seatctl.model import HOLDING, LIVE, BookingStatus, Document, Id, counter_flaw, is_key, seats_of
 from seatctl.store import Store
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Rehearsal(Store):
         planned = {field: value for field, value in changes.items() if field != "updatedAt"}
         self._planned[collection.name, str(document["_id"])] |= planned
         event_id = document.get("eventId")
-        if collection.name == schema.LOCKS and isinstance(event_id, Hashable):
+        if collection.name == schema.LOCKS and is_key(event_id):
             holds = (changes["status"] in HOLDING) - (document.get("status") in HOLDING)
             self._held[event_id] += holds * (seats_of(document) or 0)
         return True

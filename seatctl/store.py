@@ -6,7 +6,7 @@ and in which order, is decided in `inventory.py`. A `session` is the transaction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby, islice
@@ -29,6 +29,7 @@ from seatctl.model import (
     Document,
     Id,
     LockStatus,
+    is_key,
     seats_of,
     whole_number,
 )
@@ -46,6 +47,7 @@ T = TypeVar("T")
 CURSOR_BATCH = 5_000
 NO_SUCH_SNAPSHOT = (239, 246)
 """SnapshotTooOld; SnapshotUnavailable: somebody has just created an index or a collection."""
+BAD_VALUE = 2
 KINDS = {
     "an event": schema.EVENTS,
     "a lock": schema.LOCKS,
@@ -257,7 +259,7 @@ class Store:
         return {
             (group["_id"]["event"], group["_id"]["status"]): whole_number(group["seats"]) or 0
             for group in groups
-            if isinstance(group["_id"].get("event"), Hashable) and isinstance(group["_id"]["status"], str)
+            if is_key(group["_id"].get("event")) and isinstance(group["_id"]["status"], str)
         }
 
     def lock_changed_since(self, event_id: Id, since: datetime, but: datetime) -> bool:
@@ -416,7 +418,7 @@ class Store:
         for group in groups:
             seats = whole_number(group["seats"])  # none where a lock has a decimal
             # An event's id that is a list or a document cannot be any event's: an orphan's.
-            if isinstance(group["_id"], Hashable):
+            if is_key(group["_id"]):
                 held[group["_id"]] = (seats or 0, group["damaged"] + (seats is None))
         return held
 
@@ -456,11 +458,22 @@ class Store:
         any_id = {"$gte": _SMALLEST_ID}
         where = {event: any_id, "status": status, lock: any_id}
         fields = {"_id": False, event: True, lock: True}
-        with self.snapshot() as session:
-            found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
-            portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
-            for portion in portions:
-                yield _cut(portion, event, lock)
+
+        def read(where: Document) -> Iterator[list[bytes]]:
+            with self.snapshot() as session:
+                found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
+                portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
+                for portion in portions:
+                    yield _cut(portion, event, lock)
+
+        try:
+            yield from read(where)
+        except OperationFailure as error:
+            # A document with two lists cannot be sorted by both; nor could it be on the index, so this
+            # is the first answer. Of a list of events nothing would have a key.
+            if error.code != BAD_VALUE:
+                raise
+            yield from read({**where, event: {**any_id, "$not": {"$type": "array"}}})
 
     def locks_of_odd_events(self, session: Session = None) -> Iterator[Id]:
         """Locks, and locks that bookings name, of an event whose id is no ObjectId: they have no key."""
@@ -485,16 +498,14 @@ class Store:
         each: list[Document] = [{"$sort": {field: 1}}, {"$group": {"_id": f"${field}"}}]
         used = [group["_id"] for group in collection.aggregate(each, session=session, allowDiskUse=True)]
         ids = (event["_id"] for event in self._events.find({}, {"_id": 1}, session=session))
-        known = {event_id for event_id in ids if isinstance(event_id, Hashable)}
-        unknown = [
-            event_id for event_id in used if not isinstance(event_id, Hashable) or event_id not in known
-        ]
+        known = {event_id for event_id in ids if is_key(event_id)}
+        unknown = [event_id for event_id in used if not is_key(event_id) or event_id not in known]
         where = {"status": {"$in": list(statuses)}}
-        plain = [event_id for event_id in unknown if isinstance(event_id, Hashable)]
+        plain = [event_id for event_id in unknown if is_key(event_id)]
         if plain:
             yield from collection.find({**where, field: {"$in": plain}}, session=session)
         for odd in unknown:
-            if not isinstance(odd, Hashable):  # `$in` takes no document that looks like an operator
+            if not is_key(odd):  # `$in` takes no document that looks like an operator
                 yield from collection.find({**where, field: {"$eq": odd}}, session=session)
 
     def damaged_locks(self, session: Session = None) -> Iterator[Document]:

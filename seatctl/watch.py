@@ -7,13 +7,13 @@ sections have fewer rows, and those at the end go first.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from seatctl import lists, output
-from seatctl.model import BookingStatus, Document, Id, LockStatus
+from seatctl.model import BookingStatus, Document, Id, LockStatus, is_key
 from seatctl.timespec import format_duration, format_time
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def look(store: Store, rows: int) -> Sight:
     }
     of = [lock.get("eventId") for lock in documents["seatLocks"]]
     of += [booking.get("event") for booking in documents["bookings"]]
-    events = store.events_by_id({event for event in of if isinstance(event, Hashable)})
+    events = store.events_by_id({event for event in of if is_key(event)})
     names = {event_id: str(event.get("name", event_id)) for event_id, event in events.items()}
     return Sight(store.name, store.now(), documents, names)
 
@@ -158,7 +158,7 @@ TABLES = {"events": _events, "jobLogs": _runs, "seatLocks": _locks, "bookings": 
 
 
 def _name(sight: Sight, event_id: Id) -> Any:
-    return sight.names.get(event_id, event_id) if isinstance(event_id, Hashable) else event_id
+    return sight.names.get(event_id, event_id) if is_key(event_id) else event_id
 
 
 def _left(deadline: Any, now: datetime) -> Any:

@@ -184,8 +184,8 @@ def faults(store):
     return {finding.fault for finding in findings.find_all(store)}
 
 
-def recover(store):
-    return joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run))[0]
+def recover(store, *, dry_run=False):
+    return joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run), dry_run=dry_run)[0]
 
 
 def test_every_fault_is_tried():
@@ -335,6 +335,85 @@ def test_odd_references(request, kind, odd):
     scene.counter(1)
 
     assert faults(store) == {Fault.ORPHAN_LOCK}
+
+
+def odd_id_and_list(scene):
+    scene.store.database.bookings.drop_indexes()
+    lists = {"_id": "b-7", "seatLockId": [scene.lock_of_paid]}
+    scene.store.database.bookings.insert_one({**scene.store.booking(scene.paid), **lists})
+
+
+def no_deadline_of_a_booking(scene):
+    scene.edit("bookings", scene.pending, paymentExpiresAt=[])
+
+
+def no_deadline_and_no_state(scene):
+    scene.edit("seatLocks", scene.held, status=["ACTIVE"], expiresAt=None)
+
+
+def nowhere_twice(scene):
+    for event in (NOWHERE, [NOWHERE]):
+        scene.edit("seatLocks", scene.lock(), eventId=event)
+        scene.counter(1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault", "times"),
+    [
+        (odd_id_and_list, Fault.DAMAGED_BOOKING, 1),
+        (no_deadline_of_a_booking, Fault.DAMAGED_BOOKING, 1),
+        (no_deadline_and_no_state, Fault.DAMAGED_LOCK, 1),
+        (nowhere_twice, Fault.ORPHAN_LOCK, 2),
+    ],
+)
+def test_damaged_in_two_ways(replica_store, damage, fault, times):
+    """A document that is found in several ways is named once, by verify and by recovery."""
+    damage(Scene(replica_store))
+    steps = recover(replica_store, dry_run=True)["details"]["findings"]
+
+    assert [finding.fault for finding in findings.find_all(replica_store)] == [fault] * times
+    assert [step["fault"] for step in steps] == [fault] * times
+
+
+@pytest.mark.parametrize("status", ["PAYMENT_PENDING", ["CONFIRMED"]], ids=str)
+def test_kept_by_a_damaged_booking(replica_store, status):
+    """A FAILED booking's lock that a live booking names in a list is kept by that one: recovery can free
+    nothing, and nobody is sent to it; the damaged booking is what a person must look at."""
+    scene = Scene(replica_store)
+    keep_seats_of_failed(scene)
+    replica_store.database.bookings.drop_indexes()
+    lists = {"_id": NOWHERE, "seatLockId": [scene.lock_of_failed], "status": status}
+    replica_store.database.bookings.insert_one({**replica_store.booking(scene.failed), **lists})
+    (finding,) = findings.find_all(replica_store)
+
+    assert (finding.fault, finding.remedy) == (Fault.DAMAGED_BOOKING, f"seatctl show {NOWHERE}")
+    recover(replica_store)
+    assert replica_store.lock(scene.lock_of_failed)["status"] == "ACTIVE"
+
+
+@pytest.mark.parametrize("breakage", [keep_seats_of_failed, lose_paid_lock])
+def test_unreadable_lock_of_a_pair(replica_store, breakage):
+    """Where a pair disagrees and its lock's seats cannot be read, recovery cannot move them: the lock is
+    the finding, and what to do is to look at it."""
+    scene = Scene(replica_store)
+    breakage(scene)
+    lock = scene.lock_of_failed if breakage is keep_seats_of_failed else scene.lock_of_paid
+    scene.edit("seatLocks", lock, seats="two")
+    (finding,) = findings.find_all(replica_store)
+
+    assert (finding.fault, finding.remedy) == (Fault.DAMAGED_LOCK, f"seatctl show {lock}")
+
+
+@pytest.mark.parametrize("kind", ["replica", "standalone"])
+def test_two_lists_in_one_booking(request, kind):
+    """On a database without our indexes a booking may hold a list of events and one of locks, by which no
+    server can sort: it is an orphan, and whatever else is wrong is found."""
+    scene = Scene(request.getfixturevalue(f"{kind}_store"))
+    scene.store.database.bookings.drop_indexes()
+    scene.edit("bookings", scene.failed, event=[scene.event], seatLockId=[scene.held], status="CONFIRMED")
+    forget_to_consume(scene)
+
+    assert faults(scene.store) == {Fault.ORPHAN_SOLD, Fault.DAMAGED_BOOKING, Fault.UNSETTLED_LOCK}
 
 
 def test_whole_counter_stored_as_double(store, scene):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bson import DatetimeMS, Int64, ObjectId
+from bson import DatetimeMS, DBRef, Decimal128, Int64, ObjectId
 from conftest import open_store
 from pymongo import MongoClient
 from servers import Server, free_port
@@ -388,6 +388,8 @@ HUGE_DATE = DatetimeMS(2**55)
 """A date beyond year 9999, which Python cannot hold."""
 GONE = object()
 """The field is not there."""
+ODD_KEYS = (DBRef("x", {"a": 1}), DBRef("x", [1]), DBRef("x", 1), DBRef("x", 1, a=[]), Decimal128("NaN"))
+"""Values of types that are no documents and no lists, of which only the third can be a key in Python."""
 
 BAD_LOCKS: list[Document] = [
     *({"seats": value} for value in ("two", "1", 0, -1, 1.5, math.nan, math.inf, -math.inf, 1e300)),
@@ -396,6 +398,8 @@ BAD_LOCKS: list[Document] = [
     *({"expiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], {}, GONE)),
     *({"expiresAt": value} for value in (HUGE_DATE, DatetimeMS(-(2**55)), math.nan)),
     *({"eventId": value} for value in (None, UNKNOWN, STRANGER, 7, [], [STRANGER], {}, {"$ne": 1}, GONE)),
+    *({"eventId": value} for value in ODD_KEYS),
+    *({"_id": value} for value in ODD_KEYS),
     *({"_id": value} for value in ("lock-7", 7, {"a": 1}, math.nan, "{lock}")),
     *({"userId": value} for value in (None, [], {"$ne": 1}, GONE)),
     *({"idempotencyKey": value} for value in (7, None, [])),
@@ -407,6 +411,7 @@ BAD_BOOKINGS: list[Document] = [
     *({"paymentExpiresAt": value} for value in ("2020-01-01", 1577836800, None, [PAST], HUGE_DATE, GONE)),
     *({"status": value} for value in ("LIMBO", None, 7, [], ["PAYMENT_PENDING"], GONE)),
     *({"seatLockId": value} for value in (None, UNKNOWN, STRANGER, 7, [], [STRANGER], {}, {"$ne": 1}, GONE)),
+    *({field: value} for field in ("seatLockId", "event", "_id") for value in ODD_KEYS),
     *({"event": value} for value in (None, UNKNOWN, STRANGER, [], [STRANGER], {"$ne": 1}, GONE)),
     *({"_id": value} for value in ("booking-7", 7, {"a": 1})),
     {"user": {"$gt": ""}},
@@ -416,6 +421,7 @@ BAD_EVENTS: list[Document] = [
     *({"availableSeats": value} for value in ("many", None, -5, 99, 0.5, math.nan, math.inf, [], GONE)),
     *({"name": value} for value in (None, 7, [], "\x1b[2J", GONE)),
     *({"eventDate": value} for value in ("soon", HUGE_DATE, None)),
+    *({"_id": value} for value in ODD_KEYS),
     *({"_id": value} for value in ("event-7", 7, {"a": 1})),
     *({"updatedAt": value} for value in ("now", HUGE_DATE, None)),
     {"totalSeats": {"seats": 5}, "availableSeats": {"seats": 5}, "name": {}, "eventDate": []},

@@ -299,6 +299,18 @@ def test_orphan_lock_under_a_paid_booking(store, clock, event):
     assert ("orphan_lock", "needs a person") in outcomes(entry)
 
 
+def test_orphan_lock_under_a_booking_in_several_states(replica_store, clock):
+    """A lock of no event whose booking may be paid, having a list for a status, is left to a person, and
+    the rest is healed."""
+    event = booking.create_event(replica_store, "Concert", 100, timedelta(days=30)).document["_id"]
+    lock, booked = settle(replica_store, event, clock, "ACTIVE", ["FAILED", "CONFIRMED"])
+    edit(replica_store, "seatLocks", lock, eventId=NOWHERE)
+    entry = recover(replica_store)
+
+    assert state(replica_store, event, lock, booked) == ("ACTIVE", ["FAILED", "CONFIRMED"], 100)
+    assert outcomes(entry) == [("orphan_lock", "needs a person"), ("counter_drift", "corrected")]
+
+
 def test_orphan_lock_whose_payment_arrives_meanwhile(store, clock, event, monkeypatch):
     """A booking that is paid between the look and the repair keeps its lock, whatever the event."""
     lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
