@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="many more rounds of the chaos tests")
     parser.addoption("--seed", type=int, help="replay the chaos tests that printed this seed")
+
+
+def pytest_configure() -> None:
+    # What starts pytest in the background may have SIGINT ignored, and every process inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
