@@ -36,8 +36,8 @@ def turn(key: object) -> Iterator[None]:
 
 
 def _open(key: object) -> int | None:
-    directory = Path(tempfile.gettempdir(), f"seatctl-turns-{os.getuid()}")
-    with suppress(OSError):
+    with suppress(OSError):  # also where the host has no directory that can be written
+        directory = Path(tempfile.gettempdir(), f"seatctl-turns-{os.getuid()}")
         directory.mkdir(mode=0o700, exist_ok=True)
         if directory.stat().st_uid == os.getuid():
             name = f"turn-{zlib.crc32(str(key).encode()) % SLOTS}"

@@ -62,11 +62,14 @@ def test_a_stopped_holder(holder, monkeypatch):
         assert not free("one")
 
 
-def test_no_place_for_a_queue(monkeypatch, tmp_path):
+def no_directory():
+    raise FileNotFoundError("No usable temporary directory found")
+
+
+@pytest.mark.parametrize("temporary", [lambda: __file__, no_directory])
+def test_no_place_for_a_queue(monkeypatch, temporary):
     """Where the queue cannot be had, everybody goes on without it."""
-    nowhere = tmp_path / "file"
-    nowhere.touch()
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(nowhere))
+    monkeypatch.setattr(tempfile, "gettempdir", temporary)
 
     with turns.turn("one"):
         pass
