@@ -87,9 +87,14 @@ def is_object_id(value: object) -> bool:
     return isinstance(value, ObjectId)
 
 
+def lock_in(key: bytes) -> bytes:
+    """The lock's part of a key of `Store.lock_keys` or `Store.booking_keys`."""
+    return key[12:]
+
+
 def lock_of_key(key: bytes) -> Id:
-    """The lock's id in a key of `Store.lock_keys` or `Store.booking_keys`."""
-    return ObjectId(key[12:])
+    """The lock's id in such a key."""
+    return ObjectId(lock_in(key))
 
 
 def ids_in(value: Any) -> list[Id]:
@@ -295,11 +300,6 @@ class Store:
         """Bookings that name one of these locks, be it in a list (a foreign fault)."""
         return list(self._bookings.find(_of_locks(lock_ids), session=session))
 
-    def booked(self, lock_ids: Sequence[Id]) -> list[Id]:
-        """Those of these locks that a booking names, read from the index alone."""
-        found = self._bookings.find(_of_locks(lock_ids), {"_id": False, "seatLockId": True})
-        return [lock_id for booking in found for lock_id in ids_in(booking["seatLockId"])]
-
     def booked_twice(self, session: Session = None) -> Iterator[Id]:
         """Locks that several bookings name, of whatever events."""
         if self.has_one_booking_per_lock():
@@ -459,21 +459,25 @@ class Store:
         where = {event: any_id, "status": status, lock: any_id}
         fields = {"_id": False, event: True, lock: True}
 
-        def read(where: Document) -> Iterator[list[bytes]]:
+        def read(where: Document, **order: Any) -> Iterator[list[bytes]]:
             with self.snapshot() as session:
-                found = collection.find_raw_batches(where, fields, batch_size=CURSOR_BATCH, session=session)
-                portions: Iterable[Any] = found.sort([(event, 1), (lock, 1)])
+                portions: Iterable[Any] = collection.find_raw_batches(
+                    where, fields, batch_size=CURSOR_BATCH, session=session, **order
+                )
                 for portion in portions:
                     yield _cut(portion, event, lock)
 
+        in_order = [(event, 1), (lock, 1)]
         try:
-            yield from read(where)
+            yield from read(where, sort=in_order)
         except OperationFailure as error:
             # A document with two lists cannot be sorted by both; nor could it be on the index, so this
-            # is the first answer. Of a list of events nothing would have a key.
+            # is the first answer.
             if error.code != BAD_VALUE:
                 raise
-            yield from read({**where, event: {**any_id, "$not": {"$type": "array"}}})
+            lists = {"$type": "array"}
+            yield from read({**where, event: {**any_id, "$not": lists}}, sort=in_order)
+            yield from read({**where, event: {**any_id, **lists}})
 
     def locks_of_odd_events(self, session: Session = None) -> Iterator[Id]:
         """Locks, and locks that bookings name, of an event whose id is no ObjectId: they have no key."""
@@ -733,13 +737,14 @@ def _cut(portion: bytes, event: str, lock: str) -> list[bytes]:
 
 
 def _keys_of(document: Document, event: str, lock: str) -> list[bytes]:
-    """The key of one document, if it has one. With a list for a lock (a foreign fault) it has its key
+    """The key of one document, if it has one. With a list for an id (a foreign fault) it has its key
     twice, as if the lock had two bookings: nobody passes over that."""
-    if not is_object_id(document.get(event)):
+    references = document.get(event), document.get(lock)
+    ids = [ids_in(reference) for reference in references]
+    if not all(ids):
         return []
-    named = document.get(lock)
-    keys = [document[event].binary + lock_id.binary for lock_id in ids_in(named)[:1]]
-    return keys * 2 if isinstance(named, list) else keys
+    key = b"".join(min(named).binary for named in ids)
+    return [key, key] if any(isinstance(reference, list) for reference in references) else [key]
 
 
 _ON_INDEX: Document = {"$nin": []}

@@ -118,19 +118,12 @@ def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[S
     yield from fresh_store("standalone", request, clock)
 
 
-class RawBatches:
-    """What `find_raw_batches`, which mongomock lacks, returns: one batch, and none of nothing."""
-
-    def __init__(self, collection: Any, where: Document, fields: Document, **_: Any) -> None:
-        self.found = collection.find(where, fields)
-
-    def sort(self, keys: list[tuple[str, int]]) -> Iterator[bytes]:
-        documents = [bson.encode(document) for document in self.found.sort(keys)]
-        yield from [b"".join(documents)] if documents else []
-
-
-def find_raw_batches(*query: Any, **options: Any) -> RawBatches:
-    return RawBatches(*query, **options)
+def find_raw_batches(
+    collection: Any, where: Document, fields: Document, *, sort: Any = None, **_: Any
+) -> Iterator[bytes]:
+    """What mongomock lacks: one batch, and none of nothing."""
+    documents = [bson.encode(document) for document in collection.find(where, fields, sort=sort)]
+    yield from [b"".join(documents)] if documents else []
 
 
 mongomock.Collection.find_raw_batches = find_raw_batches
