@@ -37,7 +37,7 @@ from seatctl.model import (
     whole,
 )
 from seatctl.store import BookingTaken, KeyTaken, new_id, object_id, user_id
-from seatctl.timespec import resolve, to_milliseconds
+from seatctl.timespec import is_printable, resolve, to_milliseconds
 
 if TYPE_CHECKING:
     from seatctl.store import Session, Store
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 LOOKS_FOR_A_KEY = 40
 """Within some four seconds."""
+LOOKS_WHEN_SOLD_OUT = 10
+"""Within some twenty milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ def lock(
             # Perhaps by a lock that the primary has and a majority has not, yet or for ever.
             if earlier := _locked_before(store, wanted):
                 return earlier
+        except SoldOut:
+            if earlier := _locked_meanwhile(store, wanted):
+                return earlier
+            raise
     raise WriteRefused("the database already holds such a lock")
 
 
@@ -150,6 +156,16 @@ def _locked_before(store: Store, wanted: Wanted) -> Done | None:
         return None
     check_same_request(earlier, wanted.seats, wanted.key)
     return Done(earlier, changed=False)
+
+
+def _locked_meanwhile(store: Store, wanted: Wanted) -> Done | None:
+    """The lock that the same request, sent at the same time, got for the last seats. Without
+    transactions the seats are gone a moment before their lock is there."""
+    looks = 1 if wanted.key is None or store.transactions else LOOKS_WHEN_SOLD_OUT
+    for _ in islice(attempts(), looks):
+        if earlier := _locked_before(store, wanted):
+            return earlier
+    return None
 
 
 def _take_again(store: Store, wanted: Wanted) -> tuple[Document, int]:
@@ -347,7 +363,7 @@ def _text(what: str, text: str, longest: int = MAX_TEXT, *, lines: bool = False)
         raise Usage(f"{what} must not be empty")
     if len(text) > longest:
         raise Usage(f"{what} has {len(text):,} characters; at most {longest:,} are allowed")
-    if not all(character.isprintable() or (lines and character in "\n\t") for character in text):
+    if not all(is_printable(character) or (lines and character in "\n\t") for character in text):
         raise Usage(f"{what} must not contain control characters")
     return text
 

@@ -38,6 +38,7 @@ from seatctl.model import (
     lock_flaw,
     reference_flaw,
     seats_of,
+    states_of,
 )
 from seatctl.rehearsal import Rehearsal
 from seatctl.store import ReadLost, ids_in, is_object_id
@@ -82,9 +83,7 @@ class Sweep:
 
     def still_overdue(self, document: Document, at: datetime) -> bool:
         deadline = document.get(self.deadline)
-        return document.get("status") == self.status and not (
-            isinstance(deadline, datetime) and deadline >= at
-        )
+        return self.status in states_of(document) and not (isinstance(deadline, datetime) and deadline >= at)
 
 
 def lock_sweep(store: Store) -> Sweep:

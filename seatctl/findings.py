@@ -27,6 +27,7 @@ from seatctl.model import (
     describe,
     is_key,
     seats_of,
+    states_of,
     whole,
     whole_number,
 )
@@ -114,11 +115,13 @@ class Finding:
     lock: Id = None
     booking: Id = None
     index: str | None = None
+    hopeless: bool = False
+    """Recovery could mend such a thing, but not this one."""
 
     @property
     def remedy(self) -> str:
         """The command that repairs it, or the one that shows a person what to decide on."""
-        if self.fault in REPAIRABLE:
+        if self.fault in REPAIRABLE and not self.hopeless:
             return "seatctl recover"
         if self.index:
             return "seatctl init --check"
@@ -331,8 +334,21 @@ def _judge(store: Store, lock_ids: list[Id], session: Session) -> Iterator[Findi
             yield _damaged_booking(booking)
         kept.update(ids_in(booking["seatLockId"]) if _is_alive(booking) else ())
     for lock_id in lock_ids:
-        yield from _judge_lock(lock_id, locks.get(lock_id), bookings[lock_id], kept=lock_id in kept)
+        lock = locks.get(lock_id)
+        for finding in _judge_lock(lock_id, lock, bookings[lock_id], kept=lock_id in kept):
+            lost = lock if finding.fault is Fault.LOST_LOCK else None
+            yield replace(finding, hopeless=True) if lost and _is_oversold(store, lost, session) else finding
     yield from _other_events(store, locks, chain.from_iterable(bookings.values()), session)
+
+
+def _is_oversold(store: Store, lock: Document, session: Session) -> bool:
+    """Whether this lock's event no longer has the seats that the lock gave back."""
+    event_id = lock.get("eventId")
+    event = store.event(event_id, session)
+    if event is None or counter_flaw(event):
+        return True
+    held, unreadable = store.held_by_event(session, event_id).get(event_id, (0, 0))
+    return bool(unreadable) or expected_seats(event, held) < (seats_of(lock) or 0)
 
 
 def _judge_lock(
@@ -361,9 +377,8 @@ def _judge_lock(
 
 
 def _is_alive(booking: Document) -> bool:
-    """Whether a booking keeps its lock; as in the queries, a list for a status counts as each in it."""
-    status = booking.get("status")
-    return any(state in LIVE for state in (status if isinstance(status, list) else [status]))
+    """Whether a booking keeps its lock."""
+    return any(state in LIVE for state in states_of(booking))
 
 
 def _other_events(

@@ -266,8 +266,9 @@ def check(
 
 def _job(store: Store, job: JobType, now: datetime, window: timedelta) -> JobHealth:
     # Never after now: one entry from a clock that was wrong must not hide that the job stopped.
-    last = store.last_run(job, executedAt={"$lte": now})
-    succeeded = store.last_run(job, executedAt={"$lte": now}, status=JobStatus.SUCCESS)
+    until_now = {"$lte": now, "$not": {"$type": "array"}}
+    last = store.last_run(job, executedAt=until_now)
+    succeeded = store.last_run(job, executedAt=until_now, status=JobStatus.SUCCESS)
     return JobHealth(
         job,
         store.count_runs(job, now - window),

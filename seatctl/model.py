@@ -108,6 +108,12 @@ def lock_flaw(lock: Mapping[str, Any]) -> str | None:
     return None
 
 
+def states_of(document: Mapping[str, Any]) -> list[Any]:
+    """The state of a lock or booking; where a foreign hand stored a list, each in it, as in a query."""
+    status = document.get("status")
+    return status if isinstance(status, list) else [status]
+
+
 def counter_flaw(event: Mapping[str, Any]) -> str | None:
     """Why an event's counter cannot be used, or None when it can."""
     total = whole_number(event.get("totalSeats"))

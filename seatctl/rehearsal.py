@@ -37,6 +37,8 @@ class Rehearsal(Store):
         super().__init__(store.deployment)
         self._held: Counter[Id] = Counter()
         """Seats that locks would hold more (or less) than they do, by event."""
+        self._counted: Counter[str] = Counter()
+        """Seats that counters would have more (or less) than they do, by event: buyers go on."""
         self._planned: defaultdict[tuple[str, str], Document] = defaultdict(dict)
         """Fields as they would be, by collection and id."""
 
@@ -53,14 +55,14 @@ class Rehearsal(Store):
         return done
 
     def _add(self, seats: Mapping[Id, int]) -> None:
-        for event_id, event in self.events_by_id(seats).items():
-            self._plan_counter(event_id, event["availableSeats"] + seats[event_id])
-
-    def _plan_counter(self, event_id: Id, available: int) -> None:
-        self._planned[schema.EVENTS, str(event_id)]["availableSeats"] = available
+        for event_id, more in seats.items():
+            self._counted[str(event_id)] += more
 
     def _as_planned(self, collection: str, document: Document) -> Document:
-        return {**document, **self._planned.get((collection, str(document["_id"])), {})}
+        planned = {**document, **self._planned.get((collection, str(document["_id"])), {})}
+        if collection == schema.EVENTS and (more := self._counted[str(document["_id"])]):
+            planned["availableSeats"] += more
+        return planned
 
     # --- reading what was planned ------------------------------------------------------------------
 
@@ -88,8 +90,12 @@ class Rehearsal(Store):
 
     def live_bookings_of(self, lock_ids: Sequence[Id], session: Session = None) -> list[Document]:
         found = super().live_bookings_of(lock_ids, session)
-        seen = (self._as_planned(schema.BOOKINGS, booking) for booking in found)
-        return [booking for booking in seen if booking["status"] in LIVE]
+        return [booking for booking in found if self._planned_status(booking) in LIVE]
+
+    def _planned_status(self, booking: Document) -> str:
+        """That of a booking that is alive, be it for a list of states, unless it was planned to end."""
+        planned = self._planned.get((schema.BOOKINGS, str(booking["_id"])), {})
+        return str(planned.get("status", BookingStatus.CONFIRMED))
 
     # --- planning instead of writing ---------------------------------------------------------------
 
@@ -103,7 +109,7 @@ class Rehearsal(Store):
         event = self.event(event_id)
         if event is None or not _fits(event, 0) or event["availableSeats"] < seats:
             return None
-        self._plan_counter(event_id, event["availableSeats"] - seats)
+        self._add({event_id: -seats})
         return event
 
     def add_seats(self, events_by_seats: Mapping[int, Sequence[Id]], now: datetime, session: Session) -> int:  # noqa: ARG002
@@ -114,7 +120,7 @@ class Rehearsal(Store):
         event = self.event(event_id)
         if event is None or not _fits(event, seats):
             return None
-        self._plan_counter(event_id, event["availableSeats"] + seats)
+        self._add({event_id: seats})
         return event
 
     def close_bookings(
@@ -145,6 +151,8 @@ class Rehearsal(Store):
             return False
         # Whether a neighbour is at work is told by the stamps as they are.
         planned = {field: value for field, value in changes.items() if field != "updatedAt"}
+        if "availableSeats" in planned:
+            self._add({document["_id"]: planned.pop("availableSeats") - document["availableSeats"]})
         self._planned[collection.name, str(document["_id"])] |= planned
         event_id = document.get("eventId")
         if collection.name == schema.LOCKS and is_key(event_id):

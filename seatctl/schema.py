@@ -15,6 +15,7 @@ from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailur
 
 from seatctl.errors import WriteRefused
 from seatctl.model import BookingStatus, LockStatus
+from seatctl.timespec import shorten
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -54,6 +55,9 @@ ONE_BOOKING_PER_LOCK = Index(
 )
 GUARDS = (ONE_LOCK_PER_KEY, ONE_BOOKING_PER_LOCK)
 
+LOCKS_OF_EVENT = Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("_id", 1)), {})
+BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)), {})
+
 # As few as can be: within a transaction MongoDB 6.0 reads and parses the collection's catalog entry
 # twice for each index of each document that it updates. Measured, for a lock that expires: 62 µs of
 # the server with six indexes, 38 with four, and 24 outside of a transaction with either. So lists by
@@ -75,8 +79,8 @@ READERS = (
         (("event", 1), ("paymentExpiresAt", 1)),
         {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
     ),
-    Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("_id", 1)), {}),
-    Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)), {}),
+    LOCKS_OF_EVENT,
+    BOOKINGS_OF_EVENT,
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1)), {}),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
@@ -95,10 +99,12 @@ def ensure_guard(database: Database[Document], guard: Index) -> None:
     """
     try:
         guard.create(database)
-    except DuplicateKeyError:
+    except DuplicateKeyError as error:
+        same = (error.details or {}).get("keyValue", {})
+        named = " and ".join(f"{field} {shorten(repr(value))}" for field, value in same.items())
         raise WriteRefused(
-            f"{guard.collection} already holds what the index {guard.name} must rule out; "
-            "`seatctl verify` names it, and until it is mended nothing new can be made sure of"
+            f"{guard.collection} holds several documents with {named or 'the same keys'}, which the index "
+            f"{guard.name} must rule out; until somebody mends that, nothing new can be made sure of"
         ) from None
     except OperationFailure as error:
         if error.code not in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, UNAUTHORIZED):

@@ -516,6 +516,7 @@ class Store:
         """Locks in no known state, without an id of their own, or ACTIVE for ever."""
         unknown = {"eventId": _ON_INDEX, "status": {"$nin": list(LockStatus)}}
         yield from self._locks.find(unknown, session=session)
+        yield from self._listed(self._locks, schema.LOCKS_OF_EVENT, session)
         yield from self._locks.find({"_id": _NO_ID, "status": {"$in": list(HOLDING)}}, session=session)
         active = LockStatus.ACTIVE
         for lock in self._overdue(self._locks, active, "eventId", "expiresAt", _FIRST_DATE, None, session):
@@ -535,6 +536,7 @@ class Store:
         """Bookings in no known state, live ones without an id or a lock's id, or waiting for ever."""
         unknown = {"event": _ON_INDEX, "status": {"$nin": list(BookingStatus)}}
         yield from self._bookings.find(unknown, session=session)
+        yield from self._listed(self._bookings, schema.BOOKINGS_OF_EVENT, session)
         live = {"status": {"$in": list(LIVE)}}
         yield from self._bookings.find({"event": _ON_INDEX, **live, "seatLockId": _NO_ID}, session=session)
         for booking in self._bookings.find({"_id": _NO_ID, **live}, session=session):
@@ -549,6 +551,27 @@ class Store:
                 yield {**booking, "status": pending}
         listed = {"event": _ON_INDEX, "status": pending, "paymentExpiresAt": {"$type": "array"}}
         yield from self._bookings.find(listed, session=session)
+
+    def _listed(
+        self, collection: Collection[Document], index: schema.Index, session: Session
+    ) -> Iterator[Document]:
+        """Documents with a list for a status, which to a query counts as each state in it. To find them
+        all documents must be read; so it is asked first whether the index ever saw a list."""
+        if self.may_hold_lists(index, "status"):
+            yield from collection.find({"status": {"$type": "array"}}, session=session)
+
+    def may_hold_lists(self, index: schema.Index, field: str) -> bool:
+        """Whether this field of an index ever was a list, or there is no such index to tell."""
+        every = {name: _ON_INDEX for name, _ in index.keys}
+        query = {"find": index.collection, "filter": every, "hint": index.name}
+        try:
+            plan = self.database.command("explain", query, verbosity="queryPlanner")
+        except OperationFailure as error:
+            if error.code != BAD_VALUE:
+                raise
+            return True
+        seen = [paths.get(field) for paths in _multikey_paths(plan["queryPlanner"]["winningPlan"])]
+        return seen == [] or any(paths != [] for paths in seen)
 
     def deleting_indexes(self) -> Iterator[tuple[str, str]]:
         """TTL indexes on events, locks or bookings, as collection and name."""
@@ -718,6 +741,18 @@ class Store:
             yield from found.sort([(event_field, 1)])
         except CursorNotFound as error:
             raise ReadLost from error
+
+
+def _multikey_paths(plan: Any) -> Iterator[Document]:
+    """Of each index in a plan: by field, the parts of its path that are lists."""
+    if isinstance(plan, dict):
+        if "indexName" in plan:
+            yield plan.get("multiKeyPaths", {})
+        for part in plan.values():
+            yield from _multikey_paths(part)
+    elif isinstance(plan, list):
+        for part in plan:
+            yield from _multikey_paths(part)
 
 
 def _cut(portion: bytes, event: str, lock: str) -> list[bytes]:

@@ -78,14 +78,24 @@ def format_duration(duration: timedelta) -> str:
     return "".join(parts[:2]) or "0s"
 
 
+SPACES_AND_JOINERS = "\u00a0\u202f\u3000\u200c\u200d"
+"""In names: spaces of French and Japanese, joiners of Persian, of Indic scripts and of emoji. Python
+calls them not printable."""
+
+
 def shorten(text: str, limit: int = 60) -> str:
     """`text` short enough for a one-line message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def is_printable(character: str) -> bool:
+    """Whether a terminal shows a character and does not obey it."""
+    return character.isprintable() or character in SPACES_AND_JOINERS
+
+
 def printable(text: str) -> str:
     """`text` with control characters as escapes: stored texts come from anybody, and a terminal obeys."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
+        character if is_printable(character) else character.encode("unicode_escape").decode()
         for character in text
     )

@@ -126,6 +126,13 @@ def find_raw_batches(
     yield from [b"".join(documents)] if documents else []
 
 
+def command(_: Any, name: str, *__: Any, **___: Any) -> Document:
+    """mongomock explains nothing."""
+    assert name == "explain"
+    return {"queryPlanner": {"winningPlan": {}}}
+
+
+mongomock.Database.command = command
 mongomock.Collection.find_raw_batches = find_raw_batches
 
 

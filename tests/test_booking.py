@@ -19,6 +19,7 @@ from seatctl.errors import (
     WrongState,
 )
 from seatctl.model import LIVE, MAX_DESCRIPTION, MAX_SEATS, MAX_TEXT, BookingStatus, LockStatus
+from seatctl.timespec import printable
 
 USER = "65f000000000000000000001"
 BAD_TEXTS = ["", "   ", "x" * (MAX_TEXT + 1), "x" * 10_000, "a\x00b", "a\nb", "\x1b[31mred", "a\u202eb"]
@@ -162,6 +163,34 @@ def test_last_seats(store, event):
     with pytest.raises(SoldOut, match="has 0 seats left, 1 asked"):
         booking.lock(store, event, USER, 1)
     assert available(store, event) == 0
+
+
+@pytest.mark.parametrize("late", [0, 3])
+def test_last_seats_to_the_same_request(store, event, monkeypatch, late):
+    """When a request with a key comes twice at once for the last seats, both get the one lock, also
+    where that is there only some looks after its seats are gone."""
+    take, look = store.take_seats, store.lock_by_key
+    made, misses = [], iter([None] * (late if not store.transactions else 0))
+
+    def after_the_other(*arguments):
+        monkeypatch.setattr(store, "take_seats", take)
+        made.append(booking.lock(store, event, USER, 10, key="k").document)
+        monkeypatch.setattr(store, "lock_by_key", lambda *key: next(misses, look(*key)))
+        return take(*arguments)
+
+    monkeypatch.setattr(store, "take_seats", after_the_other)
+    done = booking.lock(store, event, USER, 10, key="k")
+
+    assert ([done.document], False) == (made, done.changed)
+    with pytest.raises(SoldOut):
+        booking.lock(store, event, USER, 10, key="another")
+
+
+@pytest.mark.parametrize("user", ["田中\u3000太郎", "Jean\u00a0Valjean", "क्\u200dषेत्र", "👩\u200d💻"])
+def test_names_of_the_world(store, event, user):
+    """Spaces and joiners that other scripts write with are no control characters."""
+    assert booking.lock(store, event, user, 1).document["userId"] == user
+    assert printable(user) == user
 
 
 @pytest.mark.usefixtures("lock")

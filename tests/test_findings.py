@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from bson import Decimal128, ObjectId
 
-from seatctl import booking, findings, joblog, recovery
+from seatctl import booking, findings, joblog, recovery, schema
 from seatctl.findings import INVARIANT, REPAIRABLE, Fault
 from seatctl.model import BookingStatus, JobType, LockStatus
 
@@ -312,6 +312,42 @@ def test_lock_in_no_known_state(store, scene):
     assert [finding.message.partition(": ")[2] for finding in findings.find_all(store)] == [
         "status is 'ON_HOLD'"
     ]
+
+
+@pytest.mark.parametrize(
+    "states", [["EXPIRED"], ["ACTIVE"], ["CONSUMED"], ["ACTIVE", "EXPIRED"], []], ids=str
+)
+def test_a_lock_in_a_list_of_states(store, scene, states):
+    """To a query such a lock is in each of them; it is damaged in any case."""
+    scene.edit("seatLocks", scene.lock_of_paid, status=states)
+
+    assert Fault.DAMAGED_LOCK in faults(store)
+
+
+@pytest.mark.parametrize("states", [["EXPIRED"], ["FAILED"], ["PAYMENT_PENDING"], ["CONFIRMED"]], ids=str)
+def test_a_booking_in_a_list_of_states(store, scene, states):
+    """So is such a booking, whatever its lock is."""
+    for booked in (scene.pending, scene.paid, scene.failed):
+        scene.edit("bookings", booked, status=states)
+
+    damaged = [
+        finding.booking for finding in findings.find_all(store) if finding.fault is Fault.DAMAGED_BOOKING
+    ]
+    assert sorted(damaged) == sorted([scene.pending, scene.paid, scene.failed])
+
+
+def test_lists_are_searched_for_where_there_may_be_some(replica_store):
+    """Whether a status ever was a list is read off the index; without that, nobody knows."""
+    scene = Scene(replica_store)
+    indexes = schema.LOCKS_OF_EVENT, schema.BOOKINGS_OF_EVENT
+
+    assert [replica_store.may_hold_lists(index, "status") for index in indexes] == [True, True]
+    for index in indexes:
+        index.create(replica_store.database)
+    assert [replica_store.may_hold_lists(index, "status") for index in indexes] == [False, False]
+    scene.edit("bookings", scene.failed, status=["FAILED"])
+    assert [replica_store.may_hold_lists(index, "status") for index in indexes] == [False, True]
+    assert Fault.DAMAGED_BOOKING in faults(replica_store)
 
 
 @pytest.mark.parametrize("seats", [float("inf"), float("nan"), Decimal128("2")], ids=str)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from conftest import Clock, examined, fresh_store, open_store
+from conftest import EPOCH, Clock, examined, fresh_store, open_store
 
 from seatctl import booking, expiry, health, joblog, output
 from seatctl.errors import Contention
@@ -196,6 +196,7 @@ def test_an_entry_from_the_future_hides_nothing(store: Store, clock: Clock) -> N
         {"details": "none"},
         {"details": {"duration": "long"}},
         {"host": 7},
+        {"executedAt": [EPOCH]},
     ],
 )
 def test_foreign_entries_are_read_as_they_are(store: Store, clock: Clock, entry: Mapping[str, Any]) -> None:

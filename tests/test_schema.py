@@ -7,7 +7,7 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from seatctl import booking, schema
-from seatctl.errors import Misconfigured
+from seatctl.errors import Misconfigured, WriteRefused
 from seatctl.model import RETENTION
 
 MONTH = int(RETENTION.total_seconds())
@@ -113,6 +113,15 @@ def test_guard_of_another_program(store):
 
     with pytest.raises(DuplicateKeyError):
         store.database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
+
+
+def test_guard_that_is_broken_already(replica_store):
+    """Where a foreign hand stored what a guard must rule out, the refusal names it."""
+    same = {"eventId": "e", "userId": "u", "idempotencyKey": "order-7"}
+    replica_store.database.seatLocks.insert_many([dict(same), dict(same)])
+
+    with pytest.raises(WriteRefused, match="eventId 'e' and userId 'u' and idempotencyKey 'order-7'"):
+        schema.ensure_guard(replica_store.database, schema.ONE_LOCK_PER_KEY)
 
 
 def test_guard_that_cannot_be(store):
