@@ -114,6 +114,41 @@ def test_initiate():
         server.stop()
 
 
+def test_initiate_of_a_server_that_is_finding_itself(monkeypatch):
+    """A server that has just started on the data of a replica set denies at first that it is one, and
+    refuses to become one; it is asked again, and is left as it is."""
+    host = "/x/mongod.sock"
+    asked = []
+    config = {"config": {"version": 1, "members": [{"_id": 0, "host": host}]}}
+    answers = iter([failure(94), failure(23), failure(94), failure(23), config, {"isWritablePrimary": True}])
+
+    class Starting:
+        def __init__(self, *_, **__):
+            self.admin = self
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __class_getitem__(cls, _):
+            return cls
+
+        def command(self, name, *_, **__):
+            asked.append(name)
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(connection, "MongoClient", Starting)
+    initiate("mongodb://x", "test", host)
+
+    expected = ["replSetGetConfig", "replSetInitiate"] * 2 + ["replSetGetConfig", "hello"]
+    assert expected == asked
+
+
 def test_initiate_of_nothing(monkeypatch):
     """A server that is not there cannot be initiated."""
     monkeypatch.setattr(connection, "SERVER_SELECTION_MS", 200)

@@ -1,9 +1,11 @@
 """What `verify`, `health` and `recover` call wrong, one way of breaking a promise at a time."""
 
 from datetime import timedelta
+from itertools import count
 
 import pytest
 from bson import Decimal128, ObjectId
+from pymongo.errors import OperationFailure
 
 from seatctl import booking, findings, joblog, recovery, schema
 from seatctl.findings import INVARIANT, REPAIRABLE, Fault
@@ -289,6 +291,17 @@ def test_waiting_elsewhere(store, scene):
     assert finding.message.endswith(f"holds seats of event {scene.event}")
 
 
+def test_booked_by_two_events(store, scene):
+    """On a database without our guard, a second booking that names another event than the first has
+    another key; that the lock has two is a finding all the same."""
+    other = booking.create_event(store, "Other", 10, timedelta(days=30)).document["_id"]
+    store.database.bookings.drop_indexes()
+    twin = {**store.booking(scene.pending), "_id": ObjectId(), "event": other, "status": "EXPIRED"}
+    store.database.bookings.insert_one(twin)
+
+    assert {Fault.SEVERAL_BOOKINGS} == faults(store)
+
+
 def test_sold_nowhere(store, scene):
     """A paid booking of an event that does not exist is a person's to decide, with its lock."""
     scene.edit("bookings", scene.paid, event=NOWHERE)
@@ -461,20 +474,59 @@ def test_whole_counter_stored_as_double(store, scene):
     assert finding.message.endswith("95 seats available, should be 97 (100 in all, 3 held)")
 
 
-def test_half_done_command_is_no_finding(standalone_store, monkeypatch):
-    """Without snapshots, what is wrong at one look and right at the next was a command in flight."""
-    scene = Scene(standalone_store)
-    drift(scene)
-    look = standalone_store.all_counters
+def counters_meanwhile(monkeypatch, store, act):
+    """Have `act(number)` happen whenever the counters have been read for the `number`-th time."""
+    read, times = store.all_counters, count(1)
 
-    def finished_meanwhile(session):
-        counters = list(look(session))
-        scene.counter(1)
-        monkeypatch.setattr(standalone_store, "all_counters", look)
+    def read_and_act(session):
+        counters = list(read(session))
+        act(next(times))
         return counters
 
-    monkeypatch.setattr(standalone_store, "all_counters", finished_meanwhile)
+    monkeypatch.setattr(store, "all_counters", read_and_act)
+
+
+@pytest.mark.parametrize("looks", [1, findings.LOOKS])
+def test_half_done_command_is_no_finding(standalone_store, monkeypatch, looks):
+    """Without snapshots, what is wrong at one look, or at several, and right at the next was one command
+    in flight after the other."""
+    scene = Scene(standalone_store)
+    drift(scene)
+    counters_meanwhile(monkeypatch, standalone_store, lambda number: scene.counter(int(number == looks)))
+
     assert findings.find_all(standalone_store) == []
+
+
+def test_drift_of_a_busy_event(standalone_store, monkeypatch):
+    """Without snapshots, a counter that is wrong is found also while buyers lock seats, so that each look
+    sees other numbers."""
+    scene = Scene(standalone_store)
+    drift(scene)
+    counters_meanwhile(monkeypatch, standalone_store, lambda _: scene.lock())
+    (finding,) = findings.find_all(standalone_store)
+
+    assert (Fault.COUNTER_DRIFT, scene.event) == (finding.fault, finding.event)
+
+
+@pytest.mark.parametrize("code", [239, 246], ids=["too old", "unavailable"])
+@pytest.mark.parametrize("where", ["locks_of_odd_events", "held_by_event"])
+def test_lost_point_in_time(replica_store, monkeypatch, where, code):
+    """When the server drops the point in time at which the pairs or the counters are read, they are read
+    again from the start, at another."""
+    scene = Scene(replica_store)
+    drift(scene)
+    forget_to_consume(scene)
+    read, times = getattr(replica_store, where), count()
+
+    def dropped_once(session):
+        if not next(times):
+            raise OperationFailure("no such snapshot", code)
+        return read(session)
+
+    monkeypatch.setattr(replica_store, where, dropped_once)
+
+    assert faults(replica_store) == {Fault.UNSETTLED_LOCK, Fault.COUNTER_DRIFT}
+    assert next(times) == 2
 
 
 def test_finding_reads_only(store, scene):

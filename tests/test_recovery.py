@@ -794,6 +794,21 @@ def elsewhere(late):
     return damage
 
 
+def lock_without_an_event(store, event, clock):
+    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
+    store.database.seatLocks.update_one({"_id": lock}, {"$unset": {"eventId": 1}})
+    clock.advance(minutes=2)
+
+
+def booking_of_no_possible_lock(late):
+    def damage(store, event, clock):
+        _, booked = settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
+        edit(store, "bookings", booked, seatLockId="L-7")
+        clock.advance(hours=late)
+
+    return damage
+
+
 def deleted_paid_lock(store, event, clock):
     lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
     overdue_locks(store, event, clock, 3)
@@ -844,6 +859,11 @@ DAMAGE = {
     "waiting, sold": settled("CONSUMED", "PAYMENT_PENDING", late=3),
     "waiting twice, overdue": overdue_twins,
     "a lock without seats": settled("ACTIVE", "FAILED", seats="x", late=3),
+    "a lock without a deadline": settled("ACTIVE", "PAYMENT_PENDING", expiresAt=None),
+    "a lock without a deadline, overdue": settled("ACTIVE", "PAYMENT_PENDING", late=3, expiresAt=None),
+    "a lock without an event": lock_without_an_event,
+    "a booking of no possible lock": booking_of_no_possible_lock(0),
+    "a booking of no possible lock, overdue": booking_of_no_possible_lock(3),
     "no event": nowhere("ACTIVE", "PAYMENT_PENDING"),
     "no event, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3),
     "no event, paid": nowhere("ACTIVE", "CONFIRMED"),
