@@ -7,6 +7,7 @@ sent again, as its exit code says; on a server without transactions `recover` th
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import threading
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
 import pymongo.common
@@ -26,6 +27,7 @@ from conftest import EPOCH, Clock
 from pymongo import MongoClient
 from race import complaints, expire_bookings, expire_locks, recover_once
 from servers import Server
+from terminal import Shell
 
 from seatctl import booking
 from seatctl import store as store_module
@@ -36,6 +38,9 @@ from seatctl.findings import find_all
 from seatctl.inventory import Terms
 from seatctl.model import PAYMENT_TTL, Id
 from seatctl.store import Store
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
 
 pytestmark = pytest.mark.slow
 
@@ -509,3 +514,39 @@ def test_reading_on_fails_mid_sweep(scene: Scene, monkeypatch: pytest.MonkeyPatc
     assert len(complaints(runs)) == len(errors)
     assert state_of(ours, event) == (10, {"EXPIRED": 10}, {})
     assert find_all(ours) == []
+
+
+# --- a server that hangs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["find", "aggregate"])
+def test_verify_leaves_a_hung_server(
+    scene: Scene, tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    """Ctrl-C or SIGTERM while `verify` waits for answers that do not come ends it: no thread of it waits
+    on, though the server goes on holding them back."""
+    ours = scene.store(scene.server.uri)
+    start_with_an_event(ours)
+    admin = ours.deployment.client.admin
+    uri = scene.server.uri.replace("/?", f"/{DATABASE}?") + f"&appName={VICTIM}"
+    held = {"failCommands": [command], "appName": VICTIM, "blockConnection": True, "blockTimeMS": 600_000}
+    before = admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=held)["count"]
+    try:
+        with Shell({"HOME": str(tmp_path), "SEATCTL_URI": uri}).started("verify") as process:
+            entered = {"timesEntered": before + 1, "maxTimeMS": 60_000}
+            admin.command("waitForFailPoint", "failCommand", **entered)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+    finally:
+        end_what_is_held(admin)
+        admin.command("configureFailPoint", "failCommand", mode="off")
+    assert 128 + number == process.returncode
+    assert len(said.splitlines()) == 1
+    assert said.startswith("seatctl: ")
+
+
+def end_what_is_held(admin: Database[Any]) -> None:
+    """End the victim's commands on the server: a fail point that holds any cannot be switched off."""
+    for operation in admin.aggregate([{"$currentOp": {}}, {"$match": {"appName": VICTIM}}]):
+        admin.command("killOp", op=operation["opid"])
