@@ -32,6 +32,7 @@ class Server:
     tcp: bool = False
     options: tuple[str, ...] = ()
     initiate: bool = True
+    cache_gigabytes: float = 0.25
     directory: Path = field(default_factory=lambda: _new_directory())  # noqa: PLW0108 - defined below
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -55,7 +56,7 @@ class Server:
         command += ["--bind_ip", "127.0.0.1" if self.tcp else self.host, "--nounixsocket"]
         command += [
             "--wiredTigerCacheSizeGB",
-            "0.25",
+            str(self.cache_gigabytes),
             "--logpath",
             str(self.directory / "log"),
             "--logappend",
