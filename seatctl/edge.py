@@ -352,8 +352,7 @@ def _check_text(arguments: Sequence[str]) -> None:
 def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "seatctl"
-    # Typer checks some values with another library, whose name for an error gets into its words.
-    message = " ".join(error.format_message().split()).replace("Value error, ", "").removesuffix(".")
+    message = " ".join(error.format_message().split()).removesuffix(".")
     option = getattr(error, "option_name", "")
     common = option.lstrip("-").replace("-", "_") in {*_OPTIONS, "q", "v"}
     if common and context and context.parent is None:
