@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 LOOKS = 3
 """So many more where there are no snapshots."""
-READERS = 3
-"""Threads that fetch from the server, which works on several reads at once."""
+READERS = 4
+"""Threads that fetch from the server, which works on several reads at once: two digests, two streams."""
 
 
 class Fault(StrEnum):
@@ -231,19 +231,33 @@ def _doubtful(store: Store, session: Session) -> Iterator[Id]:
     """
     yield from store.locks_of_odd_events(session)
     yield from store.booked_twice(session)
-    keys: dict[str, Iterator[list[bytes]]] = {}
-    keys |= {status: store.lock_keys(status) for status in HOLDING}
-    keys |= {status: store.booking_keys(status) for status in LIVE}
+    active, pending = LockStatus.ACTIVE, BookingStatus.PAYMENT_PENDING
     ended = chain.from_iterable(store.booking_keys(status) for status in BookingStatus if status not in LIVE)
     unbooked = _Traces()
     with _threads(READERS) as readers:
-        ahead = {status: _read_ahead(readers, portions) for status, portions in keys.items()}
-        for part in _in_step(ahead):
-            yield from (lock_of_key(key) for key in _disagreeing(part))
-            unbooked.add(set(part[LockStatus.ACTIVE]) - set(part[BookingStatus.PAYMENT_PENDING]))
+        sold, paid = readers.submit(store.sold_digests), readers.submit(store.paid_digests)
+        for locks, bookings in _in_step(readers, store.lock_keys(active), store.booking_keys(pending)):
+            yield from _locks_of(_repeated(locks, bookings) | (set(bookings) - set(locks)))
+            unbooked.add(set(locks) - set(bookings))
         # A sold lock has a paid booking besides, and of two bookings of one lock nobody is unaware.
         for portion in _read_ahead(readers, ended):
-            yield from (lock_of_key(key) for key in unbooked.perhaps_in(portion))
+            yield from _locks_of(unbooked.perhaps_in(portion))
+        unequal = _unequal(sold.result(), paid.result())
+        consumed = store.lock_keys(LockStatus.CONSUMED, unequal)
+        confirmed = store.booking_keys(BookingStatus.CONFIRMED, unequal)
+        for locks, bookings in _in_step(readers, consumed, confirmed):
+            yield from _locks_of(_repeated(locks, bookings) | (set(locks) ^ set(bookings)))
+
+
+def _unequal(some: dict[Id, int] | None, others: dict[Id, int] | None) -> list[Id] | None:
+    """The events that have not the same digest on both sides; None where there are no digests."""
+    if some is None or others is None:
+        return None
+    return [event for event in some.keys() | others.keys() if some.get(event) != others.get(event)]
+
+
+def _locks_of(keys: Iterable[bytes]) -> Iterator[Id]:
+    return map(lock_of_key, keys)
 
 
 class _Traces:
@@ -271,35 +285,33 @@ def _read_ahead(readers: Executor, portions: Iterator[list[bytes]]) -> Iterator[
         yield portion
 
 
-def _in_step(streams: dict[str, Iterator[list[bytes]]]) -> Iterator[dict[str, list[bytes]]]:
+def _in_step(readers: Executor, *streams: Iterator[list[bytes]]) -> Iterator[list[list[bytes]]]:
     """Cut ascending streams of keys at the same keys: equal ones come in the same part."""
-    ahead: dict[str, list[bytes]] = {name: [] for name in streams}
-    running = set(streams)
+    coming = [_read_ahead(readers, stream) for stream in streams]
+    ahead: list[list[bytes]] = [[] for _ in streams]
+    running = set(range(len(streams)))
     while running:
-        slowest = min(running, key=lambda name: ahead[name][-1:])
-        portion = next(streams[slowest], None)
+        slowest = min(running, key=lambda number: ahead[number][-1:])
+        portion = next(coming[slowest], None)
         if portion is None:
             running.remove(slowest)
         ahead[slowest] += portion or []
         # What comes next in any stream is not below this.
-        bound = min((ahead[name][-1:] for name in running), default=None)
-        part = {}
-        for name, keys in ahead.items():
-            end = len(keys) if bound is None else bisect_left(keys, bound[0]) if bound else 0
-            part[name], ahead[name] = keys[:end], keys[end:]
-        yield part
+        bound = min((ahead[number][-1:] for number in running), default=None)
+        ends = [len(keys) if bound is None else bisect_left(keys, bound[0]) if bound else 0 for keys in ahead]
+        yield [keys[:end] for keys, end in zip(ahead, ends, strict=True)]
+        ahead = [keys[end:] for keys, end in zip(ahead, ends, strict=True)]
 
 
-def _disagreeing(part: dict[str, list[bytes]]) -> set[bytes]:
-    """Keys whose lock and live bookings stand in none of the ways that invariant 5 allows."""
-    sets = {status: set(keys) for status, keys in part.items()}
-    active, consumed = (sets[status] for status in HOLDING)
-    pending, confirmed = (sets[status] for status in LIVE)
-    wrong = (consumed ^ confirmed) | (pending - active)
-    for status, keys in part.items():
-        if len(sets[status]) < len(keys):
-            wrong |= {key for key, times in Counter(keys).items() if times > 1}
-    return wrong
+def _repeated(*parts: list[bytes]) -> set[bytes]:
+    """Keys that stand more than once in the same part."""
+    return {
+        key
+        for keys in parts
+        if len(set(keys)) < len(keys)
+        for key, times in Counter(keys).items()
+        if times > 1
+    }
 
 
 def _booking_flaw(booking: Document) -> str:

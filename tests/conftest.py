@@ -20,12 +20,13 @@ import bson
 import mongomock
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 from servers import Server
 
 from seatctl import schema
 from seatctl.connection import Deployment, connect
 from seatctl.model import RETENTION, Document, Id
-from seatctl.store import Store
+from seatctl.store import INVALID_OPERATOR, Store
 
 SEED = 1
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -132,6 +133,17 @@ def command(_: Any, name: str, *__: Any, **___: Any) -> Document:
     return {"queryPlanner": {"winningPlan": {}}}
 
 
+def aggregate(collection: Any, *arguments: Any, **options: Any) -> Any:
+    """mongomock refuses an expression that it does not know without the code of a server."""
+    try:
+        return mongomock_aggregate(collection, *arguments, **options)
+    except OperationFailure as refusal:
+        assert "Unrecognized expression" in str(refusal)
+        raise OperationFailure(str(refusal), INVALID_OPERATOR) from None
+
+
+mongomock_aggregate = mongomock.Collection.aggregate
+mongomock.Collection.aggregate = aggregate
 mongomock.Database.command = command
 mongomock.Collection.find_raw_batches = find_raw_batches
 
