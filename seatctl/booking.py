@@ -37,7 +37,7 @@ from seatctl.model import (
     whole,
 )
 from seatctl.store import BookingTaken, KeyTaken, new_id, object_id, user_id
-from seatctl.timespec import is_printable, resolve, to_milliseconds
+from seatctl.timespec import LONGEST, is_printable, resolve, to_milliseconds
 
 if TYPE_CHECKING:
     from seatctl.store import Session, Store
@@ -78,7 +78,7 @@ class Wanted:
             "userId": self.user,
             "seats": self.seats,
             "status": LockStatus.ACTIVE.value,
-            "expiresAt": _moment("ttl", self.ttl, now),
+            "expiresAt": to_milliseconds(now + self.ttl),
             "createdAt": now,
             "updatedAt": now,
         }
@@ -126,7 +126,7 @@ def lock(
         user=user_id(_text("user", user)),
         seats=_seats(seats),
         key=None if key is None else _text("key", key),
-        ttl=ttl,
+        ttl=_ttl(ttl),
     )
     if earlier := _locked_before(store, wanted):
         return earlier
@@ -134,7 +134,7 @@ def lock(
         store.ensure_one_lock_per_key()
     for _ in islice(attempts(), LOOKS_FOR_A_KEY):
         try:
-            document, available = take(store, wanted.event, wanted.lock) or _take_again(store, wanted)
+            document, available = _take(store, wanted) or _take_again(store, wanted)
             return Done(document, available=available)
         except KeyTaken:
             # Perhaps by a lock that the primary has and a majority has not, yet or for ever.
@@ -168,13 +168,17 @@ def _locked_meanwhile(store: Store, wanted: Wanted) -> Done | None:
     return None
 
 
+def _take(store: Store, wanted: Wanted) -> tuple[Document, int] | None:
+    return take(store, wanted.event, wanted.seats, wanted.lock)
+
+
 def _take_again(store: Store, wanted: Wanted) -> tuple[Document, int]:
     """Take the seats once what is overdue on the event is given back (invariant 6).
     Raises NotFound, DamagedDocument, SoldOut."""
     _check_event(store, wanted.event)
     given_back = reclaim(store, wanted.event)
     log.info("too few seats left; gave back %d overdue ones first", given_back.seats.total())
-    taken = take(store, wanted.event, wanted.lock)
+    taken = _take(store, wanted)
     if taken is None:
         left = max(0, whole(_check_event(store, wanted.event)["availableSeats"]))
         raise SoldOut(f"event {wanted.event} has {left} seats left, {wanted.seats} asked")
@@ -366,6 +370,12 @@ def _text(what: str, text: str, longest: int = MAX_TEXT, *, lines: bool = False)
     if not all(is_printable(character) or (lines and character in "\n\t") for character in text):
         raise Usage(f"{what} must not contain control characters")
     return text
+
+
+def _ttl(ttl: timedelta) -> timedelta:
+    if not timedelta() < ttl <= LONGEST:
+        raise Usage(f"ttl must be longer than zero and at most {LONGEST.days} days")
+    return ttl
 
 
 def _moment(what: str, time: datetime | timedelta, now: datetime) -> datetime:

@@ -90,6 +90,12 @@ class Deployment:
         local: datetime = self.client.admin.command("hello")["localTime"]
         return local.astimezone(UTC)
 
+    def stamp(self, field: str) -> Document:
+        """An update that sets `field` to the server's clock as it writes, without asking for it first."""
+        if self._clock is not None:
+            return {"$set": {field: self._clock()}}
+        return {"$currentDate": {field: True}}
+
     def transact(self, work: Callable[[ClientSession | None], T], turn: object = None) -> T:
         """Run `work(session)` as one transaction and return what it returned; any exception rolls
         everything back. Where there are no transactions, run it with `None`.

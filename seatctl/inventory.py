@@ -163,27 +163,28 @@ def attempts() -> Iterator[int]:
 
 
 def take(
-    store: Store, event_id: Id, make_lock: Callable[[datetime], Document]
+    store: Store, event_id: Id, seats: int, make_lock: Callable[[datetime], Document]
 ) -> tuple[Document, int] | None:
-    """Take a lock's seats of the event and insert it; returns it with the seats still available, or
-    None when the event has too few. `make_lock` builds the document for the server's now.
+    """Take seats of the event and insert a lock that holds them; returns it with the seats still
+    available, or None when the event has too few. `make_lock` builds the document for the server's now,
+    and cannot fail.
 
     Raises KeyTaken, with nothing changed, when a lock with the same key exists.
     """
-    now = store.now()  # asked before the turn: who holds up others should not wait for an answer
 
     def work(session: Session) -> tuple[Document, int] | None:
-        lock = make_lock(now)
-        event = store.take_seats(lock["eventId"], lock["seats"], now, session)
+        event = store.take_seats(event_id, seats, session)
         if event is None:
             return None
+        now = event["updatedAt"]
+        lock = make_lock(now)
         try:
             store.insert_lock(lock, session)
         except (KeyTaken, WriteRefused):
             if not store.transactions:
-                store.add_seats_to(lock["eventId"], lock["seats"], now)
+                store.add_seats_to(event_id, seats, now)
             raise
-        return lock, whole(event["availableSeats"]) - lock["seats"]
+        return lock, whole(event["availableSeats"])
 
     return store.transact(work, event_id)
 

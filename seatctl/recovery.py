@@ -234,7 +234,7 @@ def _consume_again(store: Store, lock: Document, terms: Terms, busy: set[Id], se
     held, unreadable = store.held_by_event(session, event_id).get(event_id, (0, 0))
     if unreadable or expected_seats(event, held) < seats:
         raise Unchanged(OVERSOLD)
-    before = store.take_seats(event_id, seats, terms.now, session)
+    before = store.retake_seats(event_id, seats, terms.now, session)
     if before is None:
         return False
     met = GivenBack()

@@ -105,7 +105,7 @@ class Rehearsal(Store):
     def claim_event(self, event_id: Id, now: datetime, session: Session) -> Document | None:  # noqa: ARG002
         return self.event(event_id)
 
-    def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:  # noqa: ARG002
+    def retake_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:  # noqa: ARG002
         event = self.event(event_id)
         if event is None or not _fits(event, 0) or event["availableSeats"] < seats:
             return None

@@ -139,13 +139,27 @@ class Store:
         found = self._events.find({"_id": {"$in": list(event_ids)}}, session=session)
         return {event["_id"]: event for event in found}
 
-    def take_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
-        """Counter down, if that many seats are there; returns the event as it was before, or None."""
+    def take_seats(self, event_id: Id, seats: int, session: Session) -> Document | None:
+        """Counter down, if that many seats are there; returns what the counter is then, and as
+        `updatedAt` the server's time of this write, or None.
+
+        No other stamp would do without transactions, where it tells recovery that a lock is about to
+        appear: one asked for before the write can be old by then.
+        """
         with _refusals():
             return self._events.find_one_and_update(
-                {**_is(event_id), "availableSeats": {"$gte": seats}, **_takes(0)},
-                _more(-seats, now),
+                _with_seats(event_id, seats),
+                {"$inc": {"availableSeats": -seats}, **self.deployment.stamp("updatedAt")},
+                {"availableSeats": 1, "updatedAt": 1},
+                return_document=ReturnDocument.AFTER,
                 session=session,
+            )
+
+    def retake_seats(self, event_id: Id, seats: int, now: datetime, session: Session) -> Document | None:
+        """The same for a job that has its time; returns the event as it was before, or None."""
+        with _refusals():
+            return self._events.find_one_and_update(
+                _with_seats(event_id, seats), _more(-seats, now), session=session
             )
 
     def add_seats(self, events_by_seats: Mapping[int, Sequence[Id]], now: datetime, session: Session) -> int:
@@ -458,7 +472,7 @@ class Store:
         such hash, or an event's id is a list.
         """
         where = {event: _ANY_ID, "status": status, lock: _ANY_ID}
-        digest = {"$sum": {"$mod": [{"$toHashedIndexKey": f"${lock}"}, _DIGEST_RANGE]}}
+        digest = {"$sum": {"$mod": [{_HASH: f"${lock}"}, _DIGEST_RANGE]}}
         pipeline: list[Document] = [
             {"$match": where},
             {"$sort": {event: 1}},  # or the planner would take the index on `_id` for this
@@ -845,6 +859,7 @@ _SMALLEST_ID = ObjectId("0" * 24)
 _ANY_ID: Document = {"$gte": _SMALLEST_ID}
 _NO_ID = {"$not": _ANY_ID}
 """No ObjectId, or nothing; unlike `$type`, a range on an index."""
+_HASH = "$toHashedIndexKey"
 _DIGEST_RANGE = 2**42
 """Four million of these fit into MongoDB's integers: an event has at most a million seats."""
 
@@ -891,6 +906,10 @@ def _number(field: str) -> Document:
     # NaN sorts below every number.
     inside = {"$and": [{"$gte": [field, -LARGEST_NUMBER]}, {"$lte": [field, LARGEST_NUMBER]}]}
     return {"$cond": [{"$and": [{"$isNumber": field}, inside]}, field, 0]}
+
+
+def _with_seats(event_id: Id, seats: int) -> Document:
+    return {**_is(event_id), "availableSeats": {"$gte": seats}, **_takes(0)}
 
 
 def _takes(seats: int) -> Document:

@@ -138,8 +138,8 @@ def aggregate(collection: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return mongomock_aggregate(collection, *arguments, **options)
     except OperationFailure as refusal:
-        assert "Unrecognized expression" in str(refusal)
-        raise OperationFailure(str(refusal), INVALID_OPERATOR) from None
+        code = INVALID_OPERATOR if "Unrecognized expression" in str(refusal) else refusal.code
+        raise OperationFailure(str(refusal), code) from None
 
 
 mongomock_aggregate = mongomock.Collection.aggregate

@@ -494,7 +494,7 @@ def test_without_transactions_a_fresh_counter_is_left(
     for store in fresh_store(kind, request, clock):
         event = booking.create_event(store, "Concert", 5, timedelta(days=30)).document["_id"]
         clock.advance(minutes=2)
-        store.take_seats(event, 2, clock(), None)
+        store.take_seats(event, 2, None)
         clock.advance(seconds=seconds)
         run_recovery(store)
         assert store.event(event)["availableSeats"] == 3
@@ -508,7 +508,7 @@ def test_without_transactions_taking_seats_again_does_not_hide_a_fresh_change(
     for store in fresh_store(kind, request, clock):
         event, lock = sold_but_returned(store, seats=1, total=5)
         clock.advance(minutes=2)
-        store.take_seats(event, 2, clock(), None)
+        store.take_seats(event, 2, None)
         clock.advance(seconds=1)
         run_recovery(store)
         assert store.lock(lock)["status"] == "CONSUMED"

@@ -1,13 +1,15 @@
 """What the operator's commands promise, on every kind of deployment."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bson import ObjectId
-from conftest import available, edit, everything
+from conftest import available, edit, everything, open_store
 from pymongo.errors import DuplicateKeyError, WriteError
 
 from seatctl import booking
+from seatctl.connection import Deployment
 from seatctl.errors import (
     DamagedDocument,
     DeadlinePassed,
@@ -163,6 +165,30 @@ def test_last_seats(store, event):
     with pytest.raises(SoldOut, match="has 0 seats left, 1 asked"):
         booking.lock(store, event, USER, 1)
     assert available(store, event) == 0
+
+
+@pytest.mark.parametrize("kind", ["replica", "standalone"])
+def test_stamped_by_the_server_as_it_writes(request, monkeypatch, kind):
+    """A lock is dated by the very write that takes its seats: a process that is stopped before it leaves
+    no stamp from before, by which recovery would take the event for quiet."""
+    store = open_store(request.getfixturevalue(kind).uri.replace("/?", f"/{uuid.uuid4().hex}?"))
+    made = booking.create_event(store, "a concert", 10, timedelta(days=30)).document["_id"]
+    before = store.now()
+    monkeypatch.setattr(Deployment, "now", None)
+    lock = booking.lock(store, made, USER, 3).document
+    monkeypatch.undo()
+
+    assert store.event(made)["updatedAt"] == lock["createdAt"] == lock["updatedAt"]
+    assert before <= lock["createdAt"] <= store.now()
+    assert lock["expiresAt"] - lock["createdAt"] == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("ttl", [timedelta(), timedelta(seconds=-1), timedelta(days=3651)])
+def test_ttl_that_makes_no_sense(store, event, ttl):
+    """A lock lasts for some time, and not for ever; nothing is taken before that is clear."""
+    with pytest.raises(Usage, match="at most 3650 days"):
+        booking.lock(store, event, USER, 1, ttl=ttl)
+    assert available(store, event) == 10
 
 
 @pytest.mark.parametrize("late", [0, 3])

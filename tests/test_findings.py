@@ -8,8 +8,10 @@ from bson import Decimal128, ObjectId
 from pymongo.errors import OperationFailure
 
 from seatctl import booking, findings, joblog, recovery, schema
+from seatctl import store as store_module
 from seatctl.findings import INVARIANT, REPAIRABLE, Fault
 from seatctl.model import BookingStatus, JobType, LockStatus
+from seatctl.store import Store
 
 NOWHERE = ObjectId("0" * 24)
 
@@ -227,6 +229,41 @@ def test_fault(store, scene, clock, fault):
         assert document["remedy"] in (shows if fault is not Fault.TTL_INDEX else {"seatctl init --check"})
         assert (entry["status"], fault in faults(store)) == ("FAILED", True)
     assert fault.value in {step["fault"] for step in entry["details"]["findings"]}
+
+
+SOLD_AND_PAID = (LockStatus.CONSUMED, BookingStatus.CONFIRMED)
+
+
+@pytest.mark.parametrize("kind", ["replica_store", "standalone_store"])
+def test_sold_seats_are_walked_where_digests_differ(request, monkeypatch, kind):
+    """The sold locks and paid bookings of an event are read one by one only if their digests differ."""
+    store = request.getfixturevalue(kind)
+    scene, other = Scene(store), Scene(store)
+    asked = []
+
+    def keys(self, collection, event, lock, status, events):
+        if status in SOLD_AND_PAID:
+            asked.append(events)
+        return keys_of(self, collection, event, lock, status, events)
+
+    keys_of = Store._keys
+    monkeypatch.setattr(Store, "_keys", keys)
+
+    assert (findings.find_all(store), asked) == ([], [[], []])
+    scene.remove("bookings", scene.paid)
+    assert faults(store) == {Fault.CONSUMED_WITHOUT_BOOKING}
+    assert other.event not in {event for events in asked for event in events}
+    assert asked[-1] == [scene.event]
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_fault_without_digests(request, monkeypatch, fault):
+    """A server that knows no hash of an id finds the same."""
+    monkeypatch.setattr(store_module, "_HASH", "$toAnotherKey")
+    store = request.getfixturevalue("replica_store")
+    BREAKAGES[fault](Scene(store))
+    assert store.sold_digests() is None
+    assert faults(store) == {fault} | BESIDE.get(fault, set())
 
 
 @pytest.mark.parametrize("collection", ["events", "seatLocks", "bookings"])

@@ -571,13 +571,14 @@ def raise_the_counter_before_the_lock_is_out(scene: Scene) -> None:
 
 
 def insert_the_lock_before_the_counter_is_down(scene: Scene) -> None:
-    def lock_first(store: Store, _event: Any, make_lock: Callable[[datetime], Any]) -> tuple[Any, int] | None:
-        now = store.now()
-        lock = make_lock(now)
-        if store.event(lock["eventId"])["availableSeats"] < lock["seats"]:
+    def lock_first(
+        store: Store, event: Any, seats: int, make_lock: Callable[[datetime], Any]
+    ) -> tuple[Any, int] | None:
+        lock = make_lock(store.now())
+        if store.event(event)["availableSeats"] < seats:
             return None
         store.insert_lock(lock, None)
-        return lock, store.take_seats(lock["eventId"], lock["seats"], now, None)["availableSeats"]
+        return lock, store.take_seats(event, seats, None)["availableSeats"]
 
     scene.patch.setattr(booking, "take", lock_first)
 

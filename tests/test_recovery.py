@@ -507,7 +507,7 @@ def test_busy_event_on_a_standalone(standalone_store, clock):
     store = standalone_store
     event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
     clock.advance(minutes=5)
-    store.take_seats(event, 2, clock(), None)
+    store.take_seats(event, 2, None)
     clock.advance(seconds=59)
     entry = recover(store)
 
@@ -528,7 +528,7 @@ def test_half_done_command_is_nothing_left(standalone_store, clock, monkeypatch)
     nobody is told to run recovery again."""
     store = standalone_store
     event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    store.take_seats(event, 2, clock(), None)
+    store.take_seats(event, 2, None)
     look, calls = recovery.is_quiet, iter(range(100))
 
     def finished_meanwhile(*arguments):
@@ -577,7 +577,7 @@ def test_own_changes_hide_no_neighbour(standalone_store, clock, own_change):
     else:
         settle(store, event, clock, "EXPIRED", "CONFIRMED")
     clock.advance(minutes=5)
-    store.take_seats(event, 10, clock(), None)  # a buyer whose lock is about to appear
+    store.take_seats(event, 10, None)  # a buyer whose lock is about to appear
     clock.advance(seconds=1)
     entry = recover(store)
 
@@ -592,7 +592,7 @@ def test_low_counter_of_a_busy_event_is_not_oversold(standalone_store, clock):
     store = standalone_store
     event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
     lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    store.take_seats(event, 99, clock(), None)
+    store.take_seats(event, 99, None)
     clock.advance(seconds=1)
     entry = recover(store)
 
@@ -668,14 +668,14 @@ def test_counter_healed_meanwhile(store, clock, event, monkeypatch):
 def test_lock_taken_again_meanwhile(store, clock, event, monkeypatch):
     """Seats that another run took again are not taken twice."""
     lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    take, calls = store.take_seats, iter(range(100))
+    take, calls = store.retake_seats, iter(range(100))
 
     def healed_meanwhile(*arguments):
         if not next(calls):
             recover(store)
         return take(*arguments)
 
-    monkeypatch.setattr(store, "take_seats", healed_meanwhile)
+    monkeypatch.setattr(store, "retake_seats", healed_meanwhile)
 
     assert outcomes(recover(store)) == []
     assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
@@ -822,7 +822,7 @@ def overdue_twins(store, event, clock):
 
 def busy_event(store, event, clock):
     clock.advance(minutes=2)
-    store.take_seats(event, 2, clock(), None)
+    store.take_seats(event, 2, None)
     clock.advance(seconds=1)
     overdue_locks(store, event, clock, 3)
 
