@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 LOOKS = 3
 """So many more where there are no snapshots."""
-READERS = 4
-"""Threads that fetch from the server, which works on several reads at once: two digests, two streams."""
+READERS = 3
+"""Threads that fetch from the server, which works on several reads at once."""
 
 
 class Fault(StrEnum):

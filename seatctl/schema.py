@@ -66,19 +66,21 @@ BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status
 # Those on deadlines are partial, so that they stay as small as what is open. A full index that begins
 # with the status would lure the planner: it then scans that one for each compare-and-set on
 # {_id: {$in: …}, status}.
+OPEN_LOCKS = Index(
+    LOCKS,
+    "open_locks_by_event_and_deadline",
+    (("eventId", 1), ("expiresAt", 1)),
+    {"partialFilterExpression": {"status": LockStatus.ACTIVE.value}},
+)
+OPEN_BOOKINGS = Index(
+    BOOKINGS,
+    "open_bookings_by_event_and_deadline",
+    (("event", 1), ("paymentExpiresAt", 1)),
+    {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
+)
 READERS = (
-    Index(
-        LOCKS,
-        "open_locks_by_event_and_deadline",
-        (("eventId", 1), ("expiresAt", 1)),
-        {"partialFilterExpression": {"status": LockStatus.ACTIVE.value}},
-    ),
-    Index(
-        BOOKINGS,
-        "open_bookings_by_event_and_deadline",
-        (("event", 1), ("paymentExpiresAt", 1)),
-        {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
-    ),
+    OPEN_LOCKS,
+    OPEN_BOOKINGS,
     LOCKS_OF_EVENT,
     BOOKINGS_OF_EVENT,
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),

@@ -413,17 +413,21 @@ class Store:
 
     def held_by_event(self, session: Session = None, event_id: Id | None = None) -> dict[Id, tuple[int, int]]:
         """For each event, of the locks that hold seats: their seats in all, and how many locks have
-        a `seats` that is no seat count, or a list for a deadline. Of one event only, if given."""
+        a `seats` that is no seat count, or a list for a state. Of one event only, if given."""
         where: Document = {"status": {"$in": list(HOLDING)}}
+        sound = _IS_SEAT_COUNT
         if event_id is not None:
             where["eventId"] = event_id
+        # A tenth of the time for a million locks, where the index does not rule it out at once.
+        if event_id is not None or self.may_hold_lists(schema.LOCKS_OF_EVENT, "status"):
+            sound = {"$and": [sound, {"$not": {"$isArray": "$status"}}]}
         pipeline: list[Document] = [
             {"$match": where},
             {
                 "$group": {
                     "_id": "$eventId",
                     "seats": {"$sum": "$seats"},
-                    "damaged": {"$sum": {"$cond": [_IS_SOUND, 0, 1]}},
+                    "damaged": {"$sum": {"$cond": [sound, 0, 1]}},
                 }
             },
         ]
@@ -584,27 +588,28 @@ class Store:
         """Locks in no known state, without an id of their own, or ACTIVE for ever."""
         unknown = {"eventId": _ON_INDEX, "status": {"$nin": list(LockStatus)}}
         yield from self._locks.find(unknown, session=session)
-        yield from self._listed(self._locks, schema.LOCKS_OF_EVENT, session)
+        yield from self._listed(schema.LOCKS_OF_EVENT, "status", session)
         yield from self._locks.find({"_id": _NO_ID, "status": {"$in": list(HOLDING)}}, session=session)
         active = LockStatus.ACTIVE
+        yield from self._listed(schema.OPEN_LOCKS, "expiresAt", session, status=active)
         for lock in self._overdue(self._locks, active, "eventId", "expiresAt", _FIRST_DATE, None, session):
             if is_object_id(lock["_id"]) and seats_of(lock) is not None:
                 yield {**lock, "status": active}
 
     def unreadable_locks(self, event_ids: Sequence[Id], session: Session = None) -> Iterator[Document]:
         """Locks of these events that hold something which is no number of seats, or that have a list
-        for a state or a deadline."""
+        for a state."""
         holding = {"eventId": {"$in": list(event_ids)}, "status": {"$in": list(HOLDING)}}
         for lock in self._locks.find(holding, session=session):
-            listed = any(isinstance(lock.get(field), list) for field in ("expiresAt", "status"))
-            if is_object_id(lock["_id"]) and (listed or seats_of(lock) is None):
+            unreadable = isinstance(lock.get("status"), list) or seats_of(lock) is None
+            if unreadable and is_object_id(lock["_id"]):
                 yield lock
 
     def damaged_bookings(self, session: Session = None) -> Iterator[Document]:
         """Bookings in no known state, live ones without an id or a lock's id, or waiting for ever."""
         unknown = {"event": _ON_INDEX, "status": {"$nin": list(BookingStatus)}}
         yield from self._bookings.find(unknown, session=session)
-        yield from self._listed(self._bookings, schema.BOOKINGS_OF_EVENT, session)
+        yield from self._listed(schema.BOOKINGS_OF_EVENT, "status", session)
         live = {"status": {"$in": list(LIVE)}}
         yield from self._bookings.find({"event": _ON_INDEX, **live, "seatLockId": _NO_ID}, session=session)
         for booking in self._bookings.find({"_id": _NO_ID, **live}, session=session):
@@ -617,20 +622,19 @@ class Store:
         for booking in waiting:
             if is_object_id(booking["_id"]) and is_object_id(booking.get("seatLockId")):
                 yield {**booking, "status": pending}
-        listed = {"event": _ON_INDEX, "status": pending, "paymentExpiresAt": {"$type": "array"}}
-        yield from self._bookings.find(listed, session=session)
+        yield from self._listed(schema.OPEN_BOOKINGS, "paymentExpiresAt", session, status=pending)
 
-    def _listed(
-        self, collection: Collection[Document], index: schema.Index, session: Session
-    ) -> Iterator[Document]:
-        """Documents with a list for a status, which to a query counts as each state in it. To find them
-        all documents must be read; so it is asked first whether the index ever saw a list."""
-        if self.may_hold_lists(index, "status"):
-            yield from collection.find({"status": {"$type": "array"}}, session=session)
+    def _listed(self, index: schema.Index, field: str, session: Session, **where: Any) -> Iterator[Document]:
+        """Documents with a list for a status or a deadline, which to a query counts as each item in it.
+        To find them all documents must be read; so it is asked first whether the index ever saw one."""
+        if self.may_hold_lists(index, field, **where):
+            listed = {**where, field: {"$type": "array"}}
+            yield from self.database[index.collection].find(listed, session=session)
 
-    def may_hold_lists(self, index: schema.Index, field: str) -> bool:
-        """Whether this field of an index ever was a list, or there is no such index to tell."""
-        every = {name: _ON_INDEX for name, _ in index.keys}
+    def may_hold_lists(self, index: schema.Index, field: str, **where: Any) -> bool:
+        """Whether this field of an index ever was a list, or there is no such index to tell. `where` is
+        what a partial index is restricted to."""
+        every = {**where, **{name: _ON_INDEX for name, _ in index.keys}}
         query = {"find": index.collection, "filter": every, "hint": index.name}
         try:
             plan = self.database.command("explain", query, verbosity="queryPlanner")
@@ -877,8 +881,6 @@ _IS_SEAT_COUNT: Document = {
     ]
 }
 """An expression: `seats` is a positive whole number, as `model.seats_of` has it."""
-_NO_LISTS = ({"$not": {"$isArray": field}} for field in ("$expiresAt", "$status"))
-_IS_SOUND: Document = {"$and": [_IS_SEAT_COUNT, *_NO_LISTS]}
 
 _HOLDS_AS = {LockStatus.ACTIVE.value: "locked", LockStatus.CONSUMED.value: "sold"}
 

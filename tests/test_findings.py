@@ -386,6 +386,26 @@ def test_a_booking_in_a_list_of_states(store, scene, states):
     assert sorted(damaged) == sorted([scene.pending, scene.paid, scene.failed])
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("holder", ["held", "pending"])
+def test_a_deadline_in_a_list(replica_store, clock, holder, indexed):
+    """A sweep passes over a deadline in a list as long as a date in it is to come: no seat is lost
+    without a word. Its counter is judged all the same."""
+    if indexed:
+        replica_store.init()
+    scene = Scene(replica_store)
+    assert findings.find_all(replica_store) == []
+    collection, field, fault = {
+        "held": ("seatLocks", "expiresAt", Fault.DAMAGED_LOCK),
+        "pending": ("bookings", "paymentExpiresAt", Fault.DAMAGED_BOOKING),
+    }[holder]
+    scene.edit(collection, getattr(scene, holder), **{field: [clock() + timedelta(days=1)]})
+
+    assert faults(replica_store) == {fault}
+    drift(scene)
+    assert faults(replica_store) == {fault, Fault.COUNTER_DRIFT}
+
+
 def test_lists_are_searched_for_where_there_may_be_some(replica_store):
     """Whether a status ever was a list is read off the index; without that, nobody knows."""
     scene = Scene(replica_store)
