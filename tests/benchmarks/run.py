@@ -29,7 +29,7 @@ from rows import ROWS, Bench, Comparison, growth
 from servers import Server
 
 SHORT_SCALE = 1_000
-CACHE_GIGABYTES = 4
+CACHE_GIGABYTES = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
