@@ -132,7 +132,7 @@ class GivenBack:
 
 def hold_of(lock: Document) -> Hold:
     """The hold of a lock whose `seats` is sound."""
-    as_read = tuple((field, lock.get(field)) for field in ("expiresAt", "updatedAt"))
+    as_read = (("expiresAt", lock.get("expiresAt")), ("updatedAt", lock.get("updatedAt")))
     return Hold(lock["_id"], lock.get("eventId"), seats_of(lock) or 0, as_read)
 
 
