@@ -135,6 +135,7 @@ def lock(
     for _ in islice(attempts(), LOOKS_FOR_A_KEY):
         try:
             document, available = _take(store, wanted) or _take_again(store, wanted)
+            _tell_counter(wanted.event, available, -seats)
             return Done(document, available=available)
         except KeyTaken:
             # Perhaps by a lock that the primary has and a majority has not, yet or for ever.
@@ -229,7 +230,9 @@ def confirm(store: Store, lock_id: Id, *, payment_ttl: timedelta = PAYMENT_TTL) 
             raise StartOver from None
         return Done(booking)
 
-    return again(lambda: store.transact(work))
+    done = again(lambda: store.transact(work))
+    log.info("lock %s: booking %s waits for its payment", lock_id, done.document["_id"])
+    return done
 
 
 def _ensure_one_booking(store: Store) -> None:
@@ -272,7 +275,9 @@ def pay(store: Store, booking_id: Id) -> Done:
             # Else the same payment sent twice, or recovery, has finished what the line above began.
         return Done({**booking, "status": BookingStatus.CONFIRMED.value, "updatedAt": now})
 
-    return again(lambda: store.transact(work))
+    done = again(lambda: store.transact(work))
+    log.info("booking %s is CONFIRMED, its lock CONSUMED: the seats are sold", booking_id)
+    return done
 
 
 def fail(store: Store, booking_id: Id) -> Done:
@@ -331,6 +336,15 @@ def _give_back_one(store: Store, claim: Claim, terms: Terms) -> None:
         raise DamagedDocument(str(done.set_aside[0]))
     if not done.locks + done.bookings:
         raise StartOver
+    for event_id, seats in done.seats.items() if log.isEnabledFor(logging.INFO) else ():
+        event = store.event(event_id)
+        if event and not counter_flaw(event):
+            _tell_counter(event_id, whole(event["availableSeats"]), seats)
+
+
+def _tell_counter(event_id: Id, available: int, change: int) -> None:
+    """A counter in the command's story, as it is now and as that makes it before."""
+    log.info("event %s: %d → %d seats available (%+d)", event_id, available - change, available, change)
 
 
 def _check_event(store: Store, event_id: Id) -> Document:

@@ -636,6 +636,8 @@ def verify(call: Call) -> int:
         names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
         checked = ", ".join(_count(counts[name], what) for name, what in names.items())
         print(f"All invariants hold ({checked}).")
+        if not any(counts.values()):
+            call.note(f"database {store.name} is empty; if it should not be, its name is mistyped")
     if found:
         raise Unhealthy(f"{_count(len(found), 'violation')} found; {where} says what to do about each")
     return 0

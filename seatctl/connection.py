@@ -246,7 +246,10 @@ def explain(error: Exception, hosts: str = "the configured host") -> SeatctlErro
 
 def _explain_failure(error: OperationFailure, hosts: str) -> SeatctlError:
     if error.code == AUTHENTICATION_FAILED:
-        return Misconfigured(f"MongoDB at {hosts} does not accept this user and password")
+        return Misconfigured(
+            f"MongoDB at {hosts} does not accept this user and password; "
+            "authSource in the URI says which database knows the user"
+        )
     if error.code == UNAUTHORIZED:
         if "requires authentication" in str(error):
             return Misconfigured(

@@ -210,8 +210,19 @@ def run(
         entry = _entry(current, started, clock, current.complaint())
         log.info("%s ends: %s after %d ms", job.value, entry["status"], entry["details"]["duration"])
         if not dry_run:
-            store.insert_run(entry)
+            _log(current, entry)
     return entry, current
+
+
+def _log(current: Run, entry: Document) -> None:
+    """Store the entry of a run that is done. Where that fails, the error says that the work is done: who
+    reads of a failure alone believes that nothing happened."""
+    try:
+        current.store.insert_run(entry)
+    except Exception as error:
+        reason = explain(error)
+        told = f"{current.processed} records were processed and {current.seats} seats restored"
+        raise type(reason)(f"{told}, but the run could not be logged: {reason}") from error
 
 
 def _entry(current: Run, started: datetime, clock: float, error: str | None) -> Document:

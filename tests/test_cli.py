@@ -468,6 +468,28 @@ def test_v_tells_the_story_on_stderr(shell: Shell) -> None:
     assert re.search(r"deadline before \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\n", result.stderr)
 
 
+def test_v_tells_of_counters_and_states(shell: Shell) -> None:
+    """The operator's commands tell what became of the counter and of the lock, too."""
+    event = shell.new_id("create-event", "Gala", "--seats", "10", "--date", "+1d")
+    locks = [shell.ok("lock", event, "--user", "u", "--seats", "2", "-q", "-v") for _ in range(3)]
+    assert f"event {event}: 8 → 6 seats available (-2)" in locks[1].stderr
+    released, paid, failed = (lock.stdout.strip() for lock in locks)
+
+    assert f"event {event}: 4 → 6 seats available (+2)" in shell.ok("release", released, "-v").stderr
+    bookings = [shell.ok("confirm", lock, "-q", "-v") for lock in (paid, failed)]
+    assert f"lock {paid}: booking {bookings[0].stdout.strip()} waits" in bookings[0].stderr
+    assert "is CONFIRMED, its lock CONSUMED" in shell.ok("pay", bookings[0].stdout.strip(), "-v").stderr
+    failure = shell.ok("pay", bookings[1].stdout.strip(), "--failed", "-v")
+    assert f"event {event}: 6 → 8 seats available (+2)" in failure.stderr
+
+
+def test_verify_of_an_empty_database(shell: Shell) -> None:
+    """Nothing is wrong where nothing is, but a person hears that it is nothing."""
+    assert "is empty; if it should not be, its name is mistyped" in shell.ok("verify").stderr
+    shell.new_id("create-event", "Gala", "--seats", "10", "--date", "+1d")
+    assert shell.ok("verify").stderr == ""
+
+
 def test_recovery_tells_of_counters(shell: Shell) -> None:
     """The summary of `recover` has the counters that it corrects, or would."""
     with database_of(shell) as database:

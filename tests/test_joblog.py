@@ -9,9 +9,10 @@ from datetime import datetime
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 from seatctl import joblog
-from seatctl.errors import Interrupted, SoldOut
+from seatctl.errors import Interrupted, Misconfigured, SoldOut
 from seatctl.inventory import Cause, GivenBack, SetAside
 from seatctl.model import JobStatus, JobType
 
@@ -140,6 +141,19 @@ def test_failed_run(store):
 
     assert (stored["status"], stored["details"]["locksExpired"]) == ("FAILED", 2)
     assert stored["error"].split() == ["no", "seats", "are", "left"]
+
+
+def test_done_run_that_cannot_be_logged(store, monkeypatch):
+    """When only the log entry fails, the error keeps its code and says that the work is done."""
+
+    def refuse(_):
+        raise OperationFailure("not authorized", 13)
+
+    monkeypatch.setattr(store, "insert_run", refuse)
+    with pytest.raises(
+        Misconfigured, match="2 records were processed and 3 seats restored, but the run could"
+    ):
+        joblog.run(store, JobType.LOCK_EXPIRY, lambda run: run.record(batch()))
 
 
 def test_failed_run_that_cannot_be_logged(store, monkeypatch):
