@@ -6,6 +6,7 @@ Those exist before the first write that needs them, also where nobody ran `init`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,13 @@ class Index:
     name: str
     keys: tuple[tuple[str, int], ...]
     options: dict[str, Any]
+
+    def is_met_by(self, index: Document) -> bool:
+        """Whether another index rules out all that this guard does: it may not leave documents out, such
+        as those in other states, that the guard has."""
+        leaves_out = index.get("partialFilterExpression")
+        whole = leaves_out in (None, self.options.get("partialFilterExpression"))
+        return bool(index.get("unique")) and tuple(index["key"]) == self.keys and whole
 
     def create(self, database: Database[Document]) -> None:
         database[self.collection].create_index(list(self.keys), name=self.name, **self.options)
@@ -111,14 +119,19 @@ def ensure_guard(database: Database[Document], guard: Index) -> None:
     except OperationFailure as error:
         if error.code not in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, UNAUTHORIZED):
             raise
-        if not is_guarded(database, guard):
+        if is_guarded(database, guard):
+            return
+        if error.code == UNAUTHORIZED:
             raise
+        raise WriteRefused(
+            f"{guard.collection} has another index by the name of {guard.name}, which does not make sure of "
+            f"what that is for; drop it in mongosh: db.{guard.collection}.dropIndex({json.dumps(guard.name)})"
+        ) from None
 
 
 def is_guarded(database: Database[Document], guard: Index) -> bool:
     """Whether a unique index on the guard's keys is there, by whatever name."""
-    indexes = database[guard.collection].index_information().values()
-    return any(index.get("unique") and tuple(index["key"]) == guard.keys for index in indexes)
+    return any(map(guard.is_met_by, database[guard.collection].index_information().values()))
 
 
 def retention_of(database: Database[Document]) -> timedelta | None:
@@ -147,6 +160,7 @@ def missing(database: Database[Document]) -> list[str]:
         f"{index.collection}.{index.name}"
         for index in (*GUARDS, *READERS)
         if index.name not in names[index.collection]
+        or (index in GUARDS and not index.is_met_by(names[index.collection][index.name]))
     ]
     if JOB_LOGS not in there or retention_of(database) is None:
         wanted.append(f"{JOB_LOGS}.{RETENTION_INDEX}")

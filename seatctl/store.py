@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bson import ObjectId, decode_all, encode
+from bson import Decimal128, ObjectId, decode_all, encode
 from bson.errors import InvalidId
 from pymongo import ReturnDocument
 from pymongo.errors import CursorNotFound, DuplicateKeyError, OperationFailure
@@ -664,10 +664,10 @@ class Store:
         ]
         totals = {"events": 0, "total": 0, "available": 0, "locked": 0, "sold": 0}
         for group in self._events.aggregate(counters):
-            totals |= {name: int(group[name]) for name in ("events", "total", "available")}
+            totals |= {name: _integer(group[name]) for name in ("events", "total", "available")}
         for group in self._locks.aggregate(_held_by({"status": "$status"})):
             if name := _HOLDS_AS.get(str(group["_id"]["status"])):
-                totals[name] = int(group["seats"])
+                totals[name] = _integer(group["seats"])
         return totals
 
     def seats_by_event(self) -> Iterator[Document]:
@@ -676,7 +676,7 @@ class Store:
         pipeline = _held_by({"event": "$eventId", "status": "$status"})
         for group in self._locks.aggregate(pipeline, allowDiskUse=True):
             if name := _HOLDS_AS.get(str(group["_id"]["status"])):
-                held.setdefault(str(group["_id"].get("event")), {})[name] = int(group["seats"])
+                held.setdefault(str(group["_id"].get("event")), {})[name] = _integer(group["seats"])
         for event in self.all_counters():
             yield {**event, "locked": 0, "sold": 0, **held.get(str(event["_id"]), {})}
 
@@ -916,8 +916,18 @@ def _with_seats(event_id: Id, seats: int) -> Document:
 
 def _takes(seats: int) -> Document:
     fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
-    numbers = {"$and": [{"$isNumber": "$availableSeats"}, {"$isNumber": "$totalSeats"}]}
+    numbers = {"$and": [_is_whole("$availableSeats"), _is_whole("$totalSeats")]}
     return {"$expr": {"$cond": [numbers, fits, False]}}
+
+
+def _is_whole(field: str) -> Document:
+    inside = {"$lte": [{"$abs": field}, LARGEST_NUMBER]}
+    return {"$cond": [{"$isNumber": field}, {"$and": [inside, {"$eq": [{"$mod": [field, 1]}, 0]}]}, False]}
+
+
+def _integer(number: Any) -> int:
+    """A sum by the server; it is a decimal where one document holds one."""
+    return int(number.to_decimal() if isinstance(number, Decimal128) else number)
 
 
 def _more(seats: int, now: datetime) -> Document:

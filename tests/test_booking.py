@@ -1,5 +1,6 @@
 """What the operator's commands promise, on every kind of deployment."""
 
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -310,6 +311,17 @@ def test_lock_must_make_sense(store, event):
         with pytest.raises(Usage, match="key"):
             booking.lock(store, event, USER, 1, key=text)
     assert available(store, event) == 10
+
+
+@pytest.mark.parametrize("seats", [float("inf"), 2.5, 2**40, float("nan")], ids=str)
+def test_lock_on_numbers_that_are_no_seat_counts(replica_store, seats):
+    """What verify calls damaged sells no seat."""
+    event = booking.create_event(replica_store, "Concert", 10, timedelta(days=30)).document["_id"]
+    edit(replica_store, "events", event, availableSeats=seats, totalSeats=seats)
+
+    with pytest.raises(DamagedDocument, match=re.escape(f"totalSeats is {seats!r}, not a positive whole")):
+        booking.lock(replica_store, event, USER, 1)
+    assert replica_store.database.seatLocks.count_documents({}) == 0
 
 
 def test_lock_on_damaged_event(store, event):

@@ -565,6 +565,40 @@ def test_drift_of_a_busy_event(standalone_store, monkeypatch):
     assert (Fault.COUNTER_DRIFT, scene.event) == (finding.fault, finding.event)
 
 
+def test_drifts_that_pass_are_no_finding(standalone_store, monkeypatch):
+    """Without snapshots, a counter that is wrong at each look, and each time otherwise, is right when it is
+    looked at by itself: there are many buyers, not one fault."""
+    scene = Scene(standalone_store)
+    counters, looked = findings.counters, count(1)
+
+    def drifting(store, session=None):
+        off = next(looked)
+        scene.counter(off)
+        found = list(counters(store, session))
+        scene.counter(-off)
+        return iter(found)
+
+    monkeypatch.setattr(findings, "counters", drifting)
+
+    assert findings.find_all(standalone_store) == []
+    assert next(looked) == 1 + findings.LOOKS + 1
+
+
+def test_unique_index_on_some_bookings(replica_store):
+    """A unique index that leaves bookings out does not rule out that a lock has two."""
+    scene = Scene(replica_store)
+    scene.twin(scene.paid)
+    (twin,) = replica_store.database.bookings.find(
+        {"seatLockId": scene.lock_of_paid, "_id": {"$ne": scene.paid}}
+    )
+    scene.edit("bookings", twin["_id"], status="EXPIRED")
+    replica_store.database.bookings.create_index(
+        "seatLockId", unique=True, partialFilterExpression={"status": "CONFIRMED"}
+    )
+
+    assert Fault.SEVERAL_BOOKINGS in faults(replica_store)
+
+
 @pytest.mark.parametrize("code", [239, 246], ids=["too old", "unavailable"])
 @pytest.mark.parametrize("where", ["locks_of_odd_events", "held_by_event"])
 def test_lost_point_in_time(replica_store, monkeypatch, where, code):

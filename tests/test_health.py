@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from bson import Decimal128, ObjectId
 from conftest import EPOCH, Clock, examined, fresh_store, open_store
 
 from seatctl import booking, expiry, health, joblog, output
@@ -362,6 +363,22 @@ def test_a_foreign_event_of_the_wrong_shape_is_a_finding_and_no_crash(store: Sto
 
     assert (found.seats.events, found.seats.total, found.seats.available) == (2, 7, 7)
     assert only(found.problems).startswith(f"{Fault.DAMAGED_EVENT}: ")
+
+
+def test_an_event_of_decimals_is_a_finding_and_no_crash(replica_store: Store, clock: Clock) -> None:
+    """Nor do decimals, in counters and in locks, hide the rest of the inventory."""
+    log_sweeps(replica_store)
+    event(replica_store, 7)
+    ten = Decimal128("10")
+    replica_store.database["events"].insert_one({"name": "x", "totalSeats": ten, "availableSeats": ten})
+    lock = {"eventId": ObjectId(), "seats": Decimal128("2"), "status": "CONSUMED"}
+    replica_store.database["seatLocks"].insert_one(lock)
+
+    found = check(replica_store, clock)
+
+    assert (found.seats.events, found.seats.total, found.seats.sold) == (2, 17, 2)
+    assert any(problem.startswith(f"{Fault.DAMAGED_EVENT}: ") for problem in found.problems)
+    assert len(list(replica_store.seats_by_event())) == 2
 
 
 # --- warnings --------------------------------------------------------------------------------------

@@ -128,8 +128,27 @@ def test_guard_that_cannot_be(store):
     """An index with our guard's name and no uniqueness is an error, not a guard."""
     store.database.bookings.create_index([("seatLockId", 1)], name=schema.ONE_BOOKING_PER_LOCK.name)
 
-    with pytest.raises(OperationFailure):
+    with pytest.raises((OperationFailure, WriteRefused)):
         schema.ensure_guard(store.database, schema.ONE_BOOKING_PER_LOCK)
+
+
+@pytest.mark.parametrize("guard", schema.GUARDS, ids=lambda guard: guard.name)
+@pytest.mark.parametrize("name", [None, "theirs"])
+def test_unique_index_that_leaves_documents_out(replica_store, guard, name):
+    """A unique index on some of the documents only is no guard: ours comes beside it, or, where it has
+    taken the name, is missed and asked for."""
+    database = replica_store.database
+    some = {"partialFilterExpression": {"status": "CONFIRMED"}, "unique": True}
+    database[guard.collection].create_index(list(guard.keys), name=name or guard.name, **some)
+    assert not schema.is_guarded(database, guard)
+    assert f"{guard.collection}.{guard.name}" in replica_store.missing()
+
+    if name:
+        schema.ensure_guard(database, guard)
+        assert schema.is_guarded(database, guard)
+    else:
+        with pytest.raises(WriteRefused, match=rf"dropIndex\(\"{guard.name}\"\)"):
+            schema.ensure_guard(database, guard)
 
 
 def test_guard_without_the_right(store, monkeypatch):
