@@ -231,7 +231,7 @@ def confirm(store: Store, lock_id: Id, *, payment_ttl: timedelta = PAYMENT_TTL) 
         return Done(booking)
 
     done = again(lambda: store.transact(work))
-    log.info("lock %s: booking %s waits for its payment", lock_id, done.document["_id"])
+    log.info("lock %s has booking %s, which is %s", lock_id, done.document["_id"], done.document["status"])
     return done
 
 

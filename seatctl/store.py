@@ -917,7 +917,9 @@ def _with_seats(event_id: Id, seats: int) -> Document:
 def _takes(seats: int) -> Document:
     fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
     numbers = {"$and": [_is_whole("$availableSeats"), _is_whole("$totalSeats")]}
-    return {"$expr": {"$cond": [numbers, fits, False]}}
+    # The server counts with decimals, Python and the rules do not: a lock must not fail once it is made.
+    decimals = [{field: {"$type": "decimal"}} for field in ("availableSeats", "totalSeats")]
+    return {"$expr": {"$cond": [numbers, fits, False]}, "$nor": decimals}
 
 
 def _is_whole(field: str) -> Document:

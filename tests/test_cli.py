@@ -477,8 +477,10 @@ def test_v_tells_of_counters_and_states(shell: Shell) -> None:
 
     assert f"event {event}: 4 → 6 seats available (+2)" in shell.ok("release", released, "-v").stderr
     bookings = [shell.ok("confirm", lock, "-q", "-v") for lock in (paid, failed)]
-    assert f"lock {paid}: booking {bookings[0].stdout.strip()} waits" in bookings[0].stderr
+    booked = f"lock {paid} has booking {bookings[0].stdout.strip()}, which is"
+    assert f"{booked} PAYMENT_PENDING" in bookings[0].stderr
     assert "is CONFIRMED, its lock CONSUMED" in shell.ok("pay", bookings[0].stdout.strip(), "-v").stderr
+    assert f"{booked} CONFIRMED" in shell.ok("confirm", paid, "-v").stderr
     failure = shell.ok("pay", bookings[1].stdout.strip(), "--failed", "-v")
     assert f"event {event}: 6 → 8 seats available (+2)" in failure.stderr
 
