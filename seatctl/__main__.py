@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seatctl.cli import main
+from seatctl.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -23,10 +23,10 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from servers import Server
 
-from seatctl import schema
-from seatctl.connection import Deployment, connect
-from seatctl.model import RETENTION, Document, Id
-from seatctl.store import INVALID_OPERATOR, Store
+from seatctl.domain.model import RETENTION, Document, Id
+from seatctl.mongo import schema
+from seatctl.mongo.client import Deployment, connect
+from seatctl.mongo.store import INVALID_OPERATOR, Store
 
 SEED = 1
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)

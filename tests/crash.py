@@ -19,8 +19,8 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from servers import wait_until
 
-from seatctl.connection import Deployment
-from seatctl.store import Store
+from seatctl.mongo.client import Deployment
+from seatctl.mongo.store import Store
 
 if TYPE_CHECKING:
     from pymongo.database import Database

@@ -19,14 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from seatctl import booking, joblog
-from seatctl.connection import Deployment, connect, explain
+from seatctl.domain.model import Document, Id, JobStatus, JobType
 from seatctl.errors import SeatctlError, SoldOut, WrongState
-from seatctl.expiry import Sweep, booking_sweep, lock_sweep, sweep
-from seatctl.inventory import Terms
-from seatctl.model import Document, Id, JobStatus, JobType
-from seatctl.recovery import recover
-from seatctl.store import Store
+from seatctl.mongo.client import Deployment, connect, explain
+from seatctl.mongo.store import Store
+from seatctl.services import jobs as joblog
+from seatctl.services import sales as booking
+from seatctl.services.expiry import Sweep, booking_sweep, lock_sweep, sweep
+from seatctl.services.recovery import recover
+from seatctl.services.seats import Terms
 
 PATIENCE = 200.0
 """Seconds before a silent process counts as hung: longer than a transaction starts over."""

@@ -16,7 +16,7 @@ from urllib.parse import quote_plus
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from seatctl import embedded
+from seatctl.mongo import embedded
 
 ALREADY_INITIALIZED, UNAUTHORIZED = 23, 13
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seatctl import config, edge
-from seatctl.cli import app
+from seatctl.cli import boundary as edge
+from seatctl.cli.app import app
+from seatctl.mongo import target as config
 
 if TYPE_CHECKING:
     import pytest

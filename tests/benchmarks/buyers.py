@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import floors
 from pymongo import MongoClient
 
-from seatctl import booking, expiry, joblog
-from seatctl.connection import connect
-from seatctl.inventory import Terms
-from seatctl.model import JobType
-from seatctl.store import Store
+from seatctl.domain.model import JobType
+from seatctl.mongo.client import connect
+from seatctl.mongo.store import Store
+from seatctl.services import expiry
+from seatctl.services import jobs as joblog
+from seatctl.services import sales as booking
+from seatctl.services.seats import Terms
 
 if TYPE_CHECKING:
     from bson import ObjectId

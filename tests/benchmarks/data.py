@@ -16,8 +16,8 @@ from typing import Any
 from bson import ObjectId
 from pymongo import MongoClient, WriteConcern
 
-from seatctl import schema
-from seatctl.model import RETENTION
+from seatctl.domain.model import RETENTION
+from seatctl.mongo import schema
 
 Document = dict[str, Any]
 

@@ -1,0 +1,320 @@
+"""The least privileges: what each role may do, that it suffices, and that none of it is spare.
+
+The roles are the README's. Authentication is switched on, on a replica set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from conftest import open_store
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from servers import Server
+
+from seatctl.domain.model import Document, Id, JobType
+from seatctl.errors import Misconfigured
+from seatctl.mongo.client import explain
+from seatctl.mongo.store import Store, new_id
+from seatctl.services import audit as findings
+from seatctl.services import expiry, health, recovery
+from seatctl.services import jobs as joblog
+from seatctl.services import sales as booking
+from seatctl.services.seats import Terms
+
+SEATCTL = str(Path(sys.executable).with_name("seatctl"))
+PASSWORD = "c0rrect-horse"  # noqa: S105 - of a server that lives as long as the test
+
+STATE, ALL = ("events", "seatLocks", "bookings"), ("events", "seatLocks", "bookings", "jobLogs")
+Grant = tuple[str, str]
+"""An action, and the collection it is for; "" is the database itself."""
+
+ROLES: dict[str, set[Grant]] = {
+    "seatctlJobs": {
+        *(("find", name) for name in STATE),
+        *(("listIndexes", name) for name in STATE),
+        *(("update", name) for name in STATE),
+        ("insert", "jobLogs"),
+    },
+    "seatctlWatch": {
+        *(("find", name) for name in ALL),
+        *(("listIndexes", name) for name in ALL),
+        ("listCollections", ""),
+    },
+    "seatctlOperator": {
+        *(("find", name) for name in ALL),
+        *(("insert", name) for name in STATE),
+        *(("listIndexes", name) for name in STATE),
+        *(("update", name) for name in STATE),
+    },
+    "seatctlInit": {
+        *(("createCollection", name) for name in ALL),
+        *(("createIndex", name) for name in ("seatLocks", "bookings", "jobLogs")),
+        *(("listIndexes", name) for name in ALL),
+        *(("collMod", name) for name in ALL),
+        ("listCollections", ""),
+    },
+}
+
+
+def privileges(grants: set[Grant], database: str) -> list[Document]:
+    """Grants as `createRole` takes them."""
+    return [
+        {"resource": {"db": database, "collection": collection}, "actions": [action]}
+        for action, collection in sorted(grants)
+    ]
+
+
+class Guarded:
+    """A database on a server that asks who is there."""
+
+    def __init__(self, server: Server, root: MongoClient[Document]) -> None:
+        self.server, self.root = server, root
+        self.name = f"test_{uuid.uuid4().hex}"
+        self.database = root[self.name]
+        self.store = open_store(self.uri("root", "admin"))
+
+    def uri(self, user: str, source: str = "", password: str = PASSWORD) -> str:
+        address = self.server.uri.replace("mongodb://", f"mongodb://{user}:{password}@")
+        return address.replace("/?", f"/{self.name}?authSource={source or self.name}&")
+
+    def grant(self, role: str, grants: set[Grant]) -> str:
+        """A user with exactly these grants; returns the URI to log in with."""
+        self.database.command("createRole", role, privileges=privileges(grants, self.name), roles=[])
+        self.database.command("createUser", role, pwd=PASSWORD, roles=[role])
+        return self.uri(role)
+
+    def sample(self) -> Document:
+        """An event on which every command and every job finds something to do; the ids by purpose."""
+        event = booking.create_event(self.store, "Concert", 50, timedelta(days=1)).document["_id"]
+        soon = timedelta(seconds=1)
+        booking.lock(self.store, event, "ann", 1, ttl=soon)
+        booking.confirm(self.store, self.lock(event), payment_ttl=soon)
+        sold = booking.confirm(self.store, self.lock(event)).document
+        booking.pay(self.store, sold["_id"])
+        # Two faults that recovery mends: a sale whose lock is open, and a counter that drifted.
+        self.database["seatLocks"].update_one({"_id": sold["seatLockId"]}, {"$set": {"status": "ACTIVE"}})
+        self.database["events"].update_one({"_id": event}, {"$inc": {"availableSeats": -1}})
+        return {
+            "event": event,
+            "free": self.lock(event),
+            "releasable": self.lock(event),
+            "payable": booking.confirm(self.store, self.lock(event)).document["_id"],
+            "failing": booking.confirm(self.store, self.lock(event)).document["_id"],
+        }
+
+    def lock(self, event: Id) -> Id:
+        return booking.lock(self.store, event, "ann", 1).document["_id"]
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, MongoClient[Document]]]:
+    """A replica set with authentication, and its administrator."""
+    key = tmp_path_factory.mktemp("auth") / "key"
+    key.write_text("bm90IGEgc2VjcmV0")
+    key.chmod(0o600)
+    server = Server(options=("--auth", "--keyFile", str(key))).start()
+    with server.client() as first:  # nobody exists yet: the localhost exception
+        first.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+    with MongoClient(server.uri, username="root", password=PASSWORD, tz_aware=True) as root:
+        yield server, root
+    server.stop()
+
+
+@pytest.fixture
+def guarded(secured: tuple[Server, MongoClient[Document]]) -> Iterator[Guarded]:
+    database = Guarded(*secured)
+    database.store.init()
+    yield database
+    database.database.command("dropAllUsersFromDatabase")
+    database.database.command("dropAllRolesFromDatabase")
+    database.root.drop_database(database.name)
+
+
+# --- what each role is for -------------------------------------------------------------------------
+
+
+def run_jobs(store: Store, _: Document) -> None:
+    """All three jobs, each with something to do."""
+    sweeps = {JobType.BOOKING_EXPIRY: expiry.booking_sweep, JobType.LOCK_EXPIRY: expiry.lock_sweep}
+    for job, kind in sweeps.items():
+        _, run = joblog.run(store, job, lambda run, kind=kind: sweep(store, run, kind(store)))
+        assert run.processed
+    _, run = joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run))
+    assert run.repairs
+
+
+def sweep(store: Store, run: joblog.Run, kind: expiry.Sweep) -> None:
+    """What will be overdue in five seconds: the sample's short ones."""
+    terms = Terms(store.now(), overdue_at=store.now() + timedelta(seconds=5))
+    for batch in expiry.sweep(store, kind, terms):
+        run.record(batch)
+
+
+def watch(store: Store, _: Document) -> None:
+    """`health`, `verify`, `init --check` and the lists."""
+    health.check(store, max_age=timedelta(minutes=3))
+    store.sizes()
+    for collection in ALL:
+        store.newest(collection, {}, 10)
+
+
+def operate(store: Store, sample: Document) -> None:
+    """Every command that an operator types."""
+    created = booking.create_event(store, "Another", 5, timedelta(days=1)).document["_id"]
+    booking.lock(store, created, "bob", 2, key="k")
+    booking.confirm(store, sample["free"])
+    booking.release(store, sample["releasable"])
+    booking.pay(store, sample["payable"])
+    booking.fail(store, sample["failing"])
+    store.find_anywhere(new_id())
+    store.newest("jobLogs", {}, 10)
+    findings.find_all(store)
+
+
+def install(store: Store, _: Document) -> None:
+    """`init` on a bare database, then with another retention."""
+    store.init()
+    store.init(timedelta(days=7))
+
+
+WORK: dict[str, Callable[[Store, Document], None]] = {
+    "seatctlJobs": run_jobs,
+    "seatctlWatch": watch,
+    "seatctlOperator": operate,
+    "seatctlInit": install,
+}
+
+
+def refusal(work: Callable[[], None]) -> Exception | None:
+    """What the server says to `work`, or None when it lets all of it pass."""
+    try:
+        work()
+    except (PyMongoError, Misconfigured) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_suffices(guarded: Guarded, role: str) -> None:
+    """With nothing but its role, a user does all that the role is for."""
+    sample = guarded.sample()
+    if role == "seatctlInit":
+        guarded.root.drop_database(guarded.name)
+
+    WORK[role](open_store(guarded.grant(role, ROLES[role])), sample)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_has_anything_to_spare(guarded: Guarded, role: str) -> None:
+    """Without any one of its grants a role does not suffice, and the error says what was refused."""
+    store = open_store(guarded.grant(role, ROLES[role]))
+    for spared in sorted(ROLES[role]):
+        sample = guarded.sample()
+        if role == "seatctlInit":
+            guarded.root.drop_database(guarded.name)
+        rest = privileges(ROLES[role] - {spared}, guarded.name)
+        guarded.database.command("updateRole", role, privileges=rest)
+
+        error = refusal(lambda sample=sample: WORK[role](store, sample))
+
+        assert error is not None, f"{role} never needs {spared}"
+        reason = explain(error)
+        assert isinstance(reason, Misconfigured), (spared, error)
+        assert re.search(rf"not authorized to run \w+ on {guarded.name}[.;]", str(reason)), (spared, reason)
+
+
+# --- from the shell --------------------------------------------------------------------------------
+
+
+def seatctl(uri: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SEATCTL, *arguments],
+        env={"PATH": os.defpath, "SEATCTL_URI": uri},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+CREATE = "create-event X --seats 1 --date 2030-01-01"
+COMMANDS = ("expire-locks", "recover", "health", "verify", "init", CREATE)
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"),
+    [
+        ("seatctlJobs", {"expire-locks", "recover", "verify"}),
+        ("seatctlWatch", {"health", "verify"}),
+        ("seatctlOperator", {CREATE, "verify"}),
+        ("seatctlInit", {"init"}),
+    ],
+)
+def test_what_a_role_may_not_do_ends_with_a_clear_error(
+    guarded: Guarded, role: str, allowed: set[str]
+) -> None:
+    """What the role is for works; all else is exit 11 and one line that says what was refused."""
+    uri = guarded.grant(role, ROLES[role])
+
+    runs = {command: seatctl(uri, *command.split(), "-q") for command in COMMANDS}
+
+    refused = {command: run for command, run in runs.items() if run.returncode == 11}
+    assert set(refused) == set(COMMANDS) - allowed
+    for run in refused.values():
+        # A job has then done its work, if it found any, and says so.
+        words = r"(0 records [^\n]+ could not be logged: )?the database user is not authorized to run "
+        assert re.fullmatch(rf"seatctl: {words}[^\n]+\n", run.stderr)
+    # Nobody scheduled the jobs yet, so health runs and is unhappy.
+    assert {runs[command].returncode for command in allowed} <= {0, 5 if "health" in allowed else 0}
+    assert not [run for run in runs.values() if PASSWORD in run.stdout + run.stderr]
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "words"),
+    [
+        ("seatctlJobs", "wr0ng-pony", "does not accept this user and password"),
+        ("nobody", PASSWORD, "does not accept this user and password"),
+    ],
+)
+def test_a_wrong_login_is_a_configuration_error(
+    guarded: Guarded, user: str, password: str, words: str
+) -> None:
+    """Exit 11 and one line that names neither user nor password."""
+    guarded.grant("seatctlJobs", ROLES["seatctlJobs"])
+
+    run = seatctl(guarded.uri(user, password=password), "expire-locks")
+
+    assert run.returncode == 11
+    assert words in run.stderr
+    assert not [secret for secret in (user, password) if secret in run.stderr]
+
+
+def test_no_login_at_all_is_a_configuration_error(guarded: Guarded) -> None:
+    """A URI without a user, on a server that wants one: exit 11."""
+    run = seatctl(guarded.server.uri, "expire-locks")
+
+    assert run.returncode == 11
+    assert re.fullmatch(r"seatctl: [^\n]+\n", run.stderr)
+
+
+def test_an_operator_without_guards_is_told_to_run_init(guarded: Guarded) -> None:
+    """Where the unique index is missing and the role may not create it, a keyed lock is refused
+    rather than taken without its guard."""
+    event = guarded.sample()["event"]
+    guarded.database["seatLocks"].drop_index("one_lock_per_key")
+    store = open_store(guarded.grant("seatctlOperator", ROLES["seatctlOperator"]))
+
+    with pytest.raises(PyMongoError) as refused:
+        booking.lock(store, event, "bob", 1, key="k")
+
+    assert "not authorized to run createIndexes" in str(explain(refused.value))
+    assert store.lock_by_key(event, "bob", "k") is None

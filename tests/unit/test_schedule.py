@@ -1,0 +1,371 @@
+"""The schedules: what they say, that the real tools take them, and that each line of them runs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+from conftest import open_store, read
+from terminal import Shell
+
+from seatctl.domain.model import JobStatus, JobType
+from seatctl.errors import Usage
+from seatctl.ops import schedules as schedule
+from seatctl.ops.schedules import BOOKINGS, FAILURE, LOCKS, RECOVER, URI_FILE, cron, systemd
+
+INSTALLED = str(Path(sys.executable).with_name("seatctl"))
+IN_TMP = "/tmp/venv/bin/seatctl"  # noqa: S108 - a name, nothing is written
+ODD = "/opt/50% of it's mine/\\%/seatctl"
+
+
+def have(tool: str) -> bool:
+    """Whether a program of the host is here; in CI it must be."""
+    found = shutil.which(tool) is not None
+    assert found or not os.environ.get("CI"), f"{tool} must be installed in CI"
+    return found
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """What a program of the host says."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def settings(crontab: str) -> dict[str, str]:
+    """The environment that a crontab sets up, as cron reads it."""
+    return dict(re.findall(r"^([A-Z_]+)=[\"']?(.*?)[\"']?$", crontab, re.MULTILINE))
+
+
+def commands(crontab: str) -> list[str]:
+    """The commands of a crontab as cron hands them to the shell: an unescaped % ends one."""
+    lines = re.findall(r"^(?:@reboot|(?:[*\d/,-]+ ){5}) ?(.*)$", crontab, re.MULTILINE)
+    return [re.split(r"(?<!\\)%", line)[0].replace(r"\%", "%") for line in lines]
+
+
+def run_as_cron(crontab: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run one command in cron's bare environment, but without waiting for its half minute."""
+    environment = {**settings(crontab), "HOME": "/nonexistent", "LOGNAME": "nobody"}
+    return subprocess.run(
+        [environment["SHELL"], "-c", f"sleep() {{ :; }}; {command}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def uri_file(tmp_path: Path, database_uri: str) -> str:
+    path = tmp_path / "uri"
+    path.write_text(database_uri)
+    path.chmod(0o600)
+    return str(path)
+
+
+# --- cron ------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_what_the_command_prints() -> None:
+    """`crontab.example` is the crontab of an installation in the standard place."""
+    assert cron(schedule.PROGRAM, schedule.USER, schedule.URI_FILE) == read("crontab.example")
+
+
+def test_crontab_runs_every_job() -> None:
+    """Recovery runs at boot with patience, both expiry jobs every minute and half a minute apart."""
+    crontab = read("crontab.example")
+
+    assert commands(crontab) == [
+        "/usr/local/bin/seatctl recover -q --wait 5m",
+        "/usr/local/bin/seatctl expire-bookings -q",
+        "sleep 30 && /usr/local/bin/seatctl expire-locks -q",
+    ]
+    assert crontab.count("\n@reboot ") == 1
+    assert crontab.count("\n* * * * * ") == 2
+
+
+def test_crontab_names_its_environment() -> None:
+    """The crontab relies on nothing that cron does not give: shell, path, recipient and URI are named."""
+    assert settings(cron("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
+        "SHELL": "/bin/sh",
+        "PATH": schedule.PATH,
+        "MAILTO": "booking",
+        "SEATCTL_URI_FILE": "/etc/seatctl/uri",
+        "SEATCTL_DATABASE": "tickets",
+    }
+
+
+def test_crontab_has_no_comment_behind_a_command() -> None:
+    """Cron would hand such a comment to the shell."""
+    for crontab in (read("crontab.example"), cron(ODD, "seatctl", URI_FILE)):
+        assert all("#" not in command for command in commands(crontab))
+
+
+@pytest.mark.parametrize("program", ["/usr/local/bin/seatctl", ODD, "/opt/$HOME/`id`/seatctl"])
+def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: Path) -> None:
+    """A path with spaces, quotes, percent signs or what a shell would expand is called as it is."""
+    here = tmp_path / program[1:]
+    here.parent.mkdir(parents=True)
+    here.write_text('#!/bin/sh\necho "$1"\n')
+    here.chmod(0o755)
+    crontab = cron(str(here), "seatctl", URI_FILE)
+
+    answers = [run_as_cron(crontab, command) for command in commands(crontab)]
+
+    assert [run.stdout.strip() for run in answers] == ["recover", "expire-bookings", "expire-locks"]
+    assert [run.stderr for run in answers] == ["", "", ""]
+
+
+def test_crontab_quotes_a_value_that_starts_like_a_quote() -> None:
+    """A file name that begins with a quote or a space reaches the program unchanged."""
+    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in cron("/opt/seatctl", "seatctl", "'quoted'/uri")
+    assert """SEATCTL_URI_FILE=" spaced"\n""" in cron("/opt/seatctl", "seatctl", " spaced")
+
+
+@pytest.mark.parametrize(
+    ("program", "user", "uri_file", "database"),
+    [
+        ("seatctl", "seatctl", URI_FILE, None),
+        ("/opt/sea\ntctl", "seatctl", URI_FILE, None),
+        ("/opt/seatctl", "root\n* * * * * evil", URI_FILE, None),
+        ("/opt/seatctl", "", URI_FILE, None),
+        ("/opt/seatctl", "seatctl", "/etc/uri\nMAILTO=evil", None),
+        ("/opt/seatctl", "seatctl", URI_FILE, "a\nb"),
+    ],
+)
+def test_what_no_schedule_can_carry_is_refused(
+    program: str, user: str, uri_file: str, database: str | None
+) -> None:
+    """A relative program, an empty name or a line break is a usage error, not a broken file."""
+    for make in (cron, systemd):
+        with pytest.raises(Usage):
+            make(program, user, uri_file, database)
+
+
+def test_both_kinds_of_quotes_are_refused() -> None:
+    """Cron has no escapes, so a value that needs them cannot be written."""
+    with pytest.raises(Usage, match="both kinds of quotes"):
+        cron("/opt/seatctl", "seatctl", "'\"/uri")
+
+
+def test_debians_crontab_accepts_it(tmp_path: Path) -> None:
+    """Debian's `crontab` finds no fault, neither with the example nor with an odd path."""
+    for crontab in (read("crontab.example"), cron(ODD, "seatctl", URI_FILE, "tickets")):
+        file = tmp_path / "crontab"
+        file.write_text(crontab)
+        if have("crontab"):
+            checked = ask("crontab", "-n", str(file))
+            assert checked.returncode == 0, checked.stderr
+
+
+def test_every_scheduled_line_runs_in_crons_environment(database_uri: str, uri_file: str) -> None:
+    """Each line succeeds with the crontab's own variables alone, mails nothing, and leaves its entry."""
+    open_store(database_uri).init()
+    crontab = cron(INSTALLED, "nobody", uri_file)
+
+    for command in commands(crontab):
+        run = run_as_cron(crontab, command)
+        assert (run.returncode, run.stdout, run.stderr) == (0, "", ""), command
+
+    store = open_store(database_uri)
+    for job in JobType:
+        entry = store.last_run(job)
+        assert entry is not None
+        assert entry["status"] == JobStatus.SUCCESS
+
+
+def test_a_wrong_uri_is_one_line_per_run(tmp_path: Path) -> None:
+    """A crontab whose URI is missing or leads nowhere says so in one line for each run."""
+    nowhere = tmp_path / "uri"
+    socket = quote_plus(str(tmp_path / "no.sock"))
+    nowhere.write_text(f"mongodb://user:secret@{socket}/?serverSelectionTimeoutMS=200")
+    nowhere.chmod(0o600)
+    for uri_file, code in ((str(tmp_path / "absent"), 11), (str(nowhere), 10)):
+        crontab = cron(INSTALLED, "nobody", uri_file)
+        for command in commands(crontab)[1:]:
+            run = run_as_cron(crontab, command)
+            assert (code, "") == (run.returncode, run.stdout)
+            assert re.fullmatch(r"seatctl: [^\n]+\n", run.stderr)
+            assert "secret" not in run.stderr
+
+
+# --- from the shell ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(tmp_path: Path, uri_file: str) -> Shell:
+    return Shell({"HOME": str(tmp_path), "SEATCTL_URI_FILE": uri_file})
+
+
+def test_schedule_cron_is_for_this_installation(shell: Shell, uri_file: str) -> None:
+    """The crontab names this program, this file with the URI, and the user who asks or is named."""
+    me = pwd.getpwuid(os.getuid()).pw_name
+    assert shell.ok("schedule", "cron").stdout == cron(INSTALLED, me, uri_file)
+    named = shell.ok("schedule", "cron", "--user", "nobody", "--database", "tickets", "--json")
+    assert named.json == {"crontab": cron(INSTALLED, "nobody", uri_file, "tickets")}
+
+
+def test_a_schedule_never_holds_the_uri_itself(shell: Shell, uri_file: str) -> None:
+    """Where the URI is in no file, the schedule names where it belongs, and stderr says so."""
+    inline = shell.with_env(SEATCTL_URI_FILE="", SEATCTL_URI=Path(uri_file).read_text())
+    printed = inline.ok("schedule", "cron", "--user", "nobody")
+    assert printed.stdout == cron(INSTALLED, "nobody", URI_FILE)
+    assert f"the schedule reads the URI from {URI_FILE}" in printed.stderr
+
+
+def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, tmp_path: Path) -> None:
+    """The units are printed, or written where --write says; where that cannot be, nobody is misled."""
+    real = str(Path(sys.executable).resolve())
+    units = systemd(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
+    command = ("schedule", "systemd", "--user", "nobody", "--application", "booking.service")
+    assert shell.ok(*command).stdout == schedule.bundle(units)
+    assert shell.ok(*command, "--json").json == units
+
+    (tmp_path / "units").mkdir()
+    told = shell.ok(*command, "--write", str(tmp_path / "units")).stdout.split()
+    assert {Path(path).name: Path(path).read_text() for path in told} == units
+    refused = shell(*command, "--write", str(tmp_path / "nowhere"))
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "cannot write to" in refused.stderr
+
+
+# --- systemd ---------------------------------------------------------------------------------------
+
+
+def directives(unit: str) -> list[str]:
+    return [line for line in unit.splitlines() if line and not line.startswith("#")]
+
+
+def written(directory: Path, units: dict[str, str]) -> list[str]:
+    for name, text in units.items():
+        (directory / name).write_text(text)
+    return [str(directory / name) for name in units]
+
+
+def test_units_of_an_installation() -> None:
+    """There is a service and a timer for each expiry job, recovery at boot, and a way to tell of failure."""
+    assert {
+        f"{RECOVER}.service",
+        f"{LOCKS}.service",
+        f"{LOCKS}.timer",
+        f"{BOOKINGS}.service",
+        f"{BOOKINGS}.timer",
+        f"{FAILURE}.service",
+    } == set(systemd("/usr/bin/seatctl", "seatctl", URI_FILE))
+
+
+@pytest.mark.parametrize("name", [RECOVER, LOCKS, BOOKINGS])
+def test_each_job_is_a_bounded_oneshot_that_tells_of_failure(name: str) -> None:
+    """A job's service ends, has a time limit, calls the failure unit, and gets the URI as a credential."""
+    unit = directives(systemd("/usr/bin/seatctl", "seatctl", "/srv/uri", "tickets")[f"{name}.service"])
+
+    assert {
+        "Type=oneshot",
+        "OnFailure=seatctl-failure@%n.service",
+        "LoadCredential=seatctl-uri:/srv/uri",
+        "Environment=SEATCTL_DATABASE=tickets",
+        "User=seatctl",
+        "ProtectHome=yes",
+    } <= set(unit)
+    assert any(line.startswith("TimeoutStartSec=") for line in unit)
+
+
+def test_timers_fire_every_minute_half_a_minute_apart() -> None:
+    """Both timers are accurate to the second, so that they stay apart, and make up for missed runs."""
+    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE)
+
+    assert "OnCalendar=*-*-* *:*:00" in directives(units[f"{BOOKINGS}.timer"])
+    assert "OnCalendar=*-*-* *:*:30" in directives(units[f"{LOCKS}.timer"])
+    for name in (BOOKINGS, LOCKS):
+        assert {"AccuracySec=1s", "Persistent=true"} <= set(directives(units[f"{name}.timer"]))
+
+
+def test_recovery_comes_first() -> None:
+    """At boot recovery runs before the expiry jobs and before the application, waiting for the database."""
+    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE, application="booking.service")
+    unit = directives(units[f"{RECOVER}.service"])
+
+    assert f"Before={BOOKINGS}.service {LOCKS}.service booking.service" in unit
+    assert "ExecStart=/usr/bin/seatctl recover -q --wait 5m" in unit
+    assert "WantedBy=multi-user.target" in unit
+
+
+def test_every_relaxed_directive_has_its_reason_beside_it() -> None:
+    """What opens the sandbox stands right below a comment that says why."""
+    for program in ("/usr/bin/seatctl", "/home/ann/bin/seatctl", "/root/seatctl", IN_TMP):
+        for name, unit in systemd(program, "root", URI_FILE).items():
+            lines = unit.splitlines()
+            for number, line in enumerate(lines):
+                if line in ("ProtectHome=read-only", "PrivateTmp=no", "PrivateNetwork=no"):
+                    assert lines[number - 1].startswith("# Relaxed: "), f"{name}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("program", "interpreter", "user", "expected"),
+    [
+        ("/usr/bin/seatctl", None, "root", {"DynamicUser=yes", "ProtectHome=yes", "PrivateTmp=yes"}),
+        ("/usr/bin/seatctl", "/usr/bin/python3", "ann", {"User=ann", "ProtectHome=yes", "PrivateTmp=yes"}),
+        ("/home/ann/seatctl", None, "ann", {"User=ann", "ProtectHome=read-only", "PrivateTmp=yes"}),
+        ("/opt/seatctl", "/root/.local/python", "root", {"User=root", "ProtectHome=read-only"}),
+        (IN_TMP, None, "root", {"User=root", "ProtectHome=yes", "PrivateTmp=no"}),
+        ("/homework/seatctl", None, "ann", {"ProtectHome=yes"}),
+    ],
+)
+def test_the_sandbox_shows_the_program(
+    program: str, interpreter: str | None, user: str, expected: set[str]
+) -> None:
+    """A program or interpreter in a home or in /tmp stays visible; all else stays closed."""
+    units = systemd(program, user, URI_FILE, interpreter=interpreter)
+
+    assert expected <= set(directives(units[f"{LOCKS}.service"]))
+
+
+def test_specifiers_and_quotes_reach_the_program_as_they_are() -> None:
+    """A percent sign is no specifier, and a space parts no words."""
+    units = systemd('/opt/50%/my "own"/seatctl', "seatctl", "/etc/100%", "a b")
+    unit = directives(units[f"{LOCKS}.service"])
+
+    assert r'ExecStart="/opt/50%%/my \"own\"/seatctl" expire-locks -q' in unit
+    assert "LoadCredential=seatctl-uri:/etc/100%%" in unit
+    assert 'Environment="SEATCTL_DATABASE=a b"' in unit
+
+
+def test_a_credential_needs_a_path_without_spaces() -> None:
+    """systemd has no quotes there, so such a path is a usage error."""
+    with pytest.raises(Usage, match="spaces"):
+        systemd("/usr/bin/seatctl", "seatctl", "/etc/my uri")
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/env", INSTALLED])
+def test_systemd_accepts_the_units(program: str, tmp_path: Path) -> None:
+    """`systemd-analyze verify` has nothing to say about them."""
+    files = written(tmp_path, systemd(program, "root", URI_FILE, "tickets", application="booking.service"))
+    if have("systemd-analyze"):
+        checked = ask("systemd-analyze", "verify", *files)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("user", ["root", "seatctl"])
+@pytest.mark.parametrize("program", ["/usr/bin/seatctl", "/home/ann/seatctl", IN_TMP])
+def test_systemd_finds_the_services_well_confined(program: str, user: str, tmp_path: Path) -> None:
+    """`systemd-analyze security` gives every service an exposure of 2.0 ("OK") or less."""
+    files = written(tmp_path, systemd(program, user, URI_FILE))
+    if have("systemd-analyze"):
+        for file in files:
+            if file.endswith(".service"):
+                checked = ask("systemd-analyze", "security", "--offline=true", "--threshold=20", file)
+                assert checked.returncode == 0, checked.stdout.splitlines()[-1]
+
+
+def test_bundle_names_each_file() -> None:
+    """Printed as one text, each file stands under its name."""
+    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE)
+
+    for name, text in units.items():
+        assert f"# /etc/systemd/system/{name}\n{text}" in schedule.bundle(units)
