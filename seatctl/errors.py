@@ -33,6 +33,30 @@ class Contention(SeatctlError):
     code = "contention"
 
 
+class StaleRead(Contention):
+    """What was read has changed before it could be used. Nothing was changed; try again.
+
+    A transaction that raises it is rolled back and starts over."""
+
+    @classmethod
+    def default_message(cls) -> str:
+        return Contention.default_message()
+
+
+class CursorLost(SeatctlError):
+    """The server dropped a list or a point in time while it was being read. Nothing was changed; try
+    again."""
+
+    code = "cursor_lost"
+
+
+class CachePressure(SeatctlError):
+    """The server rolled the transaction back because its cache is full. Nothing was changed; give the
+    server more cache, or use a smaller --batch-size."""
+
+    code = "cache_pressure"
+
+
 class WriteRefused(SeatctlError):
     """The database refused a document. Nothing was changed."""
 
@@ -89,6 +113,12 @@ class FutureRefused(Refused):
     code = "future_refused"
 
 
+class CountedByDay(Refused):
+    """This event counts its seats by day, which seatctl does not."""
+
+    code = "counted_by_day"
+
+
 class NotFound(SeatctlError):
     """There is no document with this id."""
 
@@ -108,6 +138,13 @@ class Unreachable(SeatctlError):
 
     code = "unreachable"
     exit_code = 10
+
+
+class OutcomeUnknown(Unreachable):
+    """A majority of the replica set did not answer, so it is not known whether the change was made;
+    repeat the command, with the same --key if it has one."""
+
+    code = "outcome_unknown"
 
 
 class Misconfigured(SeatctlError):

@@ -1,4 +1,4 @@
-"""Databases for the tests: mongomock for speed, real servers for everything that matters.
+"""Databases for the tests: mongomock for rules, real servers for everything that matters.
 
 In CI a missing `mongod` is a failure, never a skip: nothing here skips.
 """
@@ -10,24 +10,26 @@ import random
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import bson
 import mongomock
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from servers import Server
 
-from seatctl.domain.model import RETENTION, Document, Id
+from seatctl.domain.rules import RETENTION
+from seatctl.errors import StaleRead
 from seatctl.mongo import schema
+from seatctl.mongo.audit import INVALID_OPERATOR
 from seatctl.mongo.client import Deployment, connect
-from seatctl.mongo.store import INVALID_OPERATOR, Store
+from seatctl.mongo.store import Store
 
+Document = dict[str, Any]
 SEED = 1
 EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
@@ -78,7 +80,7 @@ def replica() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def standalone() -> Iterator[Server]:
-    """A server without transactions."""
+    """A server without transactions, which seatctl refuses."""
     server = Server(replica_set=None).start()
     yield server
     server.stop()
@@ -103,34 +105,65 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["mongomock", "replica", "standalone"])
-def store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
-    """A fresh, empty database on each kind of deployment, under the test's clock."""
-    yield from fresh_store(request.param, request, clock)
+@pytest.fixture
+def store(replica: Server, clock: Clock) -> Iterator[Store]:
+    """A fresh, empty database on a replica set, under the test's clock."""
+    with fresh_store(replica, clock) as fresh:
+        yield fresh
+
+
+@contextmanager
+def fresh_store(server: Server, clock: Clock) -> Iterator[Store]:
+    """A database of its own on this server. It goes with the server; dropping it costs more than most
+    tests."""
+    client = MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO")
+    yield Store(Deployment(client, f"test_{uuid.uuid4().hex}", clock=clock))
+    client.close()
 
 
 @pytest.fixture
-def replica_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
-    yield from fresh_store("replica", request, clock)
+def mock_store(clock: Clock) -> MockStore:
+    """A fresh, empty database in memory. It proves nothing about races: it is for rules."""
+    client = mongomock.MongoClient(tz_aware=True)
+    return MockStore(Deployment(client, f"test_{uuid.uuid4().hex}", clock=clock))
 
 
-@pytest.fixture
-def standalone_store(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
-    yield from fresh_store("standalone", request, clock)
+class MockStore(Store):
+    """mongomock has no transactions, snapshots and validators: a transaction is a plain block here, which
+    a StaleRead begins again."""
+
+    def transaction_attempts(self) -> Iterator[AbstractContextManager[Store]]:
+        for _ in range(100):
+            attempt = MockAttempt(self)
+            yield attempt
+            if attempt.succeeded:
+                return
+        raise AssertionError("a transaction never ends")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Store]:
+        yield self
+
+    def missing(self) -> list[str]:
+        return schema.missing(self.database)
+
+    def init(self, retention: timedelta | None = None) -> list[str]:
+        return schema.create(self.database, retention, RETENTION)
 
 
-def find_raw_batches(
-    collection: Any, where: Document, fields: Document, *, sort: Any = None, **_: Any
-) -> Iterator[bytes]:
-    """What mongomock lacks: one batch, and none of nothing."""
-    documents = [bson.encode(document) for document in collection.find(where, fields, sort=sort)]
-    yield from [b"".join(documents)] if documents else []
+class MockAttempt(AbstractContextManager[Store]):
+    """A block that is begun again after a StaleRead; nothing is rolled back."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.succeeded = False
 
-def command(_: Any, name: str, *__: Any, **___: Any) -> Document:
-    """mongomock explains nothing."""
-    assert name == "explain"
-    return {"queryPlanner": {"winningPlan": {}}}
+    def __enter__(self) -> Store:
+        return self.store
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self.succeeded = kind is None
+        return kind is StaleRead
 
 
 def aggregate(collection: Any, *arguments: Any, **options: Any) -> Any:
@@ -142,32 +175,16 @@ def aggregate(collection: Any, *arguments: Any, **options: Any) -> Any:
         raise OperationFailure(str(refusal), code) from None
 
 
+def create_indexes(collection: Any, models: Any, **_: Any) -> None:
+    """mongomock knows no commit quorum."""
+    for model in models:
+        options = dict(model.document)
+        collection.create_index(list(options.pop("key").items()), **options)
+
+
 mongomock_aggregate = mongomock.Collection.aggregate
+mongomock.Collection.create_indexes = create_indexes
 mongomock.Collection.aggregate = aggregate
-mongomock.Database.command = command
-mongomock.Collection.find_raw_batches = find_raw_batches
-
-
-class MockStore(Store):
-    """mongomock knows no validators."""
-
-    def missing(self) -> list[str]:
-        return schema.missing(self.database)
-
-    def init(self, retention: timedelta | None = None) -> list[str]:
-        return schema.init(self.database, retention, RETENTION)
-
-
-def fresh_store(kind: str, request: pytest.FixtureRequest, clock: Clock) -> Iterator[Store]:
-    name = f"test_{uuid.uuid4().hex}"
-    if kind == "mongomock":
-        client = mongomock.MongoClient(tz_aware=True)
-        yield MockStore(Deployment(client, name, transactions=False, clock=clock))
-        return
-    server: Server = request.getfixturevalue(kind)
-    client = MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO")
-    yield Store(Deployment(client, name, transactions=kind == "replica", clock=clock))
-    client.close()  # the database goes with the server; dropping it costs more than most tests
 
 
 @pytest.fixture
@@ -199,12 +216,12 @@ def examined(store: Store, collection: str) -> Iterator[Callable[[], int]]:
     store.database.command("profile", 0)
 
 
-def available(store: Store, event: Id) -> int:
+def available(store: Store, event: object) -> int:
     """The event's counter."""
     return store.database.events.find_one({"_id": event})["availableSeats"]
 
 
-def edit(store: Store, collection: str, document_id: Id, **fields: Any) -> None:
+def edit(store: Store, collection: str, document_id: object, **fields: Any) -> None:
     """What another program, or a hand in mongosh, does to a document."""
     store.database[collection].update_one({"_id": document_id}, {"$set": fields})
 

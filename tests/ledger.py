@@ -3,22 +3,24 @@
 Written from the promises and not from the program, with the standard library alone, so that the two
 can only agree by being right. A document is a dict as the database would store it; ids are opaque.
 A command returns an `Answer` or raises `Refusal`; either way the ledger is then as the database
-must be. The id of a new document is the program's to choose, and arrives as `new`.
+must be. What the program chooses of a new document, its id and a lock's generated key, arrives as
+`new`.
+
+It knows documents that can be read, in any state. What must not happen where one cannot is for
+`safety.py` to say.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from enum import Enum, auto
 
-Document = dict[str, Any]
-Id = Any
+from oracle import ENDED, LIVE, Broken, Document, Id, broken, held_seats
 
-HOLDING = ("ACTIVE", "CONSUMED")
-LIVE = ("PAYMENT_PENDING", "CONFIRMED")
-A_MINUTE = timedelta(minutes=1)
+ENDED_BOOKING = ("FAILED", "EXPIRED", "CANCELLED")
+PAYMENT_TTL = timedelta(minutes=15)
 
 
 class Refusal(Exception):
@@ -40,11 +42,25 @@ class Answer:
     available: int | None = None
 
 
+class Doubt(Enum):
+    """Why seats of an event must not be returned to sale (invariant 11)."""
+
+    DATABASE = auto()
+    NO_EVENT = auto()
+    OVERBOOKED = auto()
+    TOO_HIGH = auto()
+    MISSING_LOCK = auto()
+
+
+NO_COUNTER_WENT_DOWN = (Doubt.NO_EVENT, Doubt.OVERBOOKED, Doubt.TOO_HIGH)
+"""Recovery ends what belongs there without returning seats."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """Something to end: a lock, a booking, or a booking with the lock that holds its seats."""
 
-    lock: Any
+    lock: Document | None
     booking: Document | None = None
 
 
@@ -56,46 +72,36 @@ class Tally:
     bookings: int = 0
     seats: int = 0
     repairs: int = 0
+    skipped: int = 0
+    """Items that no program may end."""
+    told: int = 0
+    """Bookings that ended although their lock is missing, which a person should hear of."""
     unresolved: int = 0
-    """What only a person may decide."""
-    refused: list[Claim] = field(default_factory=list)
-    """What could not be given back, because the event's counter cannot take the seats."""
-    perhaps_paid: int = 0
-    """Bookings set aside because their lock is CONSUMED: no program may free it."""
-    corrected: dict[Id, int] = field(default_factory=dict)
-    """Counters set right, by event."""
-    left: set[Id] = field(default_factory=set)
-    """Events whose counter is wrong and had to be left for the next run."""
+    """Violations that only a person may decide on."""
+    corrected: set[Id] = field(default_factory=set)
+    """Events whose counter was set right."""
 
     @property
     def status(self) -> str:
-        undone = self.refused or self.perhaps_paid or self.unresolved or self.left
-        return "FAILED" if undone else "SUCCESS"
-
-    def add(self, other: Tally) -> None:
-        self.locks += other.locks
-        self.bookings += other.bookings
-        self.seats += other.seats
-        self.refused += other.refused
-        self.perhaps_paid += other.perhaps_paid
+        return "FAILED" if self.skipped or self.told or self.unresolved else "SUCCESS"
 
 
 class Ledger:
-    """The whole database as it must be. `atomic` says whether the deployment has transactions: without
-    them recovery must leave the counters of events that somebody changed within the last minute."""
+    """The whole database as it must be."""
 
-    def __init__(self, *, atomic: bool) -> None:
-        self.atomic = atomic
+    def __init__(self) -> None:
         self.events: dict[Id, Document] = {}
         self.locks: dict[Id, Document] = {}
         self.bookings: dict[Id, Document] = {}
         self.runs: list[Document] = []
+        self.ever_locked = False
+        """Whether there is a collection of locks."""
 
     # --- commands --------------------------------------------------------------------------------
 
-    def create_event(self, now: datetime, new: Id, name: str, seats: int, date: datetime) -> Answer:
+    def create_event(self, now: datetime, new: Document, name: str, seats: int, date: datetime) -> Answer:
         event = {
-            "_id": new,
+            "_id": new["_id"],
             "name": name,
             "eventDate": date,
             "totalSeats": seats,
@@ -103,83 +109,90 @@ class Ledger:
             "createdAt": now,
             "updatedAt": now,
         }
-        self.events[new] = event
-        return Answer(event, available=seats)
+        self.events[event["_id"]] = event
+        return Answer(event)
 
     def lock(
-        self, now: datetime, new: Id, event_id: Id, user: Id, seats: int, key: str | None, ttl: timedelta
+        self,
+        now: datetime,
+        new: Document,
+        event_id: Id,
+        user: Id,
+        seats: int,
+        key: str | None,
+        ttl: timedelta,
     ) -> Answer:
         """A key stands for one request by one user on one event. Whoever finds too few seats gets what
-        is overdue there given back first (invariant 6)."""
+        is overdue there returned first (invariant 6)."""
         if key is not None and (earlier := self._lock_by_key(event_id, user, key)):
             if earlier["seats"] != seats:
                 raise Refusal("key_reused", str(earlier["_id"]))
             return Answer(earlier, changed=False)
         event = self._known(self.events, event_id)
-        if event["availableSeats"] > event["totalSeats"]:
-            raise Refusal("damaged_document", "recover")
-        if event["availableSeats"] < seats:
-            self.sweep_bookings(now, now, event_id)
-            self.sweep_locks(now, now, event_id)
-        if event["availableSeats"] < seats:
-            left = max(0, event["availableSeats"])
-            raise Refusal("sold_out", f"has {left} seats left, {seats} asked")
+        if not self._has(event, seats):
+            self.sweep_bookings(now, now, Tally(), event_id)
+            self.sweep_locks(now, now, Tally(), event_id)
+        if not self._has(event, seats):
+            left = event["availableSeats"]
+            if not 0 <= left <= event["totalSeats"]:
+                raise Refusal("damaged_document", "recover")
+            raise Refusal("sold_out", f"{left} seat{'' if left == 1 else 's'} left, {seats} requested")
         self._count(event, -seats, now)
         document = {
-            "_id": new,
+            "_id": new["_id"],
             "eventId": event_id,
             "userId": user,
             "seats": seats,
             "status": "ACTIVE",
             "expiresAt": now + ttl,
+            "idempotencyKey": key if key is not None else new["idempotencyKey"],
             "createdAt": now,
             "updatedAt": now,
         }
-        if key is not None:
-            document["idempotencyKey"] = key
-        self.locks[new] = document
+        self.add_lock(document)
         return Answer(document, available=event["availableSeats"])
 
-    def confirm(self, now: datetime, new: Id, lock_id: Id, ttl: timedelta) -> Answer:
-        """The lock lives on until its booking's deadline. On the very instant of a deadline it is too
-        late to act, and too early to expire."""
+    def confirm(self, now: datetime, new: Document, lock_id: Id, ttl: timedelta | None) -> Answer:
+        """The lock lives on until its booking's deadline, by default never shorter than it would have. On
+        the very instant of a deadline it is too late to act, and too early to expire."""
         lock = self._known(self.locks, lock_id)
-        if booking := self.booking_of(lock_id):
-            if booking["status"] in LIVE:
-                return Answer(booking, changed=False)
-            raise Refusal("wrong_state", booking["status"])
+        if booking := self._booking_that_counts(lock_id):
+            if booking["status"] not in LIVE:
+                raise Refusal("wrong_state", booking["status"])
+            if booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] <= now:
+                raise Refusal("deadline_passed", str(booking["_id"]))
+            return Answer(booking, changed=False)
         if lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", lock["status"])
         if lock["expiresAt"] <= now:
-            raise Refusal("deadline_passed")
+            raise Refusal("deadline_passed", str(lock_id))
+        self._known(self.events, lock["eventId"])
+        deadline = max(now + PAYMENT_TTL, lock["expiresAt"]) if ttl is None else now + ttl
         booking = {
-            "_id": new,
+            "_id": new["_id"],
             "event": lock["eventId"],
             "user": lock["userId"],
             "seatLockId": lock_id,
             "status": "PAYMENT_PENDING",
-            "paymentExpiresAt": now + ttl,
+            "paymentExpiresAt": deadline,
             "createdAt": now,
             "updatedAt": now,
         }
-        self.bookings[new] = booking
-        lock.update(expiresAt=now + ttl, updatedAt=now)
+        self.bookings[booking["_id"]] = booking
+        lock.update(expiresAt=deadline, updatedAt=now)
         return Answer(booking)
 
     def pay(self, now: datetime, booking_id: Id) -> Answer:
-        """A payment that comes too late is due for refund (invariant 7). One that came twice is one, and
-        finishes what was left half done."""
+        """A payment that comes too late is due for refund (invariant 7). One that came twice is one."""
         booking = self._known(self.bookings, booking_id)
         lock = self.locks.get(booking["seatLockId"])
         if booking["status"] == "CONFIRMED":
-            if lock and lock["status"] == "ACTIVE":
-                lock.update(status="CONSUMED", updatedAt=now)
             return Answer(booking, changed=False)
         if booking["status"] != "PAYMENT_PENDING":
             raise Refusal("wrong_state", "refund")
         if booking["paymentExpiresAt"] <= now:
             raise Refusal("deadline_passed", "refund")
-        if lock is None or lock["status"] != "ACTIVE":
+        if lock is None or lock["status"] != "ACTIVE" or lock["eventId"] not in self.events:
             raise Refusal("wrong_state", "refund")
         booking.update(status="CONFIRMED", updatedAt=now)
         lock.update(status="CONSUMED", updatedAt=now)
@@ -194,10 +207,8 @@ class Ledger:
         lock = self.locks.get(booking["seatLockId"])
         if lock and lock["status"] == "CONSUMED":
             raise Refusal("wrong_state", "CONSUMED")
-        others = [other for other in self.bookings.values() if other is not booking]
-        kept = lock and any(o["seatLockId"] == lock["_id"] and o["status"] in LIVE for o in others)
-        if lock and lock["status"] == "ACTIVE" and not kept:
-            self._give_back_by_hand(lock, now)
+        if lock and lock["status"] == "ACTIVE" and self._live_bookings_of(lock["_id"]) == [booking]:
+            self._return_by_command(lock, now)
         booking.update(status="FAILED", updatedAt=now)
         return Answer(booking)
 
@@ -205,161 +216,198 @@ class Ledger:
         lock = self._known(self.locks, lock_id)
         if lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", lock["status"])
-        if booking := self.booking_of(lock_id):
+        if booking := self._booking_that_counts(lock_id):
             raise Refusal("wrong_state", str(booking["_id"]))
-        self._give_back_by_hand(lock, now)
+        self._return_by_command(lock, now)
         return Answer(lock)
 
     # --- jobs ------------------------------------------------------------------------------------
 
     def expire_locks(self, now: datetime, at: datetime) -> Tally:
-        return self._log("LOCK_EXPIRY", now, self.sweep_locks(now, at))
+        done = Tally()
+        self.sweep_locks(now, at, done)
+        return self._log("LOCK_EXPIRY", now, done)
 
     def expire_bookings(self, now: datetime, at: datetime) -> Tally:
-        return self._log("BOOKING_EXPIRY", now, self.sweep_bookings(now, at))
+        done = Tally()
+        self.sweep_bookings(now, at, done)
+        return self._log("BOOKING_EXPIRY", now, done)
 
-    def sweep_locks(self, now: datetime, at: datetime, event_id: Id | None = None) -> Tally:
+    def sweep_locks(
+        self,
+        now: datetime,
+        at: datetime,
+        done: Tally,
+        event_id: Id | None = None,
+        *,
+        recovering: bool = False,
+    ) -> None:
         """Overdue at `at`, and kept by no live booking (invariant 4); of one event only, if given."""
         claims = [
             Claim(lock)
             for lock in self.locks.values()
             if lock["status"] == "ACTIVE" and lock["expiresAt"] < at and event_id in (None, lock["eventId"])
-            if not self._live_booking_of(lock["_id"])
+            if not self._live_bookings_of(lock["_id"])
         ]
-        return self._give_back(claims, now)
+        self._end_overdue(claims, now, done, recovering=recovering)
 
-    def sweep_bookings(self, now: datetime, at: datetime, event_id: Id | None = None) -> Tally:
-        overdue = [
-            Claim(self.locks.get(booking["seatLockId"]), booking)
-            for booking in self.bookings.values()
-            if booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] < at
-            if event_id in (None, booking["event"])
-        ]
-        state = [claim.lock["status"] if claim.lock else "EXPIRED" for claim in overdue]
-        done = self._give_back(
-            [claim for claim, held in zip(overdue, state, strict=True) if held == "ACTIVE"], now
-        )
-        for claim, held in zip(overdue, state, strict=True):
-            if held == "EXPIRED":
-                self._close(Claim(None, claim.booking), now, done)
-        done.perhaps_paid = state.count("CONSUMED")
-        return done
+    def sweep_bookings(
+        self,
+        now: datetime,
+        at: datetime,
+        done: Tally,
+        event_id: Id | None = None,
+        *,
+        recovering: bool = False,
+    ) -> None:
+        """Overdue at `at`. A lock that holds nothing returns nothing, and one that another booking keeps
+        stays. A CONSUMED one may have been paid for: no program may free it."""
+        claims = []
+        for booking in self.bookings.values():
+            if booking["status"] != "PAYMENT_PENDING" or booking["paymentExpiresAt"] >= at:
+                continue
+            if event_id not in (None, booking["event"]):
+                continue
+            lock = self.locks.get(booking["seatLockId"])
+            if lock and lock["status"] == "CONSUMED":
+                done.skipped += 1
+                continue
+            done.told += lock is None
+            returns = lock and lock["status"] == "ACTIVE" and self._live_bookings_of(lock["_id"]) == [booking]
+            claims.append(Claim(lock if returns else None, booking))
+        # Whoever ends an overdue booking sees that its lock is missing: it needs no doubt.
+        passed_over = None if event_id is not None else at
+        self._end_overdue(claims, now, done, passed_over, recovering=recovering)
+
+    def _end_overdue(
+        self,
+        claims: list[Claim],
+        now: datetime,
+        done: Tally,
+        passed_over: datetime | None = None,
+        *,
+        recovering: bool,
+    ) -> None:
+        """End what is overdue and return its seats, where the event has clearance."""
+        events = {claim.lock["eventId"] for claim in claims if claim.lock}
+        doubts = {event_id: self._doubt_of(event_id, passed_over) for event_id in events}
+        for event_id in events if recovering else ():
+            if doubts[event_id] is Doubt.TOO_HIGH:
+                # Lowered first, it takes the seats; unless there is another doubt.
+                self._correct(self.events[event_id], now, done)
+                doubts[event_id] = self._doubt_of(event_id, passed_over)
+        for claim in claims:
+            doubt = doubts[claim.lock["eventId"]] if claim.lock else None
+            if claim.lock is None or doubt is None:
+                self._close(claim, now, done, returned=claim.lock is not None)
+            elif recovering and doubt in NO_COUNTER_WENT_DOWN:
+                self._close(claim, now, done, returned=False)
+            else:
+                done.skipped += 1
 
     def recover(self, now: datetime) -> Tally:
-        """First the sweeps, then pairs that disagree (in the order of their locks; those that need seats
-        again after those that give some back), then the counters."""
-        changing = set() if self.atomic else self._changed_within_a_minute(now)
+        """First the sweeps, then pairs that disagree (those that need seats again after those that return
+        some), then the counters."""
         done = Tally()
         for sweep in (self.sweep_bookings, self.sweep_locks):
-            done.add(sweep(now, now))
-            # The counters come last, so here what no counter can take is expired all the same.
-            for claim in done.refused:
-                self._close(claim, now, done)
-            done.refused.clear()
-        pairs = sorted(self.bookings.values(), key=lambda booking: booking["seatLockId"])
-        waiting = [booking for booking in pairs if self._lost_its_lock(booking)]
-        for booking in pairs:
-            if booking not in waiting:
-                self._mend_pair(booking, now, changing, done)
-        done.unresolved += sum(map(self._consumed_without_payment, self.locks.values()))
-        done.unresolved += len(self._booked_elsewhere())
-        self._end_orphans(now, done)
-        for booking in waiting:
-            self._mend_pair(booking, now, changing, done)
+            sweep(now, now, done, recovering=True)
+        repairs = [*self._disagreeing(now, done)]
+        for needs_seats in (False, True):
+            for needs, repair in repairs:
+                if needs is needs_seats:
+                    repair()
         for event in self.events.values():
-            self._reconcile(event, now, changing, done)
+            self._correct(event, now, done)
+        done.unresolved += len(self.violations())
         return self._log("RECOVERY", now, done)
 
-    def _lost_its_lock(self, booking: Document) -> bool:
+    def _disagreeing(self, now: datetime, done: Tally) -> Iterable[tuple[bool, Callable[[], None]]]:
+        """What a program may repair of locks and bookings, event by event, and whether it needs seats."""
+        for event_id in sorted({*self.events, *self._named_events()}):
+            for lock in self.locks.values():
+                if (lock["eventId"], lock["status"]) == (event_id, "ACTIVE"):
+                    for repair in self._repairs_of(lock, now, done):
+                        yield False, repair
+            for booking in self.bookings.values():
+                if booking["event"] == event_id:
+                    yield from self._repairs_without_seats(booking, now, done)
+
+    def _repairs_of(self, lock: Document, now: datetime, done: Tally) -> Iterable[Callable[[], None]]:
+        """Of an ACTIVE lock."""
+        if lock["eventId"] not in self.events:
+            yield lambda: self._end_orphan(lock, now, done)
+            return
+        for booking in self._bookings_of(lock["_id"]):
+            if booking["status"] == "CONFIRMED":
+                yield lambda: self._settle(lock, now, done)
+            elif booking["status"] in ENDED_BOOKING:
+                yield lambda: self._end_lock(lock, now, done)
+
+    def _repairs_without_seats(
+        self, booking: Document, now: datetime, done: Tally
+    ) -> Iterable[tuple[bool, Callable[[], None]]]:
+        """Of a live booking whose lock holds nothing any more, or that has no event."""
         lock = self.locks.get(booking["seatLockId"])
-        return lock is not None and (booking["status"], lock["status"]) == ("CONFIRMED", "EXPIRED")
+        ended = lock is not None and lock["status"] in ENDED
+        if booking["status"] == "PAYMENT_PENDING" and (ended or booking["event"] not in self.events):
+            yield False, lambda: self._end_booking(booking, lock, now, done)
+        elif booking["status"] == "CONFIRMED" and booking["event"] in self.events and lock and ended:
+            yield True, lambda: self._take_again(lock, now, done)
 
-    def _mend_pair(self, booking: Document, now: datetime, changing: set[Id], done: Tally) -> None:
-        lock = self.locks.get(booking["seatLockId"])
-        if lock is None:
-            if booking["status"] == "PAYMENT_PENDING":
-                self._close(Claim(None, booking), now, done)
-            done.unresolved += booking["status"] == "CONFIRMED"
-            return
-        match booking["status"], lock["status"]:
-            case "CONFIRMED", "ACTIVE":
-                lock.update(status="CONSUMED", oldStatus="ACTIVE", updatedAt=now)
-                done.repairs += 1
-            case "CONFIRMED", "EXPIRED":
-                self._take_again(lock, now, changing, done)
-            case (("FAILED" | "EXPIRED"), "ACTIVE"):
-                returned = self._give_back([Claim(lock)], now)
-                for claim in returned.refused:
-                    self._close(claim, now, returned)
-                returned.refused.clear()
-                done.add(returned)
-            case "PAYMENT_PENDING", "EXPIRED":
-                self._close(Claim(None, booking), now, done)
-
-    def _end_orphans(self, now: datetime, done: Tally) -> None:
-        """Of an event that does not exist: what waits ends; what is paid for, a person must look at."""
-        for lock in self._orphans(self.locks, "eventId"):
-            if lock["status"] == "ACTIVE":
-                self._close(Claim(lock), now, done)
-                for booking in self.bookings.values():
-                    if booking["seatLockId"] == lock["_id"] and booking["status"] == "PAYMENT_PENDING":
-                        self._close(Claim(None, booking), now, done)
-            done.unresolved += lock["status"] == "CONSUMED"
-        for booking in self._orphans(self.bookings, "event"):
-            if booking["status"] == "PAYMENT_PENDING":
-                self._close(Claim(None, booking), now, done)
-            done.unresolved += booking["status"] == "CONFIRMED"
-
-    def _orphans(self, documents: dict[Id, Document], event: str) -> list[Document]:
-        return [document for document in documents.values() if document[event] not in self.events]
-
-    def _take_again(self, lock: Document, now: datetime, changing: set[Id], done: Tally) -> None:
-        """A paid booking gets its seats back if the event still has them: the event, not only a counter
-        that may be wrong."""
-        event, seats = self.events.get(lock["eventId"]), lock["seats"]
-        if event is None or seats > event["totalSeats"] - self.held(event["_id"]):
-            done.unresolved += 1
-            return
-        if not seats <= event["availableSeats"] <= event["totalSeats"]:
-            self._reconcile(event, now, changing, done)
-        if not seats <= event["availableSeats"] <= event["totalSeats"]:
-            done.unresolved += self._counter_is_in_doubt(
-                event
-            )  # else left for the next run, like its counter
-            return
-        self._count(event, -seats, now)
-        lock.update(status="CONSUMED", oldStatus="EXPIRED", updatedAt=now)
-        done.repairs += 1
-
-    def _reconcile(self, event: Document, now: datetime, changing: set[Id], done: Tally) -> None:
-        """Set a counter to what invariant 1 says. More seats held than there are is for a person."""
-        expected = event["totalSeats"] - self.held(event["_id"])
-        if expected < 0:
-            done.unresolved += 1
-        elif event["availableSeats"] == expected:
-            return
-        elif self._counter_is_in_doubt(event):
-            done.unresolved += 1
-        elif event["_id"] in changing:
-            done.left.add(event["_id"])
-        else:
-            event.update(availableSeats=expected, updatedAt=now)
-            done.corrected[event["_id"]] = expected
+    def _settle(self, lock: Document, now: datetime, done: Tally) -> None:
+        if lock["status"] == "ACTIVE":
+            lock.update(status="CONSUMED", oldStatus="ACTIVE", updatedAt=now)
             done.repairs += 1
 
-    def _counter_is_in_doubt(self, event: Document) -> bool:
-        """Somebody deleted the lock of a paid booking: raising the counter could sell its seats again."""
-        paid = [one for one in self.bookings.values() if one["status"] == "CONFIRMED"]
-        lockless = any(one["event"] == event["_id"] and one["seatLockId"] not in self.locks for one in paid)
-        return lockless and event["availableSeats"] < event["totalSeats"] - self.held(event["_id"])
+    def _end_lock(self, lock: Document, now: datetime, done: Tally) -> None:
+        """An ended booking's, unless another booking keeps it."""
+        if lock["status"] != "ACTIVE" or self._live_bookings_of(lock["_id"]):
+            return
+        doubt = self._doubt_of(lock["eventId"])
+        if doubt is None or doubt in NO_COUNTER_WENT_DOWN:
+            self._close(Claim(lock), now, done, returned=doubt is None)
 
-    def _changed_within_a_minute(self, now: datetime) -> set[Id]:
-        """Events that somebody touched, or one of their locks: a command that gives seats back stamps
-        the lock first. What is stamped with this very moment may be the run's own doing."""
-        long_ago = now - A_MINUTE
-        recent = [lock for lock in self.locks.values() if long_ago < lock.get("updatedAt", long_ago) != now]
-        touched = [event["_id"] for event in self.events.values() if event["updatedAt"] > now - A_MINUTE]
-        return {*touched, *(lock["eventId"] for lock in recent)}
+    def _end_booking(self, booking: Document, lock: Document | None, now: datetime, done: Tally) -> None:
+        if booking["status"] != "PAYMENT_PENDING":
+            return
+        if self._doubt_of(booking["event"]) in (Doubt.DATABASE, Doubt.MISSING_LOCK):
+            return  # before its deadline no booking ends there
+        self._close(Claim(None, booking), now, done, returned=False)
+        if lock is not None:
+            self._end_lock(lock, now, done)
+
+    def _end_orphan(self, lock: Document, now: datetime, done: Tally) -> None:
+        """Of an event that does not exist: what waits ends; what is paid for, a person must look at."""
+        waiting = self._live_bookings_of(lock["_id"])
+        if lock["status"] == "ACTIVE" and all(one["status"] == "PAYMENT_PENDING" for one in waiting):
+            for booking in waiting:
+                self._close(Claim(None, booking), now, done, returned=False)
+            self._close(Claim(lock), now, done, returned=False)
+
+    def _take_again(self, lock: Document, now: datetime, done: Tally) -> None:
+        """A paid booking gets its seats back if the event still has them: by its locks, not by a counter
+        that may be wrong, which never goes up for this."""
+        event = self.events.get(lock["eventId"])
+        if event is None or lock["status"] not in ENDED:
+            return
+        left = event["totalSeats"] - self.held(event["_id"]) - lock["seats"]
+        if left < 0:
+            return
+        event.update(availableSeats=min(event["availableSeats"], left), updatedAt=now)
+        lock.update(status="CONSUMED", oldStatus=lock["status"], updatedAt=now)
+        done.repairs += 1
+
+    def _correct(self, event: Document, now: datetime, done: Tally) -> None:
+        """Set a counter to what invariant 1 says. More seats held than there are is for a person, and so is
+        a counter that may be too low for a good reason."""
+        expected = event["totalSeats"] - self.held(event["_id"])
+        if expected < 0 or event["availableSeats"] == expected:
+            return
+        if event["availableSeats"] < expected and self._doubt_of(event["_id"]):
+            return
+        event.update(availableSeats=expected, updatedAt=now)
+        done.corrected.add(event["_id"])
+        done.repairs += 1
 
     def _log(self, job: str, now: datetime, done: Tally) -> Tally:
         processed = {
@@ -378,48 +426,49 @@ class Ledger:
     # --- seats -----------------------------------------------------------------------------------
 
     def held(self, event_id: Id) -> int:
-        return sum(
-            lock["seats"]
-            for lock in self.locks.values()
-            if lock["eventId"] == event_id and lock["status"] in HOLDING
-        )
+        return held_seats(self.locks.values())[event_id]
 
-    def _give_back(self, claims: list[Claim], now: datetime) -> Tally:
-        """By a job: the claims on one event all, or, if its counter cannot take their seats, none.
-        Never clamp (invariant 2)."""
-        by_event = defaultdict(list)
-        for claim in claims:
-            by_event[claim.lock["eventId"]].append(claim)
-        done = Tally()
-        for event_id, claimed in by_event.items():
-            seats = sum(claim.lock["seats"] for claim in claimed)
-            if not self._fits(event_id, seats):
-                done.refused += claimed
+    def _doubt_of(self, event_id: Id, passed_over: datetime | None = None) -> Doubt | None:
+        """Why no seats may come back to this event, or None. Pending bookings that are overdue at
+        `passed_over` cast no doubt."""
+        if not self.ever_locked or (not self.locks and any(map(is_live, self.bookings.values()))):
+            return Doubt.DATABASE
+        event = self.events.get(event_id)
+        if event is None:
+            return Doubt.NO_EVENT
+        if self.held(event_id) > event["totalSeats"]:
+            return Doubt.OVERBOOKED
+        if self.held(event_id) + event["availableSeats"] > event["totalSeats"]:
+            return Doubt.TOO_HIGH
+        for booking in self.bookings.values():
+            if booking["event"] != event_id or not is_live(booking) or booking["seatLockId"] in self.locks:
                 continue
-            for claim in claimed:
-                self._close(claim, now, done)
-            self._count(self.events[event_id], seats, now)
-            done.seats += seats
-        return done
+            overdue = passed_over is not None and booking["paymentExpiresAt"] < passed_over
+            if booking["status"] == "CONFIRMED" or not overdue:
+                return Doubt.MISSING_LOCK
+        return None
 
-    @staticmethod
-    def _close(claim: Claim, now: datetime, done: Tally) -> None:
+    def _close(self, claim: Claim, now: datetime, done: Tally, *, returned: bool) -> None:
+        """By a job. Never clamp (invariant 2)."""
         if claim.booking is not None:
             claim.booking.update(status="EXPIRED", updatedAt=now)
             done.bookings += 1
         if claim.lock is not None:
             claim.lock.update(status="EXPIRED", oldStatus="ACTIVE", updatedAt=now)
             done.locks += 1
+            if returned:
+                self._count(self.events[claim.lock["eventId"]], claim.lock["seats"], now)
+                done.seats += claim.lock["seats"]
 
-    def _give_back_by_hand(self, lock: Document, now: datetime) -> None:
-        if not self._fits(lock["eventId"], lock["seats"]):
-            raise Refusal("damaged_document", str(lock["eventId"]))
+    def _return_by_command(self, lock: Document, now: datetime) -> None:
+        if self._doubt_of(lock["eventId"]):
+            raise Refusal("damaged_document", str(lock["_id"]))
         lock.update(status="EXPIRED", updatedAt=now)
         self._count(self.events[lock["eventId"]], lock["seats"], now)
 
-    def _fits(self, event_id: Id, seats: int) -> bool:
-        event = self.events.get(event_id)
-        return event is not None and event["availableSeats"] + seats <= event["totalSeats"]
+    @staticmethod
+    def _has(event: Document, seats: int) -> bool:
+        return seats <= event["availableSeats"] <= event["totalSeats"]
 
     @staticmethod
     def _count(event: Document, seats: int, now: datetime) -> None:
@@ -427,20 +476,26 @@ class Ledger:
 
     # --- looking ---------------------------------------------------------------------------------
 
+    def add_lock(self, lock: Document) -> None:
+        self.locks[lock["_id"]] = lock
+        self.ever_locked = True
+
     @staticmethod
     def _known(documents: dict[Id, Document], wanted: Id) -> Document:
         if wanted not in documents:
             raise Refusal("not_found", str(wanted))
         return documents[wanted]
 
-    def booking_of(self, lock_id: Id) -> Document | None:
-        return next((one for one in self.bookings.values() if one["seatLockId"] == lock_id), None)
+    def _bookings_of(self, lock_id: Id) -> list[Document]:
+        return [one for one in self.bookings.values() if one["seatLockId"] == lock_id]
 
-    def _live_booking_of(self, lock_id: Id) -> bool:
-        return any(
-            booking["seatLockId"] == lock_id and booking["status"] in LIVE
-            for booking in self.bookings.values()
-        )
+    def _live_bookings_of(self, lock_id: Id) -> list[Document]:
+        return list(filter(is_live, self._bookings_of(lock_id)))
+
+    def _booking_that_counts(self, lock_id: Id) -> Document | None:
+        """Of several a live one; one that was only INITIATED by another program does not count."""
+        told = [one for one in self._bookings_of(lock_id) if one["status"] != "INITIATED"]
+        return next(filter(is_live, told), told[0] if told else None)
 
     def _lock_by_key(self, event_id: Id, user: Id, key: str) -> Document | None:
         wanted = (event_id, user, key)
@@ -448,71 +503,19 @@ class Ledger:
             (
                 lock
                 for lock in self.locks.values()
-                if (lock["eventId"], lock["userId"], lock.get("idempotencyKey")) == wanted
+                if (lock["eventId"], lock.get("userId"), lock.get("idempotencyKey")) == wanted
             ),
             None,
         )
 
-    # --- the invariants --------------------------------------------------------------------------
+    def _named_events(self) -> Iterable[Id]:
+        yield from (lock["eventId"] for lock in self.locks.values())
+        yield from (booking["event"] for booking in self.bookings.values())
 
-    def violations(self) -> list[tuple[int, frozenset[Id]]]:
-        """Each broken invariant, by its number, with the ids of the documents that disagree."""
-        return [*self._wrong_counters(), *self._wrong_pairs(), *self._wrong_locks(), *self._wrong_orphans()]
+    def violations(self) -> list[Broken]:
+        """Each broken invariant."""
+        return broken(self.events.values(), self.locks.values(), self.bookings.values())
 
-    def _wrong_counters(self) -> list[tuple[int, frozenset[Id]]]:
-        wrong = []
-        for event_id, event in self.events.items():
-            available, total = event["availableSeats"], event["totalSeats"]
-            if available + self.held(event_id) != total:
-                wrong.append((1, frozenset({event_id})))
-            if not 0 <= available <= total:
-                wrong.append((2, frozenset({event_id})))
-        return wrong
 
-    def _wrong_pairs(self) -> list[tuple[int, frozenset[Id]]]:
-        demanded = {
-            "PAYMENT_PENDING": (4, "ACTIVE"),
-            "CONFIRMED": (5, "CONSUMED"),
-            "FAILED": (5, "EXPIRED"),
-            "EXPIRED": (5, "EXPIRED"),
-        }
-        wrong = []
-        for booking in self.bookings.values():
-            invariant, state = demanded[booking["status"]]
-            lock = self.locks.get(booking["seatLockId"], {"status": "EXPIRED"})
-            if lock["status"] != state:
-                wrong.append((invariant, frozenset({booking["_id"], booking["seatLockId"]})))
-        return wrong + [(5, frozenset({booking["_id"]})) for booking in self._booked_elsewhere()]
-
-    def _booked_elsewhere(self) -> list[Document]:
-        """Live bookings of another event than the one whose seats their lock holds."""
-        return [
-            booking
-            for booking in self.bookings.values()
-            if booking["status"] in LIVE and booking["event"] in self.events
-            if (lock := self.locks.get(booking["seatLockId"])) and lock["status"] in HOLDING
-            if lock["eventId"] in self.events and lock["eventId"] != booking["event"]
-        ]
-
-    def _wrong_locks(self) -> list[tuple[int, frozenset[Id]]]:
-        wrong = [
-            (5, frozenset({lock_id}))
-            for lock_id, lock in self.locks.items()
-            if self._consumed_without_payment(lock)
-        ]
-        bookings = Counter(booking["seatLockId"] for booking in self.bookings.values())
-        return wrong + [(5, frozenset({lock_id})) for lock_id, number in bookings.items() if number > 1]
-
-    def _wrong_orphans(self) -> list[tuple[int, frozenset[Id]]]:
-        """Seats that no event has cannot add up either."""
-        locks = [one for one in self._orphans(self.locks, "eventId") if one["status"] in HOLDING]
-        bookings = [one for one in self._orphans(self.bookings, "event") if one["status"] in LIVE]
-        return [(1, frozenset({one["_id"]})) for one in locks + bookings]
-
-    def _consumed_without_payment(self, lock: Document) -> bool:
-        paid = [
-            booking
-            for booking in self.bookings.values()
-            if booking["seatLockId"] == lock["_id"] and booking["status"] == "CONFIRMED"
-        ]
-        return lock["status"] == "CONSUMED" and len(paid) != 1
+def is_live(booking: Document) -> bool:
+    return booking["status"] in LIVE

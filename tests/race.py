@@ -7,30 +7,39 @@ Its processes come from a fork server, so no client and no thread ever crosses a
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
+from datetime import datetime, timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from unittest import mock
 
-from seatctl.domain.model import Document, Id, JobStatus, JobType
+from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock, UserId
+from seatctl.domain.rules import BATCH
+from seatctl.domain.states import JobStatus, JobType
 from seatctl.errors import SeatctlError, SoldOut, WrongState
-from seatctl.mongo.client import Deployment, connect, explain
+from seatctl.mongo.client import Deployment, connect
+from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import jobs as joblog
-from seatctl.services import sales as booking
-from seatctl.services.expiry import Sweep, booking_sweep, lock_sweep, sweep
-from seatctl.services.recovery import recover
-from seatctl.services.seats import Terms
+from seatctl.services import jobs, sales
+from seatctl.services.jobs import RecoverOptions, SweepOptions
+from seatctl.services.report import JobReport
+from seatctl.services.sales import ConfirmRequest, ConfirmResult, LockRequest, LockResult
 
 PATIENCE = 200.0
 """Seconds before a silent process counts as hung: longer than a transaction starts over."""
+
+T = TypeVar("T")
+Entry = dict[str, Any]
+"""An entry of the job log."""
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["race"])
@@ -59,6 +68,7 @@ class Crew:
     """Processes that wait for calls, meet at a barrier, and act."""
 
     def __init__(self, uri: str, size: int) -> None:
+        _start_fork_server()
         self.barriers = {parties: context.Barrier(parties) for parties in range(1, size + 1)}
         self.members = [self._hire(uri) for _ in range(size)]
         self.busy = 0
@@ -99,6 +109,13 @@ class Crew:
             process.join()
 
 
+def _start_fork_server() -> None:
+    """Start it where it finds this module: Python 3.11 forgets `sys.path` on the way, preloads nothing and
+    tells nobody, and then each of 16 processes spends half a second on its imports."""
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
+
+
 def _receive(pipe: Connection) -> Answer:
     if not pipe.poll(PATIENCE):
         raise TimeoutError(f"a process gave no answer for {PATIENCE} s")
@@ -118,7 +135,7 @@ def _member(uri: str, pipe: Connection, barriers: dict[int, Barrier]) -> None:
 
 def _store(deployment: Deployment, database: str, now: datetime | None) -> Store:
     clock = None if now is None else lambda: now
-    return Store(Deployment(deployment.client, database, transactions=deployment.transactions, clock=clock))
+    return Store(Deployment(deployment.client, database, clock=clock))
 
 
 def _answer(store: Store, call: Call) -> Answer:
@@ -131,44 +148,42 @@ def _answer(store: Store, call: Call) -> Answer:
 # --- what a process may be asked to do -------------------------------------------------------------
 
 
-def lock(store: Store, event: Id, user: str, key: str | None = None) -> booking.Done:
+def lock(store: Store, event: EventId, user: str, key: str | None = None) -> LockResult:
     """Lock one seat."""
-    return booking.lock(store, event, user, 1, key=key)
+    return sales.lock(store, LockRequest(event, UserId(user), 1, key=key))
 
 
-def expire_locks(store: Store, as_of: datetime, batch_size: int = 5_000) -> Document:
+def confirm(store: Store, lock_id: LockId) -> ConfirmResult:
+    return sales.confirm(store, ConfirmRequest(lock_id))
+
+
+def expire_locks(store: Store, as_of: datetime | None = None, batch_size: int = BATCH) -> Entry:
     """One run of `expire-locks`; returns its log entry."""
-    return _expire(store, JobType.LOCK_EXPIRY, lock_sweep(store), as_of, batch_size)
+    return _entry(jobs.expire_locks(store, SweepOptions(as_of, force=True, batch_size=batch_size)))
 
 
-def expire_bookings(store: Store, as_of: datetime, batch_size: int = 5_000) -> Document:
+def expire_bookings(store: Store, as_of: datetime | None = None, batch_size: int = BATCH) -> Entry:
     """One run of `expire-bookings`; returns its log entry."""
-    return _expire(store, JobType.BOOKING_EXPIRY, booking_sweep(store), as_of, batch_size)
+    return _entry(jobs.expire_bookings(store, SweepOptions(as_of, force=True, batch_size=batch_size)))
 
 
-def recover_once(store: Store) -> Document:
-    """One run of `recover`; returns its log entry."""
-    return joblog.run(store, JobType.RECOVERY, partial(recover, store))[0]
+def recover(store: Store, batch_size: int = BATCH) -> Entry:
+    """One run of `recover` that believes every drift at once; returns its log entry."""
+    return _entry(jobs.recover(store, RecoverOptions(batch_size=batch_size, settle=timedelta())))
 
 
-def _expire(store: Store, job: JobType, kind: Sweep, as_of: datetime, batch_size: int) -> Document:
-    terms = Terms(store.now(), overdue_at=as_of)
-
-    def work(run: joblog.Run) -> None:
-        for batch in sweep(store, kind, terms, batch_size=batch_size):
-            run.record(batch)
-
-    return joblog.run(store, job, work)[0]
+def _entry(report: JobReport) -> Entry:
+    return dict(report.run)
 
 
-def recover_often(store: Store, times: int) -> list[Document]:
-    return [recover_once(store) for _ in range(times)]
+def recover_often(store: Store, times: int) -> list[Entry]:
+    return [recover(store) for _ in range(times)]
 
 
-def buy_until_swept(store: Store, event: Id, user: str) -> int:
+def buy_until_swept(store: Store, event: EventId, user: str) -> int:
     """Lock seats of an event until a sweep has logged its end; returns how many."""
     bought = 0
-    while bought == 0 or store.last_run(JobType.LOCK_EXPIRY) is None:
+    while bought == 0 or store.job_logs.last(JobType.LOCK_EXPIRY, store.now()) is None:
         lock(store, event, user)
         bought += 1
     return bought
@@ -176,17 +191,17 @@ def buy_until_swept(store: Store, event: Id, user: str) -> int:
 
 @dataclass
 class Diary:
-    """What one buyer, or one minder of the jobs, was told."""
+    """What one buyer, or one process that runs the jobs, was told."""
 
-    paid: dict[Id, int] = field(default_factory=dict)
+    paid: dict[BookingId, int] = field(default_factory=dict)
     """Seats by booking, for each payment that was acknowledged."""
-    returned: list[Id] = field(default_factory=list)
-    """Locks whose seats were acknowledged to be given back."""
-    waiting: list[Id] = field(default_factory=list)
+    returned: list[LockId] = field(default_factory=list)
+    """Locks whose seats were acknowledged to be returned."""
+    waiting: list[LockId] = field(default_factory=list)
     """Locks that were acknowledged and left to a payment that never comes."""
     errors: list[SeatctlError] = field(default_factory=list)
     """What failed before it was tried again."""
-    runs: list[Document] = field(default_factory=list)
+    runs: list[Entry] = field(default_factory=list)
 
 
 @dataclass
@@ -201,42 +216,42 @@ class Shopper:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
-    def purchase(self, event: Id, number: int) -> None:
+    def purchase(self, event: EventId, number: int) -> None:
         """Lock seats, then do with the lock one of the things that buyers do."""
         seats = self.random.randint(1, 3)
         ending = self.random.choice(("pay", "pay", "pay", "fail", "release", "wait"))
-        key = f"{self.name}-{number}"
+        request = LockRequest(event, UserId(self.name), seats, key=f"{self.name}-{number}")
         try:
-            held = self.insist(lambda: booking.lock(self.store, event, self.name, seats, key=key))
+            held = self.insist(lambda: sales.lock(self.store, request)).lock
         except SoldOut:
             return
-        getattr(self, ending)(held.document)
+        getattr(self, ending)(held)
 
-    def pay(self, held: Document) -> None:
-        booked = self.insist(lambda: booking.confirm(self.store, held["_id"])).document
-        self.insist(lambda: booking.pay(self.store, booked["_id"]))
-        self.diary.paid[booked["_id"]] = held["seats"]
+    def pay(self, held: SeatLock) -> None:
+        booked = self.insist(lambda: confirm(self.store, held.id)).booking
+        self.insist(lambda: sales.pay(self.store, booked.id))
+        self.diary.paid[booked.id] = held.seats
 
-    def fail(self, held: Document) -> None:
-        booked = self.insist(lambda: booking.confirm(self.store, held["_id"])).document
-        self.insist(lambda: booking.fail(self.store, booked["_id"]))
-        self.diary.returned.append(held["_id"])
+    def fail(self, held: SeatLock) -> None:
+        booked = self.insist(lambda: confirm(self.store, held.id)).booking
+        self.insist(lambda: sales.fail_payment(self.store, booked.id))
+        self.diary.returned.append(held.id)
 
-    def wait(self, held: Document) -> None:
-        self.insist(lambda: booking.confirm(self.store, held["_id"]))
-        self.diary.waiting.append(held["_id"])
+    def wait(self, held: SeatLock) -> None:
+        self.insist(lambda: confirm(self.store, held.id))
+        self.diary.waiting.append(held.id)
 
-    def release(self, held: Document) -> None:
+    def release(self, held: SeatLock) -> None:
         before = len(self.diary.errors)
         try:
-            self.insist(lambda: booking.release(self.store, held["_id"]))
+            self.insist(lambda: sales.release(self.store, held.id))
         except WrongState:
             # The first try did it and its answer was lost: a lock is released once.
             if len(self.diary.errors) == before:
                 raise
-        self.diary.returned.append(held["_id"])
+        self.diary.returned.append(held.id)
 
-    def insist(self, command: Callable[[], booking.Done]) -> booking.Done:
+    def insist(self, command: Callable[[], T]) -> T:
         while True:
             try:
                 return command()
@@ -248,7 +263,7 @@ class Shopper:
                 time.sleep(0.05)
 
 
-def shop(store: Store, events: Sequence[Id], name: str, seed: int, purchases: int) -> Diary:
+def shop(store: Store, events: Sequence[EventId], name: str, seed: int, purchases: int) -> Diary:
     """So many purchases, one after the other."""
     shopper = Shopper(store, name, seed)
     for number in range(purchases):
@@ -256,7 +271,7 @@ def shop(store: Store, events: Sequence[Id], name: str, seed: int, purchases: in
     return shopper.diary
 
 
-def shop_until(store: Store, events: Sequence[Id], name: str, seed: int, stop: Path) -> Diary:
+def shop_until(store: Store, events: Sequence[EventId], name: str, seed: int, stop: Path) -> Diary:
     """Purchases until the file `stop` appears."""
     shopper = Shopper(store, name, seed)
     number = 0
@@ -266,24 +281,19 @@ def shop_until(store: Store, events: Sequence[Id], name: str, seed: int, stop: P
     return shopper.diary
 
 
-def mind_the_jobs(store: Store, stop: Path) -> Diary:
-    """Run the three jobs in turn until the file `stop` appears."""
+def run_jobs_until(store: Store, stop: Path) -> Diary:
+    """Run the three jobs one after the other until the file `stop` appears."""
     diary = Diary()
-    jobs = (
-        lambda: expire_locks(store, store.now()),
-        lambda: expire_bookings(store, store.now()),
-        lambda: recover_once(store),
-    )
     while not stop.exists():
-        for job in jobs:
+        for job in (expire_locks, expire_bookings, recover):
             try:
-                diary.runs.append(job())
+                diary.runs.append(job(store))
             except Exception as error:  # noqa: BLE001 - a job that failed runs again a minute later
                 diary.errors.append(explain(error))
                 time.sleep(0.05)
     return diary
 
 
-def complaints(runs: Sequence[Document]) -> list[str]:
+def complaints(runs: Sequence[Entry]) -> list[str]:
     """Why these runs were no success, for those that were none."""
     return [run["error"] for run in runs if run["status"] != JobStatus.SUCCESS]

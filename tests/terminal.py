@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seatctl.cli import boundary as edge
+from seatctl.cli import boundary
 from seatctl.cli.app import app
-from seatctl.mongo import target as config
+from seatctl.mongo import secrets
 
 if TYPE_CHECKING:
     import pytest
@@ -193,12 +193,12 @@ class Shell:
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
     """Run it in this process, with this process's environment: many times as fast."""
-    terminated, story = signal.getsignal(signal.SIGTERM), logging.getLogger("seatctl")
-    config.seen.clear()
-    code = edge.run(app, arguments)
-    signal.signal(signal.SIGTERM, terminated)
-    story.handlers.clear()
-    story.setLevel(logging.NOTSET)
+    on_sigterm, log = signal.getsignal(signal.SIGTERM), logging.getLogger("seatctl")
+    secrets.remembered.clear()
+    code = boundary.run(app, arguments)
+    signal.signal(signal.SIGTERM, on_sigterm)
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
     shown = capsys.readouterr()
     return Result(code, shown.out, shown.err)
 

@@ -7,6 +7,7 @@ The reader's "now" is never the host's clock: a relative time stays a `timedelta
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -24,10 +25,10 @@ def parse_duration(text: str) -> timedelta:
     text = text.strip()
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{shorten(text)!r} is not a duration; write 90s, 10m or 1h30m")
-    parts = _PART.findall(text)
+    parts = [(int(part[1]), part[2]) for part in _PART.finditer(text)]
     if len({unit for _, unit in parts}) != len(parts):
         raise ValueError(f"{shorten(text)!r} names a unit twice; write 90s, 10m or 1h30m")
-    duration = timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))
+    duration = timedelta(seconds=sum(number * _UNITS[unit] for number, unit in parts))
     if not duration:
         raise ValueError("a duration must be longer than zero")
     if duration > LONGEST:
@@ -78,24 +79,26 @@ def format_duration(duration: timedelta) -> str:
     return "".join(parts[:2]) or "0s"
 
 
-SPACES_AND_JOINERS = "\u00a0\u202f\u3000\u200c\u200d"
-"""In names: spaces of French and Japanese, joiners of Persian, of Indic scripts and of emoji. Python
-calls them not printable."""
-
-
 def shorten(text: str, limit: int = 60) -> str:
     """`text` short enough for a one-line message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def is_printable(character: str) -> bool:
-    """Whether a terminal shows a character and does not obey it."""
-    return character.isprintable() or character in SPACES_AND_JOINERS
+REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the order in which a terminal shows what stands beside them."""
+
+
+def is_text(character: str) -> bool:
+    """Whether a character can stand in a name. Python calls spaces, joiners, direction marks and soft
+    hyphens not printable, and they belong to names in French, Japanese, Persian, Hebrew, German and emoji."""
+    return character.isprintable() or unicodedata.category(character) in ("Zs", "Cf")
 
 
 def printable(text: str) -> str:
-    """`text` with control characters as escapes: stored texts come from anybody, and a terminal obeys."""
+    """`text` with everything that a terminal would obey as escapes: stored texts come from anybody."""
     return "".join(
-        character if is_printable(character) else character.encode("unicode_escape").decode()
+        character
+        if is_text(character) and character not in REORDERING
+        else character.encode("unicode_escape").decode()
         for character in text
     )

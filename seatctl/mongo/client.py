@@ -1,6 +1,6 @@
-"""One MongoDB deployment: how to reach it, its clock, its transactions, its errors in our words.
+"""One MongoDB deployment: how to reach it, its clock, its transactions.
 
-Knows nothing of seats. `store.py` builds its queries on what stands here.
+Knows nothing of seats. `failures.py` has its errors in our words.
 """
 
 from __future__ import annotations
@@ -8,79 +8,92 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymongo import MongoClient
-from pymongo.errors import (
-    ConfigurationError,
-    ConnectionFailure,
-    DuplicateKeyError,
-    InvalidName,
-    InvalidURI,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-)
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
-from seatctl.domain.timespec import shorten
 from seatctl.errors import (
+    CachePressure,
     Contention,
+    CursorLost,
     Misconfigured,
-    SeatctlError,
+    OutcomeUnknown,
+    StaleRead,
     Unreachable,
-    WriteRefused,
 )
-from seatctl.mongo import turns
+from seatctl.mongo.failures import (
+    CURSOR_LOST,
+    TOO_LARGE,
+    code_of,
+    explain,
+    hosts_of,
+    is_cache_pressure,
+    malformed_uri,
+)
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-    from seatctl.domain.model import Document
-
-T = TypeVar("T")
+Document: TypeAlias = dict[str, Any]
 
 SERVER_SELECTION_MS = 5_000
-SOCKET_TIMEOUT_MS = 300_000
-TRANSACTION_PATIENCE = 120.0
-"""Seconds for which a transaction starts over when others keep winning; the driver's own limit."""
-BACKOFF_FIRST, BACKOFF_LONGEST = 0.002, 0.25
+LONGEST_WAIT_MS = 60_000
+"""No answer of a server is awaited for longer, whatever the URI says."""
+MAJORITY_MS = 30_000
+"""How long a write waits for its majority."""
 
-UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED = 13, 18, 121
-ALREADY_INITIALIZED, NOT_YET_INITIALIZED = 23, 94
+PATIENCE = 50.0
+"""Seconds for which a transaction starts over when others keep winning."""
+SLOW_ATTEMPT = 10.0
+"""Seconds. A transaction that ended after this long did not lose to another writer: a conflict shows at
+its first writes. Measured, with no other writer and a cache of 0.25 GB: one that changed 300 MB in 72 s
+was ended by the limit of 60 s, and all that the server said was WriteConflict."""
+BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_LONGEST = 0.002, 1.5, 0.25
+
+MAJORITY = WriteConcern("majority", wtimeout=MAJORITY_MS)
+PROMISES: Document = {
+    "w": "majority",
+    "wTimeoutMS": MAJORITY_MS,
+    "readConcernLevel": "majority",
+    "readPreference": "primary",
+    "readPreferenceTags": "",
+    "maxStalenessSeconds": -1,
+    "retryWrites": True,
+    "retryReads": True,
+}
+"""Client options that the URI must not weaken: what a command acknowledges ("already paid") must not be
+rolled back by a failover, and a secondary may be behind."""
+
+ALREADY_INITIALIZED, NOT_YET_INITIALIZED, WRITE_CONFLICT, NO_SUCH_TRANSACTION = 23, 94, 112, 251
+WIRE_VERSION_OF_6 = 17
 
 
 class Deployment:
-    """A reachable MongoDB and the database in it that seatctl works on.
-
-    `transactions` is False on a standalone server, where every caller must order its writes so
-    that a crash between two of them can only leave seats unsold.
-    """
+    """A reachable MongoDB with transactions, and the database in it that seatctl works on."""
 
     def __init__(
         self,
         client: MongoClient[Document],
         database: str,
-        *,
-        transactions: bool,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.client = client
-        self.transactions = transactions
         self._clock = clock
         self.database: Database[Document] = client.get_database(
             database,
             read_preference=ReadPreference.PRIMARY,
-            # What a command acknowledges ("already paid") must not be rolled back by a failover.
-            read_concern=ReadConcern("majority") if transactions else None,
-            write_concern=WriteConcern("majority" if transactions else 1),
+            read_concern=ReadConcern("majority"),
+            write_concern=MAJORITY,
         )
 
     def now(self) -> datetime:
@@ -90,210 +103,200 @@ class Deployment:
         local: datetime = self.client.admin.command("hello")["localTime"]
         return local.astimezone(UTC)
 
+    @property
+    def now_expression(self) -> str | Document:
+        """The same clock within `$expr`, read by the server as it evaluates."""
+        return "$$NOW" if self._clock is None else {"$literal": self._clock()}
+
     def stamp(self, field: str) -> Document:
         """An update that sets `field` to the server's clock as it writes, without asking for it first."""
         if self._clock is not None:
             return {"$set": {field: self._clock()}}
         return {"$currentDate": {field: True}}
 
-    def transact(self, work: Callable[[ClientSession | None], T], turn: object = None) -> T:
-        """Run `work(session)` as one transaction and return what it returned; any exception rolls
-        everything back. Where there are no transactions, run it with `None`.
+    def attempts(self) -> Iterator[Attempt]:
+        """Attempts at one transaction until one succeeds. The body may run several times; it must not
+        leave the block by `return` or `break`, since the commit happens at its end::
 
-        Transactions that are going to write the same document say so by the same `turn`: those of
-        this host then queue for it, because of two at once one is rolled back. Safety does not rest
-        on that; other hosts, and other programs, know nothing of the queue.
+            for attempt in deployment.attempts():
+                with attempt as session:
+                    result = work(session)
+            return result
 
-        Starts over when another writer won, so `work` may run several times. The driver's own
-        `with_transaction` waits out a contended event with sleeps that only grow.
-        Raises Contention when others kept winning for `TRANSACTION_PATIENCE` seconds.
+        Any exception rolls everything back and leaves the loop, except what tells that another writer
+        was faster: a TransientTransactionError, or a StaleRead that the body raises. Those start over,
+        for PATIENCE seconds. The driver's own `with_transaction` waits out a contended event with
+        sleeps that only grow.
+
+        Raises Contention, CachePressure, OutcomeUnknown, or what the body raised.
         """
-        if not self.transactions:
-            return work(None)
-        give_up = time.monotonic() + TRANSACTION_PATIENCE
+        give_up = time.monotonic() + PATIENCE
         backoff = BACKOFF_FIRST
-        concern = WriteConcern("majority" if turn is None else 1)
         with self.client.start_session() as session:
             while True:
-                try:
-                    with (
-                        turns.turn(turn),
-                        session.start_transaction(ReadConcern("snapshot"), concern, ReadPreference.PRIMARY),
-                    ):
-                        result = work(session)
-                        self._commit(session, give_up)
-                    if turn is not None:
-                        # Asked again, the driver has a majority acknowledge it, or says that it is
-                        # lost. The wait for that needs no turn: the next one may write already.
-                        self._commit(session, give_up)
-                    return result
-                except PyMongoError as error:
-                    if not error.has_error_label("TransientTransactionError"):
-                        raise
-                    if time.monotonic() > give_up:
-                        if isinstance(error, ConnectionFailure):
-                            raise
-                        raise Contention from error
+                attempt = Attempt(session, give_up)
+                yield attempt
+                if attempt.succeeded:
+                    return
                 time.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
-                backoff = min(backoff * 1.5, BACKOFF_LONGEST)
+                backoff = min(backoff * BACKOFF_FACTOR, BACKOFF_LONGEST)
 
-    @staticmethod
-    def _commit(session: ClientSession, give_up: float) -> None:
-        """Commit, asking again when the answer was lost: a commit that was applied stays applied,
-        and asking again tells."""
-        while True:
+    @contextmanager
+    def snapshot(self) -> Iterator[ClientSession]:
+        """A session whose reads all see one point in time. Raises CursorLost when the server cannot
+        keep it up: after five minutes, unless it is configured to keep more history."""
+        with self.client.start_session(snapshot=True) as session:
             try:
-                session.commit_transaction()
-                return
-            except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult"):
-                    raise
-                if time.monotonic() > give_up or isinstance(error, ServerSelectionTimeoutError):
-                    raise
+                yield session
+            except OperationFailure as error:
+                if error.code in CURSOR_LOST:
+                    raise CursorLost from error
+                raise
 
     def close(self) -> None:
         self.client.close()
 
 
+class Attempt:
+    """One attempt at a transaction: a context manager that begins it, and commits it or rolls it back."""
+
+    def __init__(self, session: ClientSession, give_up: float) -> None:
+        self.succeeded = False
+        self._session = session
+        self._give_up = give_up
+        self._began = 0.0
+
+    def __enter__(self) -> ClientSession:
+        self._began = time.monotonic()
+        self._session.start_transaction(
+            ReadConcern("snapshot"), MAJORITY, ReadPreference.PRIMARY, max_commit_time_ms=MAJORITY_MS
+        )
+        return self._session
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            if self._session.in_transaction:
+                self._session.abort_transaction()
+            return self._starts_over(error)
+        try:
+            self._commit()
+        except PyMongoError as failure:
+            if self._starts_over(failure):
+                return True
+            raise
+        self.succeeded = True
+        return False
+
+    def _commit(self) -> None:
+        """Commit, asking again when the answer was lost: a commit that was applied stays applied, and
+        asking again tells. Raises OutcomeUnknown when patience ends without an answer."""
+        while True:
+            try:
+                self._session.commit_transaction()
+                return
+            except PyMongoError as error:
+                if not error.has_error_label("UnknownTransactionCommitResult"):
+                    raise
+                if time.monotonic() > self._give_up:
+                    raise OutcomeUnknown from error
+            time.sleep(BACKOFF_LONGEST)
+
+    def _starts_over(self, error: BaseException) -> bool:
+        """Whether another attempt is worth it; False leaves the error to the caller. Raises Contention
+        or CachePressure when patience ends."""
+        if code_of(error) in TOO_LARGE:
+            raise CachePressure from error
+        if not isinstance(error, StaleRead) and not (
+            isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
+        ):
+            return False
+        if time.monotonic() <= self._give_up:
+            return True
+        if isinstance(error, StaleRead | ConnectionFailure):
+            return False
+        if is_cache_pressure(error):
+            raise CachePressure from error
+        lasted = time.monotonic() - self._began
+        if lasted > SLOW_ATTEMPT and code_of(error) in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
+            raise CachePressure(
+                f"the server ended a transaction after {lasted:.0f} s: its cache is full, or it allows no "
+                "more time. Nothing was changed; give it more cache, or use a smaller --batch-size"
+            ) from error
+        raise Contention from error
+
+
+# --- reaching it -----------------------------------------------------------------------------------
+
+
 def connect(
     uri: str, database: str | None, default_database: str, patience_ms: int = SERVER_SELECTION_MS
 ) -> Deployment:
-    """Reach the deployment behind `uri` and learn whether it has transactions.
+    """Reach the deployment behind `uri`.
 
     Waits `patience_ms` for a server, unless the URI says otherwise. The database is `database`, else
     the one in the URI's path, else `default_database`.
-    Raises Misconfigured for a URI that cannot be read, Unreachable when no server answers.
+    Raises Misconfigured for a URI that cannot be read or a server without transactions or older than
+    6.0, Unreachable when no server answers.
     """
     try:
-        options = _checked(uri, patience_ms)
-        client: MongoClient[Document] = MongoClient(uri, **options)
+        client: MongoClient[Document] = MongoClient(uri, **_options(uri, patience_ms))
         name = database or client.get_default_database(default_database).name
-        hello = _wait_for_primary(client)
-        transactions = "setName" in hello or hello.get("msg") == "isdbgrid"
-        return Deployment(client, name, transactions=transactions)
+        _check_server(_wait_for_primary(client), hosts_of(uri))
+        return Deployment(client, name)
     except PyMongoError as error:
         raise explain(error, hosts_of(uri)) from error
     except OSError as error:  # before the first connection: a file that an option names
-        raise Misconfigured(
-            f"the MongoDB URI names a file that cannot be used: {error.filename}: {error.strerror}"
-        ) from error
+        words = ": ".join(str(word) for word in (error.filename, error.strerror or error) if word)
+        raise Misconfigured(f"the MongoDB URI names a file that cannot be used: {words}") from error
     except (ValueError, TypeError) as error:
-        raise _malformed() from error
+        raise malformed_uri() from error
 
 
-def _malformed() -> Misconfigured:
-    # Never quote the parser: its message may hold the part of the password it stumbled over.
-    return Misconfigured(
-        "the MongoDB URI is malformed; it looks like mongodb://host:27017/database, where user:password@ "
-        "may stand before the host, with : / ? # [ ] @ % in them percent-encoded"
-    )
-
-
-def _checked(uri: str, patience_ms: int) -> dict[str, Any]:
-    """Client options for a well-formed URI; what the URI itself says is left to it."""
+def _options(uri: str, patience_ms: int) -> Document:
+    """Client options for a well-formed URI. What the URI says is left to it, unless it would weaken a
+    promise or wait without an end."""
     scheme, separator, rest = uri.partition("://")
     path = rest.partition("/")[2]
     # A "/" inside a password would make the parser take user and password for host and port.
     if not separator or "@" in path.partition("?")[0]:
-        raise _malformed()
-    said: set[str] = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
-    defaults: dict[str, Any] = {
-        "serverSelectionTimeoutMS": patience_ms,
-        "connectTimeoutMS": patience_ms,
-        "socketTimeoutMS": SOCKET_TIMEOUT_MS,
-        "appName": "seatctl",
-    }
+        raise malformed_uri()
     if scheme == "mongodb":
         parse_uri(uri, validate=True, warn=False)
-    options = {key: value for key, value in defaults.items() if key.lower() not in said}
-    # A date beyond year 9999 or a torn string in one foreign document must not stop a whole batch.
+    given = (option.partition("=") for option in re.split("[&;]", uri.partition("?")[2]))
+    said = {name.lower(): value for name, _, value in given}
+    options: Document = {} if "appname" in said else {"appName": "seatctl"}
+    for name, default in (
+        ("serverSelectionTimeoutMS", patience_ms),
+        ("connectTimeoutMS", patience_ms),
+        ("socketTimeoutMS", LONGEST_WAIT_MS),
+    ):
+        value = said.get(name.lower(), "0")
+        if value.isdecimal() and int(value) == 0:
+            options[name] = default
+        elif value.isdecimal() and int(value) > LONGEST_WAIT_MS:
+            options[name] = LONGEST_WAIT_MS
+    # A date beyond year 9999 or a torn string in one document of another program must not stop a batch.
     return {
         **options,
+        **PROMISES,
         "tz_aware": True,
         "datetime_conversion": "DATETIME_AUTO",
         "unicode_decode_error_handler": "replace",
     }
 
 
-def hosts_of(uri: str) -> str:
-    """The hosts of a URI for a message: no user, no password, no options."""
-    authority = uri.partition("://")[2].split("/", 1)[0].split("?", 1)[0]
-    return unquote(authority.rsplit("@", 1)[-1]) or "the configured host"
-
-
-def explain(error: Exception, hosts: str = "the configured host") -> SeatctlError:
-    """A driver's or server's error as one of ours, in one line."""
-    if isinstance(error, SeatctlError):
-        return error
-    if isinstance(error, InvalidURI | InvalidName):
-        return _malformed()
-    if isinstance(error, ConfigurationError):
-        if "DNS" in str(error) or "resolution" in str(error):
-            return Unreachable(
-                f"cannot look up {hosts}: no answer for its SRV record; check the name and the DNS"
-            )
-        return Misconfigured(f"the MongoDB URI cannot be used: {_one_line(error)}")
-    if isinstance(error, ConnectionFailure):
-        return Unreachable(
-            f"cannot reach MongoDB at {hosts} ({_reason(error)}); check that it runs, then try again"
+def _check_server(hello: Document, hosts: str) -> None:
+    """Raises Misconfigured for a server on which no promise can be kept."""
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise Misconfigured(
+            f"MongoDB at {hosts} is a standalone server, which has no transactions. Make it a replica set "
+            "with one member: start it with `mongod --replSet rs0`, then run `rs.initiate()` once in "
+            "mongosh. Or unset SEATCTL_URI to use the embedded MongoDB"
         )
-    if isinstance(error, DuplicateKeyError):
-        return WriteRefused(f"the database already holds such a document: {_one_line(error)}")
-    if isinstance(error, OperationFailure):
-        return _explain_failure(error, hosts)
-    return SeatctlError(f"{type(error).__name__}: {_one_line(error)}")
-
-
-def _explain_failure(error: OperationFailure, hosts: str) -> SeatctlError:
-    if error.code == AUTHENTICATION_FAILED:
-        return Misconfigured(
-            f"MongoDB at {hosts} does not accept this user and password; "
-            "authSource in the URI says which database knows the user"
-        )
-    if error.code == UNAUTHORIZED:
-        if "requires authentication" in str(error):
-            return Misconfigured(
-                f"MongoDB at {hosts} wants a user, and the URI names no user; "
-                "write user:password@ before its host"
-            )
-        # A command that is about no collection has a number in that place: listCollections: 1.
-        what = re.search(
-            r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([\w.$-]+)\")?", str(error)
-        )
-        action = f"run {what[2]} on {what[1]}{'.' + what[3] if what[3] else ''}" if what else "do this"
-        return Misconfigured(
-            f"the database user is not authorized to {action}; the README lists the privileges"
-        )
-    if error.code == DOCUMENT_VALIDATION_FAILED:
-        return WriteRefused(
-            "the database's validator refused a document; `seatctl verify` names what is wrong"
-        )
-    if error.has_error_label("TransientTransactionError"):
-        return Contention()
-    return SeatctlError(f"MongoDB answered: {_one_line(error)}")
-
-
-def _reason(error: ConnectionFailure) -> str:
-    text = str(error)
-    for sign, reason in (
-        ("refused", "connection refused"),
-        ("No such file", "no such socket"),
-        ("Name or service not known", "unknown host name"),
-        ("nodename nor servname", "unknown host name"),
-        ("timed out", "no answer in time"),
-        ("No primary", "no primary; the replica set may be electing one"),
-        ("no replica set members match", "no primary; the replica set may be electing one"),
-        ("SSL", "TLS handshake failed"),
-        ("not primary", "the primary changed"),
-        ("closed", "the connection was closed"),
-    ):
-        if sign in text:
-            return reason
-    return "no usable server" if isinstance(error, ServerSelectionTimeoutError) else "the connection broke"
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(" ".join(str(error).partition(", full error:")[0].split()), 200)
+    if hello["maxWireVersion"] < WIRE_VERSION_OF_6:
+        raise Misconfigured(f"MongoDB at {hosts} is older than 6.0, the first version that seatctl works on")
 
 
 def initiate(uri: str, replica_set: str, host: str) -> None:
@@ -301,7 +304,7 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
     until it is primary. Raises Unreachable when that does not happen."""
     give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
     try:
-        with MongoClient[Any](uri, serverSelectionTimeoutMS=SERVER_SELECTION_MS) as client:
+        with MongoClient[Document](uri, serverSelectionTimeoutMS=SERVER_SELECTION_MS) as client:
             while not _configure(client, replica_set, host) and time.monotonic() < give_up:
                 time.sleep(0.01)
             _wait_for_primary(client)
@@ -309,7 +312,7 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
         raise explain(error, "the embedded MongoDB") from error
 
 
-def _configure(client: MongoClient[Any], replica_set: str, host: str) -> bool:
+def _configure(client: MongoClient[Document], replica_set: str, host: str) -> bool:
     """Make sure of a replica set of one under `host`; False while the server is still finding out
     whether it is one: just after its start it denies that, and refuses to become one."""
     try:
@@ -332,7 +335,7 @@ def _configure(client: MongoClient[Any], replica_set: str, host: str) -> bool:
     return True
 
 
-def _wait_for_primary(client: MongoClient[Any]) -> Document:
+def _wait_for_primary(client: MongoClient[Document]) -> Document:
     """The server's `hello` once it takes writes; an election of one takes about 30 ms."""
     give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
     while True:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
@@ -30,7 +31,10 @@ from seatctl.errors import Misconfigured, Unreachable
 REPLICA_SET = "seatctl"
 SOCKET_PATH_LIMIT = 100
 """Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
+PROC = Path("/proc")
 STOP_PATIENCE = 30.0
+LARGEST_LOG = 1_000_000
+"""Bytes. It runs for months, and writes about a kilobyte for each command."""
 TRANSACTION_LIFETIME = 10
 """Seconds. MongoDB's default is 60; a batch takes 0.2."""
 
@@ -65,27 +69,28 @@ class Place:
         return self.data / "initiated"
 
     @property
+    def start_lock(self) -> Path:
+        return self.data / "start.lock"
+
+    @property
     def uri(self) -> str:
         return f"mongodb://{quote_plus(str(self.socket))}/?directConnection=true"
 
     @property
     def pid(self) -> int | None:
-        """The process that has the data open: mongod keeps its lock file locked while it lives, so
-        that neither a crash nor a newcomer with its old number can deceive."""
+        """The process that has the data open: mongod keeps its lock file locked while it runs, so
+        that neither a crash nor a new process with its old number is mistaken for it."""
         lock_file = self.db / "mongod.lock"
-        try:
-            with lock_file.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(lock_file.read_text() or 0) or None
-        except OSError:
-            pass
-        return None
+        if not _is_locked(lock_file):
+            return None
+        number = lock_file.read_text().strip()
+        return int(number) if number.isdecimal() else None
 
 
 def place() -> Place:
-    """Where this user's embedded MongoDB lives, by the XDG rules; creates nothing."""
-    home = Path(os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
+    """Where this user's embedded MongoDB lives, by the XDG rules; creates nothing. Raises Misconfigured
+    for a user without a home directory."""
+    home = _home()
     if sys.platform == "darwin":
         base = home / "Library" / "Application Support"
     else:
@@ -100,9 +105,32 @@ def place() -> Place:
     return Place(data, runtime)
 
 
+def _home() -> Path:
+    if home := os.environ.get("HOME"):
+        return Path(home)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise Misconfigured(
+            f"no database is configured, and user {os.getuid()} has no home directory for the embedded "
+            "MongoDB; set SEATCTL_URI or HOME"
+        ) from None
+
+
 def exists() -> bool:
-    """Whether an embedded database was ever created for this user."""
-    return place().ready.exists()
+    """Whether an embedded database was ever created for this user. Raises Misconfigured where that
+    cannot be seen."""
+    return _is_there(place().ready)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot read {path.parent}, the place of the embedded MongoDB: {error.strerror}; "
+            "set SEATCTL_URI or HOME"
+        ) from error
 
 
 def answers(where: Place) -> bool:
@@ -120,40 +148,43 @@ def ensure_running() -> str:
     starts it and the others wait. Raises Misconfigured without a usable `mongod`, Unreachable when
     it does not start."""
     where = place()
-    if where.ready.exists() and answers(where) and not _starting(where):
-        return where.uri
-    with _alone(where):
-        if not (where.ready.exists() and answers(where)):
-            _start(where)
+    # While another process is starting it, it may answer and not be initiated yet.
+    if not (_is_there(where.ready) and answers(where)) or _is_locked(where.start_lock):
+        with _start_lock(where):
+            if not (where.ready.exists() and answers(where)):
+                _start(where)
+    _limit_log(where)
     return where.uri
 
 
 def stop() -> bool:
-    """Stop it, keeping the data; False if it did not run. Raises Unreachable if it will not end."""
+    """Stop it, keeping the data; False if it did not run. Raises Unreachable if it will not end,
+    Misconfigured when another process has the data open."""
     where = place()
-    if not where.data.exists():
+    if not _is_there(where.data):
         return False
-    with _alone(where):
+    with _start_lock(where):
         return _stop(where)
 
 
-def _starting(where: Place) -> bool:
-    """Whether another process is starting it right now: it may answer and not be initiated yet."""
+def _is_locked(path: Path) -> bool:
+    """Whether a process keeps this file locked."""
     try:
-        with (where.data / "start.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:
+        pass
     return False
 
 
 @contextmanager
-def _alone(where: Place) -> Iterator[None]:
+def _start_lock(where: Place) -> Iterator[None]:
+    """Only one process at a time starts or stops it."""
     for directory in (where.data, where.runtime, where.db):
         _private(directory)
-    with (where.data / "start.lock").open("wb") as lock:
+    with where.start_lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -180,11 +211,12 @@ def _start(where: Place) -> None:
     where.socket.unlink(missing_ok=True)
     binary, environment = find_mongod(where)
     command = [
-        *(str(binary), "--dbpath", str(where.db), "--logpath", str(where.log), "--logappend", "--fork"),
+        *(str(binary), "--dbpath", str(where.db), "--logpath", str(where.log), "--logappend", "--quiet"),
+        "--fork",
         *("--bind_ip", str(where.socket), "--nounixsocket", "--replSet", REPLICA_SET),
         *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-        # A client that was killed within a transaction holds its event up for this long.
+        # A client that was killed within a transaction keeps others from its event for this long.
         *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_LIFETIME}"),
     ]
     try:
@@ -204,6 +236,12 @@ def _stop(where: Place) -> bool:
     pid = where.pid
     if pid is None:
         return False
+    if not _is_our_mongod(where, pid):
+        # A server in a container, on the same home, has a number that is another process's here.
+        raise Misconfigured(
+            f"{where.db} is in use, and not by process {pid} as its lock file says; if it is a server in a "
+            "container, stop it there"
+        )
     os.kill(pid, signal.SIGTERM)
     give_up = time.monotonic() + STOP_PATIENCE
     while where.pid is not None:
@@ -211,6 +249,31 @@ def _stop(where: Place) -> bool:
             raise Unreachable(f"the embedded MongoDB (pid {pid}) does not end; see {where.log}")
         time.sleep(0.02)
     return True
+
+
+def _is_our_mongod(where: Place, pid: int) -> bool:
+    """Whether the process is a server that `_start` started on this data. Its home may have been moved
+    since; then the directory that it was started on is gone."""
+    try:
+        words = (PROC / str(pid) / "cmdline").read_text().replace("\0", " ")
+    except OSError:
+        ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        try:
+            words = subprocess.run(ps, capture_output=True, text=True, check=False).stdout  # noqa: S603
+        except OSError:
+            return False
+    found = re.search(r" --dbpath (.+) --logpath ", words)
+    started_on = Path(found[1]) if found else None
+    return started_on is not None and (started_on == where.db or not started_on.exists())
+
+
+def _limit_log(where: Place) -> None:
+    """Begin the log anew when it is large; the last one is kept. The server appends, so it writes on
+    at the new end."""
+    with suppress(OSError):
+        if where.log.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(where.log, where.log.with_suffix(".log.old"))
+            os.truncate(where.log, 0)
 
 
 def _last_words(where: Place) -> str:

@@ -8,27 +8,22 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, unquote_plus
 
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Misconfigured, Usage
+from seatctl.mongo import secrets
 
 DEFAULT_DATABASE = "event_booking_db"
 CREDENTIAL = "seatctl-uri"
 """The name under which systemd's LoadCredential= hands the URI over."""
 
 
-seen: list[str] = []
-"""Every URI read in this process, well-formed or not: what must never be printed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the data lives. `uri` None: the embedded MongoDB. `source` says who decided."""
+    """Where the data lives. `uri` None: the embedded MongoDB."""
 
     uri: str | None = field(repr=False)
     database: str | None
-    source: str
     warnings: tuple[str, ...] = ()
 
 
@@ -36,24 +31,26 @@ def find_target(
     uri: str | None,
     uri_file: str | None,
     database: str | None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Target:
     """Flags win over the environment, a URI over a file, both over systemd's credentials.
 
-    An empty environment variable counts as not set. Raises Usage when two flags contradict each
-    other, Misconfigured when a file cannot be read or holds no URI, or for a name no database can have.
+    `environment` is this process's by default; an empty variable counts as not set. Raises Usage when
+    two flags contradict each other, Misconfigured when a file cannot be read or holds no URI, or for a
+    name that no database can have.
     """
+    environment = os.environ if environment is None else environment
     if uri is not None and uri_file is not None:
         raise Usage("give --uri or --uri-file, not both")
     if database is not None and not database.strip():
         raise Usage("--database must not be empty")
     name = _checked_name(database or environment.get("SEATCTL_DATABASE") or None)
     if uri is not None:
-        return Target(_clean(uri, "--uri"), name, "--uri")
+        return Target(_clean(uri, "--uri"), name)
     if uri_file is not None:
         return _from_file(Path(uri_file), name, "--uri-file")
     if environment.get("SEATCTL_URI"):
-        return Target(_clean(environment["SEATCTL_URI"], "SEATCTL_URI"), name, "SEATCTL_URI")
+        return Target(_clean(environment["SEATCTL_URI"], "SEATCTL_URI"), name)
     if environment.get("SEATCTL_URI_FILE"):
         return _from_file(Path(environment["SEATCTL_URI_FILE"]), name, "SEATCTL_URI_FILE")
     if environment.get("CREDENTIALS_DIRECTORY"):
@@ -62,7 +59,7 @@ def find_target(
             found = _from_file(credential, name, "the credential seatctl-uri")
             # systemd grants it by an ACL, whose mask looks like a group that may read.
             return replace(found, warnings=())
-    return Target(None, name, "embedded")
+    return Target(None, name)
 
 
 def _checked_name(name: str | None) -> str | None:
@@ -86,12 +83,12 @@ def _from_file(path: Path, database: str | None, source: str) -> Target:
     warnings: tuple[str, ...] = ()
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         warnings = (f"{path} can be read by others than its owner; run `chmod 600 {path}`",)
-    return Target(_clean(text, f"the file {path}"), database, source, warnings)
+    return Target(_clean(text, f"the file {path}"), database, warnings)
 
 
 def _clean(uri: str, source: str) -> str:
     uri = uri.strip()
-    seen.append(uri)
+    secrets.remember(uri)
     if not uri:
         raise Misconfigured(f"{source} is empty; it must hold a URI like mongodb://host:27017/database")
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
@@ -101,23 +98,3 @@ def _clean(uri: str, source: str) -> str:
     if any(character.isspace() for character in uri):
         raise Misconfigured(f"{source} holds more than one URI, or one with spaces in it")
     return uri
-
-
-def scrub_seen(text: str) -> str:
-    """`text` without a secret of any URI that this process read."""
-    for uri in seen:
-        text = scrub(text, uri)
-    return text
-
-
-def scrub(text: str, uri: str) -> str:
-    """`text` without the user and password that `uri` carries, as written or decoded."""
-    text = re.sub(r"(mongodb(?:\+srv)?://)[^@/\s]*@", r"\1***@", text)
-    if "@" in uri:
-        userinfo = uri.partition("://")[2].rpartition("@")[0]
-        password = userinfo.partition(":")[2]
-        forms = {userinfo, password, unquote(password), unquote_plus(password)}
-        for secret in sorted(forms, key=len, reverse=True):
-            if len(secret) > 3:  # shorter ones are in every word
-                text = text.replace(secret, "***")
-    return text

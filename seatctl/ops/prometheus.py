@@ -1,19 +1,21 @@
 """Health as Prometheus reads it: a file for node_exporter's textfile collector.
 
-Every time series here exists whatever the number of events, unless one for each event is asked
-for. Values are gauges: the job log forgets, so nothing counted in it only ever grows.
+The time series are always the same, whatever the number of events, unless one for each event is asked
+for. All are gauges: the job log has a retention, so nothing counted in it only grows.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from seatctl.domain.model import JobStatus, whole_number
+from seatctl.domain.states import Fault, JobStatus
 from seatctl.errors import Misconfigured
-from seatctl.services.audit import Fault
+from seatctl.output.formats import whole_number
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -24,7 +26,16 @@ STDOUT = "-"
 OTHER = "OTHER"
 """Any status of a run that only other programs write: labels come from a fixed list."""
 
-Samples = Iterable[tuple[Mapping[str, str], float]]
+
+class Sample(NamedTuple):
+    labels: Mapping[str, str]
+    value: float
+
+
+class Metric(NamedTuple):
+    name: str
+    help_text: str
+    samples: list[Sample]
 
 
 def text(health: Health) -> str:
@@ -36,13 +47,21 @@ def text(health: Health) -> str:
 
 
 def write(health: Health, path: str) -> None:
-    """Replace the file at `path` (`*.prom` in the collector's directory) at once and whole, so that
-    nobody reads half of it. Raises Misconfigured when it cannot be written."""
-    registry = _registry(health)
-    from prometheus_client import write_to_textfile
+    """Replace the file at `path` (`*.prom` in the collector's directory) in one step, so that nobody reads
+    half of it, readable by everybody whatever the umask: node_exporter is another user. What exists and is
+    no regular file, such as a pipe or /dev/null, is written to and never replaced.
 
+    Raises Misconfigured when it cannot be written, or without the client library.
+    """
+    metrics, target = text(health), Path(path)
     try:
-        write_to_textfile(path, registry)
+        if target.exists() and not target.is_file():
+            target.write_text(metrics)
+            return
+        beside = target.with_name(f"{target.name}.{os.getpid()}")
+        beside.write_text(metrics)
+        beside.chmod(0o644)
+        beside.replace(target)
     except OSError as error:
         raise Misconfigured(f"cannot write the metrics to {path}: {error.strerror}") from error
 
@@ -55,137 +74,172 @@ def _registry(health: Health) -> CollectorRegistry:
             "metrics need the package prometheus-client; install it with pip install 'seatctl[metrics]'"
         ) from None
     registry = CollectorRegistry()
-
-    def gauge(name: str, help_text: str, samples: Samples) -> None:
-        samples = list(samples)
-        if samples:
-            metric = Gauge(f"seatctl_{name}", help_text, list(samples[0][0]), registry=registry)
-            for labels, value in samples:
-                (metric.labels(**labels) if labels else metric).set(value)
-
-    for name, help_text, value in _single(health):
-        gauge(name, help_text, [({}, value)])
-    _jobs(gauge, health)
-    _inventory(gauge, health)
+    for metric in (*_totals(health), *_jobs(health), *_inventory(health)):
+        if metric.samples:
+            names = list(metric.samples[0].labels)
+            gauge = Gauge(f"seatctl_{metric.name}", metric.help_text, names, registry=registry)
+            for labels, value in metric.samples:
+                (gauge.labels(**labels) if labels else gauge).set(value)
     return registry
 
 
-def _single(health: Health) -> list[tuple[str, str, float]]:
-    """The metrics without labels: name, help, value."""
-    oldest_lock, oldest_booking = health.locks.oldest, health.bookings.oldest
-    return [
-        ("healthy", "1 when seatctl health finds no problem, else 0.", health.healthy),
-        ("problems", "Problems that seatctl health finds.", len(health.problems)),
-        ("warnings", "Warnings that seatctl health gives.", len(health.warnings)),
-        (
-            "check_timestamp_seconds",
-            "When this was measured, by the database's clock.",
-            _unix(health.checked_at),
-        ),
-        ("window_seconds", "How far back seatctl_job_runs counts.", health.window.total_seconds()),
-        ("overdue_locks", "Locks that expire-locks would expire now.", health.locks.overdue),
-        ("overdue_bookings", "Bookings that expire-bookings would expire now.", health.bookings.overdue),
-        (
-            "oldest_overdue_lock_age_seconds",
-            "For how long the oldest of seatctl_overdue_locks has been overdue, 0 if there is none.",
-            oldest_lock.total_seconds() if oldest_lock else 0,
-        ),
-        (
-            "oldest_overdue_booking_age_seconds",
-            "For how long the oldest of seatctl_overdue_bookings has been overdue, 0 if there is none.",
-            oldest_booking.total_seconds() if oldest_booking else 0,
-        ),
-        ("events", "Events in the database.", health.seats.events),
-        ("capacity_seats", "Seats of all events together.", health.seats.total),
-        (
-            "inconsistent_events",
-            "Events about which seatctl verify finds something.",
-            len(health.inconsistent_events),
-        ),
-        (
-            "missing_schema_objects",
-            "Collections, indexes and such that seatctl init would create.",
-            len(health.missing),
-        ),
-        (
-            "clock_difference_seconds",
-            "How far this host's clock is ahead of the database's.",
-            health.clock_difference.total_seconds(),
-        ),
-    ]
+TOTALS: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
+    (
+        "healthy",
+        "1 when seatctl health finds no problem, else 0.",
+        lambda health: health.healthy,
+    ),
+    (
+        "problems",
+        "Problems that seatctl health finds.",
+        lambda health: len(health.problems),
+    ),
+    (
+        "warnings",
+        "Warnings that seatctl health gives.",
+        lambda health: len(health.warnings),
+    ),
+    (
+        "check_timestamp_seconds",
+        "When this was measured, by the database's clock.",
+        lambda health: _unix(health.checked_at),
+    ),
+    (
+        "window_seconds",
+        "How far back seatctl_job_runs counts.",
+        lambda health: health.window.total_seconds(),
+    ),
+    (
+        "overdue_locks",
+        "Locks that expire-locks would expire now.",
+        lambda health: health.locks.overdue,
+    ),
+    (
+        "overdue_bookings",
+        "Bookings that expire-bookings would expire now.",
+        lambda health: health.bookings.overdue,
+    ),
+    (
+        "oldest_overdue_lock_age_seconds",
+        "How long the oldest of seatctl_overdue_locks has been overdue, 0 if there is none.",
+        lambda health: _seconds(health.locks.oldest),
+    ),
+    (
+        "oldest_overdue_booking_age_seconds",
+        "How long the oldest of seatctl_overdue_bookings has been overdue, 0 if there is none.",
+        lambda health: _seconds(health.bookings.oldest),
+    ),
+    (
+        "events",
+        "Events in the database.",
+        lambda health: health.seats.events,
+    ),
+    (
+        "capacity_seats",
+        "Total seats of all events.",
+        lambda health: health.seats.total,
+    ),
+    (
+        "inconsistent_events",
+        "Events with violations, as seatctl verify finds them.",
+        lambda health: len(health.inconsistent_events),
+    ),
+    (
+        "missing_schema_objects",
+        "Collections, indexes and other objects that seatctl init would create.",
+        lambda health: len(health.missing),
+    ),
+    (
+        "clock_difference_seconds",
+        "How far this host's clock is ahead of the database's.",
+        lambda health: health.clock_difference.total_seconds(),
+    ),
+)
+"""The metrics without labels."""
+
+LAST_RUN_DETAILS = (
+    ("duration_seconds", "How long the last run of a job took.", "duration", 1000),
+    ("records", "Records that the last run of a job processed.", "recordsProcessed", 1),
+    ("restored_seats", "Seats that the last run of a job returned.", "seatsRestored", 1),
+)
+"""Metric, help, field of the run's details, and what it is divided by."""
 
 
-def _jobs(gauge: Callable[[str, str, Samples], None], health: Health) -> None:
+def _totals(health: Health) -> Iterator[Metric]:
+    for name, help_text, value in TOTALS:
+        yield Metric(name, help_text, [Sample({}, value(health))])
+
+
+def _jobs(health: Health) -> Iterator[Metric]:
     jobs = {job.value: state for job, state in health.jobs.items()}
-    gauge(
-        "job_runs",
-        "Runs of a job by outcome within the last seatctl_window_seconds.",
-        (
-            ({"job": name, "status": status}, count)
-            for name, state in jobs.items()
-            for status, count in _by_known_status(state.statuses).items()
-        ),
-    )
-    gauge(
+    runs = [
+        Sample({"job": name, "status": status}, number)
+        for name, state in jobs.items()
+        for status, number in _by_known_status(state.statuses).items()
+    ]
+    yield Metric("job_runs", "Runs of a job by outcome within the last seatctl_window_seconds.", runs)
+    yield Metric(
         "job_last_run_timestamp_seconds",
-        "When a job ran last, 0 if never.",
-        (({"job": name}, _unix(state.last_run)) for name, state in jobs.items()),
+        "When a job last ran, 0 if never.",
+        _by_job((name, _unix(state.last_run)) for name, state in jobs.items()),
     )
-    gauge(
+    yield Metric(
         "job_last_success_timestamp_seconds",
         "When a job last succeeded, 0 if never.",
-        (({"job": name}, _unix(state.last_success)) for name, state in jobs.items()),
+        _by_job((name, _unix(state.last_success)) for name, state in jobs.items()),
     )
-    gauge(
+    yield Metric(
         "job_last_run_failed",
         "1 when the last run of a job failed, else 0.",
-        (({"job": name}, state.last_error is not None) for name, state in jobs.items()),
+        _by_job((name, state.last_error is not None) for name, state in jobs.items()),
     )
-    for metric, help_text, detail, unit in (
-        ("job_last_run_duration_seconds", "How long the last run of a job took.", "duration", 1000),
-        ("job_last_run_records", "Records that the last run of a job processed.", "recordsProcessed", 1),
-        ("job_last_run_restored_seats", "Seats that the last run of a job gave back.", "seatsRestored", 1),
-    ):
-        values = {name: state.detail(detail) for name, state in jobs.items()}
-        gauge(
-            metric,
-            help_text,
-            [({"job": job}, value / unit) for job, value in values.items() if value is not None],
-        )
+    for metric, help_text, field, unit in LAST_RUN_DETAILS:
+        values = ((name, state.detail(field)) for name, state in jobs.items())
+        samples = _by_job((name, value / unit) for name, value in values if value is not None)
+        yield Metric(f"job_last_run_{metric}", help_text, samples)
 
 
-def _inventory(gauge: Callable[[str, str, Samples], None], health: Health) -> None:
+def _inventory(health: Health) -> Iterator[Metric]:
     seats = health.seats
     states = {"available": seats.available, "locked": seats.locked, "sold": seats.sold}
-    gauge(
+    yield Metric(
         "seats",
-        "Seats of all events by state; available is what the counters say, locked and sold what locks hold.",
-        (({"state": state}, count) for state, count in states.items()),
+        "Seats of all events by state: available by the events' counters, locked and sold by their locks.",
+        [Sample({"state": state}, number) for state, number in states.items()],
     )
-    found = Counter(finding.fault for finding in health.findings)
-    gauge(
+    found = Counter(violation.fault for violation in health.violations)
+    yield Metric(
         "findings",
-        "What seatctl verify finds, by fault; counter_drift are events whose counter is wrong.",
-        (({"fault": fault.value}, found[fault]) for fault in Fault),
+        "Violations that seatctl verify finds, by fault; counter_drift is events with a wrong counter.",
+        [Sample({"fault": fault.value}, found[fault]) for fault in Fault],
     )
-    gauge(
+    fields = {"available": "availableSeats", "locked": "locked", "sold": "sold"}
+    yield Metric(
         "event_seats",
         "Seats of one event by state.",
-        (
-            ({"event": str(event["_id"]), "state": state}, count)
+        [
+            Sample({"event": str(event["_id"]), "state": state}, number)
             for event in health.events
-            for state, field in (("available", "availableSeats"), ("locked", "locked"), ("sold", "sold"))
-            if (count := whole_number(event.get(field))) is not None
-        ),
+            for state, field in fields.items()
+            if (number := whole_number(event.get(field))) is not None
+        ],
     )
+
+
+def _by_job(values: Iterable[tuple[str, float]]) -> list[Sample]:
+    return [Sample({"job": job}, value) for job, value in values]
 
 
 def _by_known_status(statuses: Mapping[str, int]) -> dict[str, int]:
-    counts = {**dict.fromkeys(map(str, JobStatus), 0), OTHER: 0}
-    for status, count in statuses.items():
-        counts[status if status in counts else OTHER] += count
-    return counts
+    numbers = {**dict.fromkeys(map(str, JobStatus), 0), OTHER: 0}
+    for status, number in statuses.items():
+        numbers[status if status in numbers else OTHER] += number
+    return numbers
 
 
 def _unix(moment: datetime | None) -> float:
     return moment.timestamp() if moment else 0
+
+
+def _seconds(duration: timedelta | None) -> float:
+    return duration.total_seconds() if duration else 0

@@ -1,358 +1,297 @@
-"""The two sweeps: give back what nobody paid for.
+"""The two sweeps: expire what is overdue and return its seats.
 
-A sweep reads candidates ordered by event, plans a batch, and has `inventory` carry it out. What
-changed in between is planned again; what is broken is set aside and never stops the rest.
+A sweep reads what is overdue ordered by event, plans a batch, and carries the plan out in one
+transaction. What changed in between is planned again; what is broken is skipped, named, and never stops
+the rest. A dry run plans with the same code and carries nothing out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from typing import Protocol, TypeAlias
 
-from seatctl.domain.model import (
-    BookingStatus,
-    Document,
-    Id,
-    LockStatus,
-    describe,
-    lock_flaw,
-    reference_flaw,
-    seats_of,
-    states_of,
-)
+from seatctl.domain.documents import Booking, EventId, Kind, Unreadable
+from seatctl.domain.rules import BATCH
+from seatctl.domain.states import LockStatus
 from seatctl.domain.timespec import format_time
-from seatctl.errors import Contention, WriteRefused
-from seatctl.mongo.store import ReadLost, ids_in, is_object_id
-from seatctl.services.rehearsal import Rehearsal
-from seatctl.services.seats import (
-    ATTEMPTS,
-    Cause,
-    Claim,
-    GivenBack,
-    SetAside,
-    StartOver,
-    Terms,
-    attempts,
-    give_back,
-    hold_of,
-    sound,
-)
-
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
+from seatctl.domain.words import count
+from seatctl.errors import CachePressure, CursorLost, SeatctlError, WriteRefused
+from seatctl.mongo.locks import OverdueLock
+from seatctl.mongo.store import Store
+from seatctl.services.batches import in_portions, side_by_side
+from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.seats import Ending, expire, seats_of
 
 log = logging.getLogger(__name__)
 
-BATCH = 5_000
-"""Locks in one transaction: 0.2 s of work here, far below MongoDB's limit of 60 s."""
-LARGEST_BATCH = 10_000
+LISTS = 10
+"""How often the list of what is overdue is read again, where the server drops it."""
 
-BUSY, BUSY_BATCH = timedelta(seconds=2), 150
-"""For so long after somebody's change an event counts as busy; its buyers wait for a batch of so many.
+Item: TypeAlias = OverdueLock | Booking | Unreadable
 
-Four buyers on two cores, whose p99 is 13 ms without a sweep: with 250 in a batch 70 ms, and 20,000 locks
-take twice as long as in quiet; with 125 it is 48 ms and 2.8 times, with 60 it is 32 ms and 4.5 times."""
 
-WORKERS = 2
-"""Batches in flight: while the server works on one, the next is read, planned and begun."""
+class Treatment(Enum):
+    """What a sweep does with the overdue items of an event that has no clearance."""
 
-Plan = tuple[list[Claim], list[SetAside]]
-Wait = Callable[[], object] | None
-Work = Callable[[Wait], GivenBack]
+    SKIP = auto()
+    RETURN_SEATS = auto()
+    END_WITHOUT_SEATS = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """What sets one sweep apart from the other: its candidates and what is to be done to them."""
+class SkippedItem:
+    """An item that a program must not change: which, and why."""
 
-    read: Callable[[datetime, Id | None], Iterator[Document]]
-    read_again: Callable[[Iterable[Id]], dict[Id, Document]]
-    plan: Callable[[Sequence[Document]], Plan]
-    status: str
-    event: str
-    deadline: str
-    plans_ahead: Callable[[], bool]
-    """Whether a batch may be planned while others are in flight."""
+    kind: Kind
+    id: object
+    reason: str
 
-    def overdue_claims(self, documents: Sequence[Document], at: datetime) -> list[Claim]:
-        """What the sweep would carry out of these documents, if its event can take it."""
-        return self.plan([document for document in documents if self.still_overdue(document, at)])[0]
-
-    def still_overdue(self, document: Document, at: datetime) -> bool:
-        deadline = document.get(self.deadline)
-        return self.status in states_of(document) and not (isinstance(deadline, datetime) and deadline >= at)
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}: {self.reason}"
 
 
-def lock_sweep(store: Store) -> Sweep:
+@dataclass(slots=True)
+class Batch:
+    """What one batch does, or did: the endings, and the items that it skips."""
+
+    returning: list[Ending] = field(default_factory=list)
+    without_seats: list[Ending] = field(default_factory=list)
+    skipped: list[SkippedItem] = field(default_factory=list)
+    notes: list[SkippedItem] = field(default_factory=list)
+    """Items that ended and that a person should hear of: their lock is missing."""
+
+    @property
+    def endings(self) -> list[Ending]:
+        return self.returning + self.without_seats
+
+    @property
+    def locks(self) -> int:
+        return sum(ending.lock is not None for ending in self.endings)
+
+    @property
+    def bookings(self) -> int:
+        return sum(ending.booking is not None for ending in self.endings)
+
+    def add(self, other: Batch) -> None:
+        self.returning += other.returning
+        self.without_seats += other.without_seats
+        self.skipped += other.skipped
+        self.notes += other.notes
+
+
+class SweepClearance(Clearance):
+    """Clearance for a sweep, which skips what has none. Recovery treats some doubts otherwise."""
+
+    def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:  # noqa: ARG002 - recovery needs both
+        return Treatment.SKIP
+
+
+class Sweep(Protocol):
+    """What sets one sweep apart from the other: its items, and how each of them ends."""
+
+    name: str
+
+    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
+        """What is overdue, ordered by event."""
+
+    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
+        """Those of these items that are overdue still."""
+
+    def count(self, store: Store, before: datetime) -> int:
+        """About how many there are."""
+
+    def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
+        """How these items end, before anybody asks whether their events can take the seats."""
+
+
+class LockSweep:
     """ACTIVE locks past their deadline that no live booking keeps (invariant 4)."""
 
-    def plan(locks: Sequence[Document]) -> Plan:
-        ids = [lock["_id"] for lock in locks if is_object_id(lock["_id"])]
-        kept = {kept for booking in store.live_bookings_of(ids) for kept in ids_in(booking["seatLockId"])}
-        claims, aside = [], []
-        for lock in locks:
-            if flaw := id_flaw(lock):
-                aside.append(SetAside("lock", lock["_id"], flaw, Cause.DAMAGED))
-            elif lock["_id"] in kept:
-                continue
-            elif flaw := lock_flaw(lock):
-                aside.append(SetAside("lock", lock["_id"], flaw, Cause.DAMAGED))
+    name = "locks"
+
+    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
+        return store.locks.overdue(before, event_id)
+
+    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
+        ids = [item.id for item in items if isinstance(item, OverdueLock)]
+        return store.locks.still_overdue(ids, before)
+
+    def count(self, store: Store, before: datetime) -> int:
+        return store.locks.count_overdue(before)
+
+    def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
+        batch = Batch(skipped=_unreadable(items))
+        locks = {item.id: item for item in items if isinstance(item, OverdueLock)}
+        in_doubt = clearance.protectors(locks, {lock.event for lock in locks.values()})
+        for lock_id, booking in store.bookings.protecting(list(locks)):
+            if isinstance(booking, Unreadable):
+                in_doubt[lock_id] = booking
             else:
-                claims.append(Claim(hold_of(lock)))
-        return claims, aside
-
-    return Sweep(
-        store.overdue_locks,
-        store.locks_by_id,
-        plan,
-        LockStatus.ACTIVE,
-        "eventId",
-        "expiresAt",
-        plans_ahead=lambda: True,
-    )
+                locks.pop(lock_id, None)
+        for lock_id, unreadable in in_doubt.items():
+            if locks.pop(lock_id, None):
+                batch.skipped.append(SkippedItem(Kind.LOCK, lock_id, f"its {unreadable}"))
+        batch.returning = [Ending(lock.expires_at, lock) for lock in locks.values()]
+        return batch
 
 
-def booking_sweep(store: Store) -> Sweep:
-    """PAYMENT_PENDING bookings past their deadline, with the locks that still hold their seats."""
+class BookingSweep:
+    """PAYMENT_PENDING bookings past their deadline, with the locks that hold their seats."""
 
-    def plan(bookings: Sequence[Document]) -> Plan:
-        claims, aside = [], []
-        usable = [booking for booking in bookings if not booking_flaw(booking)]
-        ids = {str(booking["_id"]) for booking in usable}
-        lock_ids = [booking.get("seatLockId") for booking in usable]
-        locks = store.locks_by_id(lock_ids)
-        # A lock with another booking that is alive (a foreign fault) must keep its seats.
-        others = [live for live in store.live_bookings_of(lock_ids) if str(live["_id"]) not in ids]
-        kept = {kept for live in others for kept in ids_in(live["seatLockId"])}
+    name = "bookings"
+
+    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
+        return store.bookings.overdue(before, event_id)
+
+    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
+        ids = [item.id for item in items if isinstance(item, Booking)]
+        return store.bookings.still_overdue(ids, before)
+
+    def count(self, store: Store, before: datetime) -> int:
+        return store.bookings.count_overdue(before)
+
+    def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:  # noqa: ARG002 - LockSweep's
+        batch = Batch(skipped=_unreadable(items))
+        bookings = [item for item in items if isinstance(item, Booking)]
+        lock_ids = [booking.lock for booking in bookings]
+        locks = store.locks.by_id(lock_ids)
+        protectors = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
         for booking in bookings:
-            flaw = booking_flaw(booking)
-            lock = None if flaw else locks.get(booking.get("seatLockId"))
-            if flaw := flaw or _pair_flaw(lock):
-                aside.append(SetAside("booking", booking["_id"], flaw, Cause.DAMAGED))
-            elif lock is None or lock["status"] == LockStatus.EXPIRED or lock["_id"] in kept:
-                claims.append(Claim(None, booking["_id"]))
+            lock, deadline = locks.get(booking.lock), booking.payment_expires_at
+            assert deadline is not None  # it is PAYMENT_PENDING
+            if isinstance(lock, Unreadable):
+                batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, f"its {lock}"))
+            elif lock and lock.status is LockStatus.CONSUMED:
+                reason = f"its lock {lock.id} is CONSUMED: somebody may have paid"
+                batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+            elif lock and lock.status is LockStatus.ACTIVE and protectors[lock.id] == 1:
+                held = OverdueLock(lock.id, lock.event, lock.seats, deadline)
+                batch.returning.append(Ending(deadline, held, booking.id))
             else:
-                claims.append(Claim(hold_of(lock), booking["_id"]))
-                kept.add(lock["_id"])
-        return claims, aside
-
-    return Sweep(
-        store.overdue_bookings,
-        store.bookings_by_id,
-        plan,
-        BookingStatus.PAYMENT_PENDING,
-        "event",
-        "paymentExpiresAt",
-        plans_ahead=store.has_one_booking_per_lock,  # else the other may be in the batch before
-    )
+                # Its lock holds nothing any more, or is kept by another booking.
+                batch.returning.append(Ending(deadline, None, booking.id))
+            if lock is None:
+                reason = f"its lock {booking.lock} does not exist, so no seats were returned"
+                batch.notes.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+        return batch
 
 
-def id_flaw(document: Document) -> str | None:
-    """Why a document cannot be found again by those that refer to it, or None."""
-    return None if is_object_id(document["_id"]) else f"_id is {describe(document['_id'])}, not an ObjectId"
+def _unreadable(items: Iterable[Item]) -> list[SkippedItem]:
+    return [SkippedItem(item.kind, item.id, item.reason) for item in items if isinstance(item, Unreadable)]
 
 
-def booking_flaw(booking: Document) -> str | None:
-    """Why a booking cannot be expired by a program, or None when it can."""
-    deadline = booking.get("paymentExpiresAt")
-    if not isinstance(deadline, datetime):
-        return f"paymentExpiresAt is {describe(deadline)}, not a date"
-    return id_flaw(booking) or reference_flaw(booking, "seatLockId")
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One run of a sweep: what is overdue `before` a time, at the server's `now`, in batches."""
+
+    sweep: Sweep
+    before: datetime
+    now: datetime
+    clearance: SweepClearance
+    batch_size: int = BATCH
+    dry_run: bool = False
+    event: EventId | None = None
+    """Only what is overdue on this event."""
 
 
-def _pair_flaw(lock: Document | None) -> str | None:
-    """Why a waiting booking with this lock cannot be expired, or None when it can."""
-    if lock is None or lock.get("status") == LockStatus.EXPIRED:
-        return None
-    if lock.get("status") == LockStatus.CONSUMED:
-        return f"its lock {lock['_id']} is CONSUMED: somebody may have paid"
-    if lock.get("status") != LockStatus.ACTIVE:
-        return f"its lock {lock['_id']} has the unknown status {describe(lock.get('status'))}"
-    if seats_of(lock) is None or reference_flaw(lock, "eventId"):
-        return f"its lock {lock['_id']}: {lock_flaw(lock)}"
-    return None
+def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: True) -> Iterator[Batch]:
+    """Expire what is overdue; yields what each batch did, or, in a dry run, would do. Once `go_on()` is
+    false no batch is begun, and those in flight are yielded. Each event's counter is cleared first.
 
-
-def sweep(
-    store: Store,
-    kind: Sweep,
-    terms: Terms,
-    *,
-    event_id: Id | None = None,
-    batch_size: int = BATCH,
-    dry_run: bool = False,
-    go_on: Callable[[], bool] = lambda: True,
-) -> Iterator[GivenBack]:
-    """Give back what was overdue at `terms.overdue_at`, one outcome for each batch of at most
-    `batch_size` items. Once `go_on()` is false no batch is begun, and those in flight are yielded.
-
-    `dry_run` yields what would be done and writes nothing; on a `Rehearsal`, what follows sees it.
+    Raises CursorLost when the server keeps dropping the list of what is overdue.
     """
-    assert terms.overdue_at is not None
-    if dry_run:
-        store = Rehearsal.of(store)
-    for _ in range(ATTEMPTS):
+    for _ in range(LISTS):
+        items = run.sweep.read(store, run.before, run.event)
+        portions = in_portions(items, run.batch_size, _event_of, go_on)
         try:
-            batches = _batches(store, kind, terms, event_id, batch_size, go_on)
-            # In a plan, each batch depends on what the one before it has planned.
-            yield from (work(None) for work in batches) if dry_run else _side_by_side(batches)
-        except ReadLost:
-            # What is done is no candidate any more. A dry run has done nothing and would count twice.
-            if dry_run:
-                break
-        else:
-            return
-    raise Contention("the server kept dropping the list of what is overdue; try again")
-
-
-def _batches(
-    store: Store,
-    kind: Sweep,
-    terms: Terms,
-    event_id: Id | None,
-    batch_size: int,
-    go_on: Callable[[], bool],
-) -> Iterator[Work]:
-    """The work on each batch of candidates. Given the batch before, if that is still in flight, work
-    that shares an event with it waits for it: they would only abort each other."""
-    assert terms.overdue_at is not None
-    last_event: Id = object()
-    for batch in _portions(store, kind, terms, event_id, batch_size):
-        if not go_on():
-            return
-        log.info("read %d candidates with a deadline before %s", len(batch), format_time(terms.overdue_at))
-        shares = batch[0].get(kind.event) == last_event
-        last_event = batch[-1].get(kind.event)
-
-        def work(before: Wait, batch: list[Document] = batch, shares: bool = shares) -> GivenBack:
-            waits = before is not None and (shares or not kind.plans_ahead())
-            return _give_back_batch(store, kind, batch, terms, before if waits else None)
-
-        yield work
-
-
-def _portions(
-    store: Store, kind: Sweep, terms: Terms, event_id: Id | None, size: int
-) -> Iterator[list[Document]]:
-    """Candidates in batches of at most `size`: of whole events where that is possible, so that two in
-    flight share none, and few at a time of an event that somebody is buying from."""
-    assert terms.overdue_at is not None
-    candidates = kind.read(terms.overdue_at, event_id)
-    left: list[Document] = []
-    while batch := [*left, *islice(candidates, size - len(left))]:
-        first, last = (batch[end].get(kind.event) for end in (0, -1))
-        whole = len(batch) if len(batch) < size or first == last else _first_of(last, batch, kind.event)
-        batch, left = batch[:whole], batch[whole:]
-        many = first == last and len(batch) > BUSY_BATCH and store.transactions
-        if many and _is_busy(store.event(first), terms.now):
-            yield from (batch[start : start + BUSY_BATCH] for start in range(0, len(batch), BUSY_BATCH))
-        else:
-            yield batch
-
-
-def _first_of(event: Id, batch: list[Document], field: str) -> int:
-    return next(index for index, document in enumerate(batch) if document.get(field) == event)
-
-
-def _is_busy(event: Document | None, now: datetime) -> bool:
-    """Whether somebody else has changed this event in the last moment."""
-    changed = event and event.get("updatedAt")
-    return isinstance(changed, datetime) and changed > now - BUSY and changed != now
-
-
-def _side_by_side(batches: Iterator[Work]) -> Iterator[GivenBack]:
-    """Do the batches, WORKERS at a time once there are several, in order. When one fails, those that
-    are in flight still end and are yielded before its error is raised."""
-    first = list(islice(batches, 2))
-    if len(first) < 2:
-        yield from (work(None) for work in first)
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor, wait
-
-    in_flight: deque[Future[GivenBack]] = deque()
-    failure: Exception | None = None
-    with ThreadPoolExecutor(WORKERS) as pool:
-        batches = chain(first, batches)
-        while True:
-            try:
-                work = None if failure else next(batches, None)
-            except Exception as error:  # noqa: BLE001 - raised below
-                work, failure = None, error
-            if work is not None:
-                before = partial(wait, [in_flight[-1]]) if in_flight else None
-                in_flight.append(pool.submit(work, before))
-            if not in_flight:
-                break
-            if work is None or len(in_flight) > WORKERS:
-                try:
-                    done = in_flight.popleft().result()
-                except Exception as error:  # noqa: BLE001 - raised below
-                    failure = failure or error
-                else:
-                    yield done
-    if failure:
-        raise failure
-
-
-def reclaim(store: Store, event_id: Id) -> GivenBack:
-    """Give back whatever is overdue on one event (invariant 6)."""
-    now = store.now()
-    terms = Terms(now, overdue_at=now)
-    done = GivenBack()
-    for kind in (booking_sweep(store), lock_sweep(store)):
-        for batch in sweep(store, kind, terms, event_id=event_id):
-            done.add(batch)
-    return done
-
-
-def _give_back_batch(
-    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, before: Wait = None
-) -> GivenBack:
-    assert terms.overdue_at is not None
-    for attempt in attempts():
-        if before is not None and not kind.plans_ahead():
-            before()
-        claims, aside = kind.plan(candidates)
-        if before is not None:
-            before()
-        try:
-            # At first, the condition on the counters is enough.
-            if attempt or isinstance(store, Rehearsal):
-                claims, unsound = sound(store, claims)
-                aside += unsound
-            if isinstance(store, Rehearsal):
-                done = store.carry_out(claims, counted=True)
+            if run.dry_run:
+                yield from (_plan(store, run, portion) for portion, _ in portions)
             else:
-                done = give_back(store, claims, terms) if claims else GivenBack()
-        except StartOver:
-            odd = [document for document in candidates if id_flaw(document)]
-            fresh = kind.read_again([document["_id"] for document in candidates if not id_flaw(document)])
-            candidates = odd + [
-                document for document in fresh.values() if kind.still_overdue(document, terms.overdue_at)
-            ]
-            continue
-        except WriteRefused as refusal:
-            return _give_back_parts(store, kind, candidates, terms, refusal)
-        done.set_aside += aside
-        return done
-    raise AssertionError
+                yield from side_by_side(portions, lambda portion: _carry_out(store, run, portion))
+        except CursorLost:
+            # What is done is overdue no more. A dry run has done nothing, and would count it twice.
+            if run.dry_run:
+                raise
+        else:
+            return
+    raise CursorLost("the server kept dropping the list of what is overdue; try again")
 
 
-def _give_back_parts(
-    store: Store, kind: Sweep, candidates: list[Document], terms: Terms, refusal: WriteRefused
-) -> GivenBack:
-    """A validator refused one of these: find it by halves, and do the rest."""
-    if len(candidates) == 1:
-        item = "lock" if kind.status == LockStatus.ACTIVE else "booking"
-        return GivenBack(set_aside=[SetAside(item, candidates[0]["_id"], str(refusal), Cause.REFUSED)])
-    middle = len(candidates) // 2
-    done = GivenBack()
-    for part in (candidates[:middle], candidates[middle:]):
-        done.add(_give_back_batch(store, kind, part, terms))
+def _event_of(item: Item) -> EventId | None:
+    return item.event
+
+
+def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+    """What to do with these items: those whose events have no clearance are treated as the run says."""
+    log.info("read %s overdue before %s", count(len(items), "item"), format_time(run.before))
+    batch = run.sweep.plan(store, items, run.clearance)
+    doubts = run.clearance.doubts(seats_of(batch.returning))
+    if not doubts:
+        return batch
+    treatments = {event_id: run.clearance.treat(event_id, doubt) for event_id, doubt in doubts.items()}
+    cleared = []
+    for ending in batch.returning:
+        event_id = None if ending.lock is None else ending.lock.event
+        match treatments.get(event_id) if event_id is not None else None:
+            case Treatment.SKIP:
+                assert event_id is not None
+                kind = Kind.LOCK if ending.booking is None else Kind.BOOKING
+                batch.skipped.append(SkippedItem(kind, ending.id, str(doubts[event_id])))
+            case Treatment.END_WITHOUT_SEATS:
+                batch.without_seats.append(ending)
+            case _:
+                cleared.append(ending)
+    batch.returning = cleared
+    return batch
+
+
+def _carry_out(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+    """Plan and carry out, as one transaction. When a document is in the way, the rest is done without it."""
+    try:
+        return _carry_out_at_once(store, run, items)
+    except (WriteRefused, CachePressure) as error:
+        if len(items) == 1:
+            return Batch(skipped=[_skipped(items[0], error)])
+        middle = len(items) // 2
+        batch = _carry_out(store, run, items[:middle])
+        batch.add(_carry_out(store, run, items[middle:]))
+        return batch
+
+
+def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+    batch = _plan(store, run, items)
+    if not batch.endings:
+        return batch
+    first = True
+    for attempt in store.transaction_attempts():
+        if not first:
+            # Somebody changed something: read again what is overdue still, and look at its events again.
+            run.clearance.forget(seats_of(batch.returning))
+            broken = [item for item in items if isinstance(item, Unreadable)]
+            items = [*broken, *run.sweep.read_again(store, items, run.before)]
+            batch = _plan(store, run, items)
+        first = False
+        with attempt as tx:
+            expire(tx, batch.returning, batch.without_seats, run.before, run.now)
+    return batch
+
+
+def _skipped(item: Item, error: SeatctlError) -> SkippedItem:
+    kind = Kind.LOCK if isinstance(item, OverdueLock) else Kind.BOOKING
+    return SkippedItem(item.kind if isinstance(item, Unreadable) else kind, item.id, str(error))
+
+
+def return_overdue(store: Store, event_id: EventId) -> Batch:
+    """Expire whatever is overdue on one event (invariant 6)."""
+    now = store.now()
+    done = Batch()
+    for sweep in (BookingSweep(), LockSweep()):
+        run = SweepRun(sweep, now, now, SweepClearance(store), event=event_id)
+        for batch in run_sweep(store, run):
+            done.add(batch)
     return done

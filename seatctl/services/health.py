@@ -1,4 +1,4 @@
-"""Are the jobs fresh, is anything left lying, is the inventory consistent? Reads only.
+"""Are the jobs fresh, is anything overdue, is the inventory consistent? Reads only.
 
 A problem is something to act on and makes the database unhealthy; a warning is something to know.
 Each is one line that ends with what to do.
@@ -10,25 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import TYPE_CHECKING, Any
 
-from seatctl.domain.model import Document, Id, JobStatus, JobType, is_key
+from seatctl.domain.documents import PastRun, StoredDocument
+from seatctl.domain.states import JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
-from seatctl.errors import Contention
+from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
-from seatctl.mongo.store import ReadLost
-from seatctl.services.audit import Finding, find_all
-from seatctl.services.expiry import BATCH, Sweep, booking_sweep, lock_sweep
-from seatctl.services.seats import ATTEMPTS, sound
+from seatctl.mongo.store import Store
+from seatctl.services.audit import verify
+from seatctl.services.expiry import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun, run_sweep
+from seatctl.services.lookup import EventOrder
+from seatctl.services.lookup import events as list_events
+from seatctl.services.violations import Violation
 
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
-
+MAX_AGE = timedelta(minutes=3)
 WINDOW = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(seconds=5)
 LISTED = 100
-"""Findings and events named in one document; their number is always complete."""
+"""Violations and events named in one document; their number is always complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class JobHealth:
 
     job: JobType
     statuses: Mapping[str, int]
-    last: Document | None
+    last: PastRun | None
     last_success: datetime | None
     age: timedelta | None
 
@@ -51,28 +50,27 @@ class JobHealth:
 
     @property
     def last_run(self) -> datetime | None:
-        return self.last["executedAt"] if self.last else None
+        return self.last.executed_at if self.last else None
 
     @property
     def last_status(self) -> str | None:
-        return self.last.get("status") if self.last else None
+        return self.last.status if self.last else None
 
     @property
     def last_error(self) -> str | None:
         """Why the last run failed; None when it did not."""
-        if not self.last or self.last_status != JobStatus.FAILED:
+        if not self.last or self.last.status != JobStatus.FAILED:
             return None
-        return str(self.last.get("error") or "no reason given")
+        return self.last.error or "no reason given"
 
     def detail(self, name: str) -> float | None:
         """A number from the last run's `details`, if it is there."""
-        details = self.last.get("details") if self.last else None
-        value = details.get(name) if isinstance(details, dict) else None
+        value = self.last.details.get(name) if self.last else None
         return value if isinstance(value, int | float) else None
 
     def problem(self, max_age: timedelta, window: timedelta) -> str | None:
-        """What is wrong with this job, or None. Recovery has no schedule but start-up, so it is
-        judged by its last outcome, and a database that never needed it is well."""
+        """What is wrong with this job, or None. Recovery has no schedule but start-up, so it is judged by
+        its last outcome, and need not have run at all."""
         if self.last is None:
             if self.job is JobType.RECOVERY:
                 return None
@@ -80,9 +78,7 @@ class JobHealth:
         assert self.age is not None
         failed = f": {self.last_error}" if self.last_error else ""
         if self.job is not JobType.RECOVERY and self.age > max_age:
-            seen = (
-                f"last at {format_time(self.last['executedAt'])} on {self.last.get('host', 'unknown host')}"
-            )
+            seen = f"last at {format_time(self.last.executed_at)} on {self.last.host}"
             outcome = f", which failed{failed}" if failed else ""
             return (
                 f"{self.job} has not run for {format_duration(self.age)} ({seen}{outcome}); "
@@ -96,7 +92,7 @@ class JobHealth:
             )
         return None
 
-    def as_document(self) -> Document:
+    def as_document(self) -> dict[str, object]:
         return {
             "runs": self.runs,
             "statuses": dict(self.statuses),
@@ -111,7 +107,7 @@ class JobHealth:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What one sweep would give back now: how many, and for how long the oldest has been overdue."""
+    """What one sweep would expire now: how many, and for how long the oldest has been overdue."""
 
     overdue: int = 0
     oldest: timedelta | None = None
@@ -120,8 +116,8 @@ class Backlog:
         if self.oldest is None or self.oldest <= max_age:
             return None
         return (
-            f"{self.overdue:,} {what} overdue, the oldest for {format_duration(self.oldest)}; "
-            f"`seatctl {command}` gives their seats back"
+            f"{count(self.overdue, what)} overdue, the oldest for {format_duration(self.oldest)}; "
+            f"`seatctl {command}` returns their seats"
         )
 
 
@@ -147,19 +143,19 @@ class Health:
     locks: Backlog
     bookings: Backlog
     seats: Seats
-    findings: list[Finding]
+    violations: list[Violation]
     missing: list[str]
     clock_difference: timedelta
     """How far this host's clock is ahead of the server's."""
-    events: list[Document] = field(default_factory=list)
+    events: list[StoredDocument] = field(default_factory=list)
     """Each event's seats, if asked for."""
 
     @property
     def problems(self) -> list[str]:
         """What makes the system unhealthy, a line each."""
         lines = [job.problem(self.max_age, self.window) for job in self.jobs.values()]
-        lines.append(self.locks.problem("locks", "expire-locks", self.max_age))
-        lines.append(self.bookings.problem("bookings", "expire-bookings", self.max_age))
+        lines.append(self.locks.problem("lock", "expire-locks", self.max_age))
+        lines.append(self.bookings.problem("booking", "expire-bookings", self.max_age))
         lines += self._violations()
         if EVENTS in self.missing:
             lines.append(
@@ -170,13 +166,13 @@ class Health:
 
     def _violations(self) -> list[str]:
         """One line for each kind of fault, with its first case."""
-        count = Counter(finding.fault for finding in self.findings)
-        first = {finding.fault: finding for finding in reversed(self.findings)}
+        count = Counter(violation.fault for violation in self.violations)
+        first = {violation.fault: violation for violation in reversed(self.violations)}
         return [
-            f"{fault}: {finding.message}"
+            f"{fault}: {violation.message}"
             + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-            + f"; `{finding.remedy}`, or `seatctl verify` for all"
-            for fault, finding in sorted(first.items())
+            + f"; `{violation.remedy}`, or `seatctl verify` for all"
+            for fault, violation in sorted(first.items())
         ]
 
     @property
@@ -198,12 +194,12 @@ class Health:
         return not self.problems
 
     @property
-    def inconsistent_events(self) -> list[Id]:
-        """Events that some finding is about, each once."""
-        named = (finding.event for finding in self.findings if finding.event is not None)
+    def inconsistent_events(self) -> list[object]:
+        """Events that some violation is about, each once."""
+        named = (violation.event for violation in self.violations if violation.event is not None)
         return list({str(event): event for event in named}.values())
 
-    def as_document(self) -> Document:
+    def as_document(self) -> dict[str, object]:
         """For `--json`; field names in the manner of the stored ones."""
         return {
             "healthy": self.healthy,
@@ -227,8 +223,8 @@ class Health:
                 "soldSeats": self.seats.sold,
                 "inconsistentEvents": self.inconsistent_events[:LISTED],
                 "inconsistentEventsCount": len(self.inconsistent_events),
-                "findings": [finding.as_document() for finding in self.findings[:LISTED]],
-                "findingsCount": len(self.findings),
+                "findings": [violation.as_document() for violation in self.violations[:LISTED]],
+                "findingsCount": len(self.violations),
             },
             "missing": self.missing,
             "clockDifferenceSeconds": self.clock_difference.total_seconds(),
@@ -238,13 +234,13 @@ class Health:
 def check(
     store: Store,
     *,
-    max_age: timedelta,
+    max_age: timedelta = MAX_AGE,
     window: timedelta = WINDOW,
     per_event: bool = False,
     host_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Health:
-    """Look at everything once. `max_age` is how old the last run of an expiry job, and how long
-    overdue the oldest item, may be; `window` is how far back runs are counted."""
+    """Look at everything once. `max_age` is how old the last run of an expiry job, and how long overdue the
+    oldest item, may be; `window` is how far back runs are counted."""
     before = host_clock()
     now = store.now()
     # The server read its clock between the two; only what lies outside of them is a difference.
@@ -254,48 +250,43 @@ def check(
         max_age=max_age,
         window=window,
         jobs={job: _job(store, job, now, window) for job in JobType},
-        locks=_backlog(store, lock_sweep(store), now),
-        bookings=_backlog(store, booking_sweep(store), now),
-        seats=Seats(**store.seat_totals()),
-        findings=find_all(store),
+        locks=_backlog(store, LockSweep(), now),
+        bookings=_backlog(store, BookingSweep(), now),
+        seats=_seats(store),
+        violations=list(verify(store)),
         missing=store.missing(),
         clock_difference=difference,
-        events=list(store.seats_by_event()) if per_event else [],
+        events=list(list_events(store, EventOrder.NEWEST, 0)) if per_event else [],
     )
 
 
 def _job(store: Store, job: JobType, now: datetime, window: timedelta) -> JobHealth:
-    # Never after now: one entry from a clock that was wrong must not hide that the job stopped.
-    until_now = {"$lte": now, "$not": {"$type": "array"}}
-    last = store.last_run(job, executedAt=until_now)
-    succeeded = store.last_run(job, executedAt=until_now, status=JobStatus.SUCCESS)
+    last = store.job_logs.last(job, until=now)
+    succeeded = store.job_logs.last(job, until=now, status=JobStatus.SUCCESS)
     return JobHealth(
         job,
-        store.count_runs(job, now - window),
+        store.job_logs.count_by_status(job, now - window),
         last,
-        succeeded["executedAt"] if succeeded else None,
-        now - last["executedAt"] if last else None,
+        succeeded.executed_at if succeeded else None,
+        now - last.executed_at if last else None,
     )
 
 
-def _backlog(store: Store, kind: Sweep, now: datetime) -> Backlog:
-    """What the sweep would take, judged by the sweep's own plan, without keeping it in memory."""
-    for _ in range(ATTEMPTS):
-        overdue, oldest = 0, now
-        candidates = kind.read(now, None)
-        try:
-            while batch := list(islice(candidates, BATCH)):
-                deadlines: dict[Id, Any] = {
-                    item["_id"]: item.get(kind.deadline) for item in batch if is_key(item["_id"])
-                }
-                claims, _ = sound(store, kind.plan(batch)[0])
-                overdue += len(claims)
-                mine = (claim.booking or (claim.hold and claim.hold.lock) for claim in claims)
-                oldest = min([oldest, *(deadlines[item] for item in mine)])
-        except ReadLost:
-            continue
-        return Backlog(overdue, now - oldest if overdue else None)
-    raise Contention("the server kept dropping the list of what is overdue; try again")
+def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
+    """What a dry run of the sweep would expire."""
+    clearance = SweepClearance(store, now if isinstance(sweep, BookingSweep) else None)
+    overdue, oldest = 0, now
+    for batch in run_sweep(store, SweepRun(sweep, now, now, clearance, dry_run=True)):
+        overdue += len(batch.endings)
+        oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
+    return Backlog(overdue, now - oldest if overdue else None)
+
+
+def _seats(store: Store) -> Seats:
+    number, total, available = store.events.totals()
+    held = store.locks.seats_by_status()
+    locked, sold = (held[status] for status in (LockStatus.ACTIVE, LockStatus.CONSUMED))
+    return Seats(number, total, available, locked, sold)
 
 
 def _seconds(duration: timedelta) -> int:

@@ -1,7 +1,7 @@
-"""One run of a job: its time, its outcome, its entry in `jobLogs`, and how it is interrupted.
+"""The three jobs: one logged run each of `expire-locks`, `expire-bookings`, `recover`.
 
-Every run is logged, also one that found nothing to do or failed. A first SIGINT or SIGTERM lets
-the transaction in flight end; the run is then logged as FAILED with how far it came.
+Every run is logged, also one that found nothing to do or failed. A first SIGINT or SIGTERM lets the
+transaction in flight end; the run is then logged as FAILED with how far it came.
 """
 
 from __future__ import annotations
@@ -9,237 +9,211 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
 
-from seatctl.domain.model import Document, Id, JobStatus, JobType, whole
-from seatctl.domain.timespec import format_time
-from seatctl.errors import Interrupted, SeatctlError
-from seatctl.mongo import target as config
-from seatctl.mongo.client import explain
-
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
-    from seatctl.services.seats import GivenBack, SetAside
+from seatctl.domain.documents import Unreadable
+from seatctl.domain.requests import moment
+from seatctl.domain.rules import BATCH, SETTLE
+from seatctl.domain.states import JobType
+from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.words import count
+from seatctl.errors import FutureRefused, Interrupted
+from seatctl.mongo.failures import explain
+from seatctl.mongo.store import Store
+from seatctl.services.expiry import (
+    Batch,
+    BookingSweep,
+    LockSweep,
+    Sweep,
+    SweepClearance,
+    SweepRun,
+    run_sweep,
+)
+from seatctl.services.interruption import Stop, listening
+from seatctl.services.recovery import Recovery
+from seatctl.services.report import JobReport
+from seatctl.services.seats import seats_of
 
 log = logging.getLogger(__name__)
 
-LISTED = 100
-"""Items named in one log entry; their number is always complete."""
+
+class Progress(Protocol):
+    """Hears how far a job is."""
+
+    def start(self, what: str, count: Callable[[], int]) -> None:
+        """A job on `what` begins; `count()` tells how many items are left when it is asked."""
+
+    def advance(self, items: int) -> None:
+        """Another batch of so many items is done."""
+
+    def stop(self) -> None:
+        """The job is over."""
 
 
-class Stop:
-    """A request to stop, kept until the job is between two transactions. Whoever asks twice does not
-    want to wait: after the first signal, what handled signals before does so again."""
+class _Silent:
+    def start(self, what: str, count: Callable[[], int]) -> None:
+        pass
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
+    def advance(self, items: int) -> None:
+        pass
 
-    def listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self.request)
+    def stop(self) -> None:
+        pass
 
-    def request(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self.leave()
 
-    def leave(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+SILENT: Progress = _Silent()
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """How a sweep runs. `as_of` moves "now" for it, to a time or by a duration; a time in the future needs
+    `force`, or `dry_run`, since it would expire locks that are not overdue."""
+
+    as_of: datetime | timedelta | None = None
+    force: bool = False
+    dry_run: bool = False
+    batch_size: int = BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverOptions:
+    """How recovery runs. `settle` is how long a drift must last before a counter is raised by it, on an
+    event that was changed within the last minute."""
+
+    dry_run: bool = False
+    batch_size: int = BATCH
+    settle: timedelta = SETTLE
+
+
+def expire_locks(store: Store, options: SweepOptions, progress: Progress = SILENT) -> JobReport:
+    """Expire ACTIVE locks past their deadline that no live booking keeps (invariants 3 and 4)."""
+    return _sweep(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress)
+
+
+def expire_bookings(store: Store, options: SweepOptions, progress: Progress = SILENT) -> JobReport:
+    """Expire PAYMENT_PENDING bookings past their deadline, with their locks (invariants 3 and 5)."""
+    return _sweep(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress)
+
+
+def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, progress: Progress) -> JobReport:
+    """Raises FutureRefused, and whatever ends a run before its time; the run is logged all the same."""
+    now = store.now()
+    before = _moment_of_run(options, now)
+    with _logged(store, job, now, dry_run=options.dry_run) as (report, stop):
+        report.as_of = None if options.as_of is None else before
+        clearance = SweepClearance(store, before if job is JobType.BOOKING_EXPIRY else None)
+        run = SweepRun(sweep, before, now, clearance, options.batch_size, options.dry_run)
+        _carry_out(store, run, report, stop, progress)
+    return report
+
+
+def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progress: Progress) -> None:
+    """One sweep, batch by batch, into the report. Raises Interrupted if somebody asked to stop."""
+    progress.start(run.sweep.name, lambda: run.sweep.count(store, run.before))
+    try:
+        for batch in run_sweep(store, run, stop.go_on):
+            report.add(batch)
+            _log_batch(store, report, batch)
+            progress.advance(len(batch.endings))
+    finally:
+        progress.stop()
+    stop.check(report.interrupted)
+
+
+def _moment_of_run(options: SweepOptions, now: datetime) -> datetime:
+    if options.as_of is None:
+        return now
+    before = moment("--as-of", options.as_of, now)
+    if before > now and not (options.dry_run or options.force):
+        raise FutureRefused(
+            f"--as-of is {format_duration(before - now)} from now and would expire locks before their "
+            "deadline; look with --dry-run, or add --force if that is what you want"
+        )
+    return before
+
+
+def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) -> JobReport:
+    """Both sweeps, then every violation that a program may repair, then the counters. Repeatable, also beside
+    buyers and beside itself (invariants 1 to 5, 8 and 11)."""
+    now = store.now()
+    with _logged(store, JobType.RECOVERY, now, dry_run=options.dry_run) as (report, stop):
+        recovery = Recovery(store, report, stop, now, options.settle)
+        for sweep in (BookingSweep(), LockSweep()):
+            clearance = recovery.clearance(now if isinstance(sweep, BookingSweep) else None)
+            run = SweepRun(sweep, now, now, clearance, options.batch_size, options.dry_run)
+            _carry_out(store, run, report, stop, progress)
+        recovery.repair_all()
+    return report
+
+
+# --- the log -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _listening() -> Iterator[Stop]:
-    stop = Stop()
-    stop.listen()
-    try:
-        yield stop
-    finally:
-        stop.leave()
-
-
-@dataclass(slots=True)
-class Run:
-    """What one run did so far."""
-
-    job: JobType
-    store: Store
-    dry_run: bool = False
-    locks: int = 0
-    bookings: int = 0
-    seats: int = 0
-    repairs: int = 0
-    """Documents that recovery changed beside what the sweeps gave back."""
-    set_aside: dict[tuple[str, str], SetAside] = field(default_factory=dict)
-    seats_by_event: Counter[Id] = field(default_factory=Counter)
-    steps: list[Document] = field(default_factory=list)
-    """What recovery found, and what was done about each."""
-    unresolved: int = 0
-    left: set[str] = field(default_factory=set)
-    """Events whose counter recovery had to leave for the next run."""
-    stop: Stop = field(default_factory=Stop)
-
-    @property
-    def processed(self) -> int:
-        match self.job:
-            case JobType.LOCK_EXPIRY:
-                return self.locks
-            case JobType.BOOKING_EXPIRY:
-                return self.bookings
-            case JobType.RECOVERY:
-                return self.locks + self.bookings + self.repairs
-
-    @property
-    def interrupted(self) -> str:
-        """How far a run came that was told to stop."""
-        match self.job:
-            case JobType.LOCK_EXPIRY:
-                what = "lock"
-            case JobType.BOOKING_EXPIRY:
-                what = "booking"
-            case JobType.RECOVERY:
-                what = "record"
-        return f"interrupted after {self.processed} {what}{'' if self.processed == 1 else 's'}"
-
-    def record(self, batch: GivenBack) -> None:
-        """Add a batch's outcome."""
-        self.locks += batch.locks
-        self.bookings += batch.bookings
-        self.seats += batch.seats.total()
-        self.seats_by_event.update(batch.seats)
-        for item in batch.set_aside:
-            self.set_aside[item.kind, str(item.id)] = item
-            log.info("set aside %s", item)
-        self._tell(batch)
-
-    def _tell(self, batch: GivenBack) -> None:
-        """The batch in the run's story, with each counter as it is now and as that makes it before."""
-        if not log.isEnabledFor(logging.INFO):
-            return
-        would = "would be " if self.dry_run else ""
-        log.info("%d locks and %d bookings %sexpired in this batch", batch.locks, batch.bookings, would)
-        for event_id, event in self.store.events_by_id(batch.seats).items():
-            back, available = batch.seats[event_id], whole(event.get("availableSeats"))
-            if isinstance(available, int | float):
-                # A dry run leaves the counter as it was before its first batch.
-                planned = self.seats_by_event[event_id] if self.dry_run else 0
-                before = available + planned - back
-                log.info("event %s: %s → %s seats available (%+d)", event_id, before, before + back, back)
-
-    def go_on(self) -> bool:
-        """Whether nobody asked to stop."""
-        return self.stop.signal is None
-
-    def checkpoint(self) -> None:
-        """Between two transactions: raise Interrupted if somebody asked to stop."""
-        if self.stop.signal is not None:
-            raise Interrupted(self.stop.signal, self.interrupted)
-
-    def details(self, duration_ms: int) -> Document:
-        """The entry's `details`: spec section 1, and what was set aside or found."""
-        details: Document = {
-            "recordsProcessed": self.processed,
-            "seatsRestored": self.seats,
-            "duration": duration_ms,
-        }
-        details["locksExpired"] = self.locks
-        if self.job is not JobType.LOCK_EXPIRY:
-            details["bookingsExpired"] = self.bookings
-        if self.job is JobType.RECOVERY:
-            details["resourcesRecovered"] = self.processed
-            details["findings"] = self.steps[:LISTED]
-            details["findingsCount"] = len(self.steps)
-        if self.left:
-            details["countersLeft"] = len(self.left)
-        if self.set_aside:
-            details["setAsideCount"] = len(self.set_aside)
-            details["setAside"] = [
-                {"kind": item.kind, "id": item.id, "reason": item.reason}
-                for item in list(self.set_aside.values())[:LISTED]
-            ]
-        return details
-
-    def complaint(self) -> str | None:
-        """Why this run is not a success, or None."""
-        parts = []
-        if self.set_aside:
-            items = list(self.set_aside.values())
-            more = f" and {len(items) - 1} more" if len(items) > 1 else ""
-            parts.append(f"set aside {items[0]}{more}")
-        if self.unresolved:
-            need = "finding needs" if self.unresolved == 1 else "findings need"
-            parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` lists them")
-        if self.left:
-            counters = "1 counter was" if len(self.left) == 1 else f"{len(self.left)} counters were"
-            parts.append(
-                f"{counters} left, because the event was changed within the last minute; "
-                "run `seatctl recover` again in a minute"
-            )
-        return "; ".join(parts) or None
-
-
-def run(
-    store: Store, job: JobType, work: Callable[[Run], Any], *, dry_run: bool = False
-) -> tuple[Document, Run]:
-    """Do `work(run)` as one run of a job and log it; returns the entry and the run.
-
-    The entry is FAILED when items were set aside, and also, re-raising the error, when `work`
-    fails. A dry run logs nothing and returns what the entry would say.
-    """
-    current = Run(job, store, dry_run)
-    started, clock = store.now(), time.monotonic()
-    log.info("%s on database %s starts; the server's time is %s", job.value, store.name, format_time(started))
-    with _listening() as current.stop:
+def _logged(
+    store: Store, job: JobType, started: datetime, *, dry_run: bool
+) -> Iterator[tuple[JobReport, Stop]]:
+    """One run: its report, and its request to stop. At the end the entry is stored: FAILED when items were
+    skipped or violations are left, or when an error ended the run, which goes on. A dry run logs nothing."""
+    report, clock = JobReport(job, started, socket.gethostname(), dry_run), time.monotonic()
+    log.info("%s on database %s starts; the server's time is %s", job, store.name, format_time(started))
+    with listening() as stop:
         try:
-            work(current)
+            yield report, stop
         except BaseException as error:
-            forced = Interrupted(current.stop.signal or signal.SIGINT, current.interrupted)
+            report.duration_ms = _milliseconds_since(clock)
+            forced = Interrupted(stop.signal or signal.SIGINT, report.interrupted)
             reason = explain(error) if isinstance(error, Exception) else forced
             if not dry_run:
-                _log_failure(store, current, started, clock, reason)
+                _log_failure(store, report, str(reason))
             raise
-        entry = _entry(current, started, clock, current.complaint())
-        log.info("%s ends: %s after %d ms", job.value, entry["status"], entry["details"]["duration"])
+        report.duration_ms = _milliseconds_since(clock)
+        log.info("%s ends after %d ms: %s", job, report.duration_ms, report.error or "success")
         if not dry_run:
-            _log(current, entry)
-    return entry, current
+            _log_run(store, report)
 
 
-def _log(current: Run, entry: Document) -> None:
+def _log_run(store: Store, report: JobReport) -> None:
     """Store the entry of a run that is done. Where that fails, the error says that the work is done: who
     reads of a failure alone believes that nothing happened."""
     try:
-        current.store.insert_run(entry)
+        store.job_logs.insert(report.entry(report.error))
     except Exception as error:
         reason = explain(error)
-        told = f"{current.processed} records were processed and {current.seats} seats restored"
-        raise type(reason)(f"{told}, but the run could not be logged: {reason}") from error
+        done = f"{count(report.processed, 'record')} processed and {count(report.seats, 'seat')} returned"
+        raise type(reason)(f"{done}, but the run could not be logged: {reason}") from error
 
 
-def _entry(current: Run, started: datetime, clock: float, error: str | None) -> Document:
-    entry: Document = {
-        "jobType": current.job.value,
-        "executedAt": started,
-        "status": (JobStatus.FAILED if error else JobStatus.SUCCESS).value,
-        "details": current.details(round((time.monotonic() - clock) * 1000)),
-        "host": socket.gethostname(),
-    }
-    if error:
-        entry["error"] = config.scrub_seen(error)
-    return entry
-
-
-def _log_failure(store: Store, current: Run, started: datetime, clock: float, reason: SeatctlError) -> None:
+def _log_failure(store: Store, report: JobReport, reason: str) -> None:
     try:
-        store.insert_run(_entry(current, started, clock, str(reason)))
+        store.job_logs.insert(report.entry(reason))
     except Exception as error:  # noqa: BLE001 - the first failure is the one to report
         log.info("the run could not be logged: %s", explain(error))
+
+
+def _log_batch(store: Store, report: JobReport, batch: Batch) -> None:
+    """The batch in the run's story, with each counter as it is now and as that makes it before."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    would = "would be " if report.dry_run else ""
+    expired = f"{count(batch.locks, 'lock')} and {count(batch.bookings, 'booking')}"
+    log.info("%s %sexpired in this batch", expired, would)
+    for item in batch.skipped:
+        log.info("skipped %s", item)
+    returned = seats_of(batch.returning)
+    for event_id, event in store.events.by_id(returned).items():
+        if not isinstance(event, Unreadable):
+            # A dry run leaves the counter as it was before its first batch.
+            planned = report.seats_by_event[event_id] if report.dry_run else 0
+            before = event.available + planned - returned[event_id]
+            after = before + returned[event_id]
+            log.info("event %s: %d → %d seats available (%+d)", event_id, before, after, after - before)
+
+
+def _milliseconds_since(clock: float) -> int:
+    return round((time.monotonic() - clock) * 1000)

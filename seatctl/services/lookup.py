@@ -1,129 +1,170 @@
-"""What people ask to see: lists, and one document with all that hangs on it."""
+"""What people ask to see: lists, and one document with all that belongs to it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import islice
+from datetime import timedelta
+from enum import StrEnum
 from statistics import median
-from typing import TYPE_CHECKING
 
-from seatctl.domain.model import Document, Id, JobStatus, JobType, LockStatus, is_key
+from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.errors import NotFound
-from seatctl.mongo.store import object_id
-
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
+from seatctl.mongo.collection import chunks
+from seatctl.mongo.store import Store
+from seatctl.services.found import not_found
 
 LATEST = 10
-"""Locks shown with their event."""
+"""Locks and bookings shown with their event."""
 EVENTS_AT_ONCE = 1_000
 """Events whose held seats are summed up in one query."""
+
+
+class EventOrder(StrEnum):
+    """How a list of events is sorted."""
+
+    NEWEST = "newest"
+    FULLEST = "fullest"
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One document, what kind it is, and what belongs to it by collection."""
 
-    kind: str
-    document: Document
-    related: dict[str, list[Document]] = field(default_factory=dict)
+    kind: Kind
+    document: StoredDocument
+    related: Mapping[str, list[StoredDocument]] = field(default_factory=dict)
 
-    def as_document(self) -> Document:
+    def as_document(self) -> StoredDocument:
         return {**self.document, **self.related}
 
 
-def newest(store: Store, collection: str, where: Document, limit: int) -> Iterator[Document]:
-    """The newest `limit` documents (0: all) that match; events with their `locked` and `sold` seats.
-    Raises NotFound for the locks or bookings of what is no event."""
-    by = "executedAt" if collection == "jobLogs" else "_id"
-    found = store.from_newest(collection, where, limit, by)
-    if collection == "events":
-        yield from _with_seats(store, found)
-        return
+# --- lists, newest first; a limit of 0 shows all ---------------------------------------------------------
+
+
+def events(store: Store, order: EventOrder, limit: int) -> Iterator[StoredDocument]:
+    """Events with their `locked` and `sold` seats added."""
+    fullest = order is EventOrder.FULLEST
+    return _with_seats(store, store.events.fullest(limit) if fullest else store.events.newest({}, limit))
+
+
+def locks(
+    store: Store, event: EventId | None, status: LockStatus | None, user: UserId | None, limit: int
+) -> Iterator[StoredDocument]:
+    """Raises NotFound for the locks of what is no event."""
+    where = _given(eventId=event, status=status, userId=user)
+    return _of_event(store, event, store.locks.newest(where, limit))
+
+
+def bookings(
+    store: Store, event: EventId | None, status: BookingStatus | None, user: UserId | None, limit: int
+) -> Iterator[StoredDocument]:
+    """Raises NotFound for the bookings of what is no event."""
+    where = _given(event=event, status=status, user=user)
+    return _of_event(store, event, store.bookings.newest(where, limit))
+
+
+def job_runs(
+    store: Store, job: JobType | None, status: JobStatus | None, since: timedelta | None, limit: int
+) -> Iterator[StoredDocument]:
+    """The runs of the jobs, those that started within `since`."""
+    where = _given(jobType=job, status=status)
+    if since is not None:
+        where["executedAt"] = {"$gte": store.now() - since}
+    return store.job_logs.newest(where, limit, by="executedAt")
+
+
+def newest_ids(store: Store, collection: str, status: str | None, limit: int) -> list[str]:
+    """The newest ids for a shell to complete."""
+    collections = {"events": store.events, "seatLocks": store.locks, "bookings": store.bookings}
+    found = collections[collection].newest(_given(status=status), limit)
+    return [str(document["_id"]) for document in found]
+
+
+def _given(**filters: object) -> dict[str, object]:
+    return {field: value for field, value in filters.items() if value is not None}
+
+
+def _of_event(
+    store: Store, event: EventId | None, found: Iterator[StoredDocument]
+) -> Iterator[StoredDocument]:
     first = next(found, None)
     if first is not None:
         yield first
         yield from found
-    elif (event := where.get("eventId") or where.get("event")) and store.event(event) is None:
-        other = store.find_anywhere(event)
-        raise NotFound(f"there is no event {event}{f'; that is the id of {other[0]}' if other else ''}")
+    elif event is not None and store.events.stored(event) is None:
+        raise not_found(store, "event", event)
 
 
-def fullest(store: Store, limit: int) -> Iterator[Document]:
-    """The `limit` (0: all) events with the smallest share of their seats available."""
-    return _with_seats(store, store.fullest(limit))
+def _with_seats(store: Store, found: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
+    for some_events in chunks(found, EVENTS_AT_ONCE):
+        held = store.locks.held_by_status(event["_id"] for event in some_events)
+        for event in some_events:
+            seats = {status: held.get((str(event["_id"]), status), 0) for status in LockStatus}
+            yield {**event, "locked": seats[LockStatus.ACTIVE], "sold": seats[LockStatus.CONSUMED]}
 
 
-def _with_seats(store: Store, events: Iterator[Document]) -> Iterator[Document]:
-    while batch := list(islice(events, EVENTS_AT_ONCE)):
-        yield from with_seats(store, batch)
+# --- one document ----------------------------------------------------------------------------------------
 
 
-def summary(store: Store, jobs: Iterable[JobType], since: datetime) -> list[Document]:
-    """For each of these jobs, its runs since then: how many, how many went well, what they did, how
-    long the median and the longest took (ms)."""
-    return [_sum_up(job, list(store.runs_since(job, since))) for job in jobs]
+def show(store: Store, document_id: object) -> Shown:
+    """Any document by its id. Raises NotFound."""
+    found = store.find_anywhere(document_id)
+    if found is None:
+        raise NotFound(f"there is no event, lock, booking or job run {document_id}")
+    kind, document = found
+    related: dict[str, list[StoredDocument]] = {}
+    match kind:
+        case Kind.EVENT:
+            document = next(_with_seats(store, iter([document])))
+            related["seatLocks"] = list(store.locks.newest({"eventId": document_id}, LATEST))
+            related["bookings"] = list(store.bookings.newest({"event": document_id}, LATEST))
+        case Kind.LOCK:
+            related["bookings"] = list(store.bookings.newest({"seatLockId": document_id}, LATEST))
+            related["events"] = _event(store, document.get("eventId"))
+        case Kind.BOOKING:
+            lock = store.locks.stored(document.get("seatLockId"))
+            related["seatLocks"] = [] if lock is None else [lock]
+            related["events"] = _event(store, document.get("event"))
+    return Shown(kind, document, related)
 
 
-def _sum_up(job: JobType, groups: list[Document]) -> Document:
+def _event(store: Store, event_id: object) -> list[StoredDocument]:
+    event = store.events.stored(event_id)
+    return list(_with_seats(store, iter([] if event is None else [event])))
+
+
+# --- sums ------------------------------------------------------------------------------------------------
+
+
+def summarize(store: Store, jobs: Iterable[JobType], since: timedelta) -> list[StoredDocument]:
+    """For each of these jobs, its runs within `since`: how many, how many succeeded, what they did, how long
+    the median and the longest took (ms)."""
+    start = store.now() - since
+    return [_sum_up(job, list(store.job_logs.durations(job, start))) for job in jobs]
+
+
+def _sum_up(job: JobType, groups: list[StoredDocument]) -> StoredDocument:
     durations: Counter[float] = Counter()
     for group in groups:
-        if isinstance(group.get("duration"), int | float):
-            durations[group["duration"]] += group["runs"]
-    runs = sum(group["runs"] for group in groups)
-    good = sum(group["runs"] for group in groups if group.get("status") == JobStatus.SUCCESS)
+        duration = group.get("duration")
+        if isinstance(duration, int | float):
+            durations[duration] += _number(group, "runs")
+    runs = sum(_number(group, "runs") for group in groups)
+    good = sum(_number(group, "runs") for group in groups if group.get("status") == JobStatus.SUCCESS)
     return {
         "jobType": job.value,
         "runs": runs,
         "successRate": good / runs if runs else None,
-        "recordsProcessed": sum(group["recordsProcessed"] for group in groups),
-        "seatsRestored": sum(group["seatsRestored"] for group in groups),
+        "recordsProcessed": sum(_number(group, "recordsProcessed") for group in groups),
+        "seatsRestored": sum(_number(group, "seatsRestored") for group in groups),
         "medianDuration": round(median(durations.elements())) if durations else None,
         "worstDuration": max(durations, default=None),
     }
 
 
-def with_seats(store: Store, events: list[Document]) -> list[Document]:
-    """Events with `locked` (ACTIVE) and `sold` (CONSUMED) seats added."""
-    # A document as an id, which MongoDB allows, is no key here, and no lock refers to it.
-    ids = [event["_id"] if is_key(event["_id"]) else None for event in events]
-    held = store.held_seats(ids)
-    return [
-        {
-            **event,
-            "locked": held.get((event_id, LockStatus.ACTIVE), 0),
-            "sold": held.get((event_id, LockStatus.CONSUMED), 0),
-        }
-        for event_id, event in zip(ids, events, strict=True)
-    ]
-
-
-def show(store: Store, wanted: Id) -> Shown:
-    """Find any document by its id. Raises Usage for what is no id, NotFound."""
-    wanted = object_id(wanted)
-    found = store.find_anywhere(wanted)
-    if found is None:
-        raise NotFound(f"there is no event, lock, booking or job run {wanted}")
-    kind, document = found
-    related: dict[str, list[Document]] = {}
-    match kind:
-        case "an event":
-            document = with_seats(store, [document])[0]
-            related["seatLocks"] = store.newest("seatLocks", {"eventId": wanted}, LATEST)
-            related["bookings"] = store.newest("bookings", {"event": wanted}, LATEST)
-        case "a lock":
-            related["bookings"] = store.bookings_of_locks([wanted])
-            related["events"] = _one(store.event(document.get("eventId")))
-        case "a booking":
-            related["seatLocks"] = _one(store.lock(document.get("seatLockId")))
-            related["events"] = _one(store.event(document.get("event")))
-    if "events" in related:
-        related["events"] = with_seats(store, related["events"])
-    return Shown(kind.split()[-1] if kind != "a job run" else "job run", document, related)
-
-
-def _one(document: Document | None) -> list[Document]:
-    return [] if document is None else [document]
+def _number(group: StoredDocument, name: str) -> int:
+    value = group.get(name)
+    return int(value) if isinstance(value, int | float) else 0

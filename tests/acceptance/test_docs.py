@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import read
-from test_privileges import ROLES
+from integration.test_privileges import ROLES
 
 from seatctl import errors
 from seatctl.cli.app import app
@@ -30,8 +30,7 @@ VARIABLE = (
 )
 
 
-def test_first_block():
-    """The first thing that the README shows is one block of exactly two commands."""
+def test_the_readme_begins_with_a_block_of_two_commands() -> None:
     assert README.startswith("```")
     assert len(BLOCKS[0][1].splitlines()) == 2
 
@@ -70,8 +69,9 @@ def play(commands: list[str], home: Path) -> list[str]:
     return shell.stdout.split(f"{mark}\n")[:-1]
 
 
-def test_tour(tmp_path, monkeypatch):
-    """Each command of the tour prints what the README shows below it."""
+def test_each_command_of_the_tour_prints_what_stands_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     try:
         printed = play([command for command, _ in tour()], tmp_path)
@@ -85,8 +85,7 @@ def leaves(error: type[errors.SeatctlError]) -> list[type[errors.SeatctlError]]:
     return [error] + [leaf for kind in error.__subclasses__() for leaf in leaves(kind)]
 
 
-def test_exit_codes():
-    """The README's table has every exit code of every error, and no other."""
+def test_the_table_of_exit_codes_has_those_of_all_errors_and_no_other() -> None:
     rows = re.findall(r"^\| (\d+(?: / \d+)?) \|", README, re.MULTILINE)
     listed = {int(code) for row in rows for code in row.split("/")}
     raised = {error.exit_code for error in leaves(errors.SeatctlError)}
@@ -114,21 +113,18 @@ def mentions() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("command", "rest"), mentions())
-def test_mentioned_command(command, rest):
-    """Every command line that the README mentions names a command and options that exist."""
+def test_a_mentioned_command_line_names_a_command_and_options_that_exist(command: str, rest: str) -> None:
     known = known_commands()
     assert command in known
     assert set(re.findall(r"(?<= )(--[a-z-]+|-[a-z])\b", rest)) <= known[command]
 
 
-def test_every_command_is_mentioned():
-    """No command is missing from the README."""
+def test_no_command_is_missing() -> None:
     assert {name.split()[0] for name in known_commands()} <= set(re.findall(r"[a-z-]+", README))
 
 
-def test_roles():
-    """The roles that the README creates are those that the tests found to suffice and to spare nothing."""
-    written = {}
+def test_the_roles_are_those_that_the_tests_found_to_be_the_least() -> None:
+    written: dict[str, set[tuple[str, str]]] = {}
     for role, text in re.findall(
         r'role: "(\w+)", roles: \[\], privileges: \[(.*?)^\]\}\)', README, re.MULTILINE | re.DOTALL
     ):

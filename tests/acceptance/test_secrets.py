@@ -1,4 +1,4 @@
-"""A password in a URI is told to the server and to nobody else."""
+"""A password in a URI is sent to the server and shown to nobody else."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from test_hostile_input import MALFORMED, PASSWORD
 
 from seatctl.errors import Misconfigured
 from seatctl.mongo import client as connection
-from seatctl.mongo import target as config
+from seatctl.mongo import secrets
 from seatctl.mongo.client import connect
-from seatctl.mongo.store import Store
+from seatctl.mongo.locks import SeatLocks
+from seatctl.mongo.target import find_target
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -51,15 +52,19 @@ class Secretive:
 
 
 @pytest.fixture(scope="module")
-def secretive() -> Iterator[Secretive]:
-    server = Server(replica_set=None, options=("--auth",)).start()
+def secretive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secretive]:
+    key = tmp_path_factory.mktemp("key") / "key"
+    key.write_text("x" * 16)
+    key.chmod(0o600)
+    server = Server(options=("--auth", "--keyFile", str(key))).start()
     with server.client() as client:
         # The first user is made without being one: the server trusts its own host until then.
         client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
     it = Secretive(server)
     with MongoClient(it.uri("root", PASSWORD)) as client:
         logs = {"db": "tickets", "collection": "jobLogs"}
-        reader = {"resource": {"db": "tickets", "collection": ""}, "actions": ["find"]}
+        reading = ["find", "listCollections", "listIndexes"]
+        reader = {"resource": {"db": "tickets", "collection": ""}, "actions": reading}
         writer = {"resource": logs, "actions": ["insert"]}
         client.admin.command("createRole", "logger", privileges=[reader, writer], roles=[])
         for number, password in enumerate(PASSWORDS.values()):
@@ -131,10 +136,10 @@ EACH_PASSWORD_AND_EACH_WAY = [
 
 
 @pytest.mark.parametrize(("way", "name"), EACH_PASSWORD_AND_EACH_WAY)
-def test_an_unreachable_server(
+def test_an_unreachable_server_reveals_no_password(
     way: str, name: str, give: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However the URI is given and however loud the program is, an unreachable server reveals nothing."""
+    """However the URI is given, and with all that the program can say."""
     password, host = PASSWORDS[name], f"127.0.0.1:{REFUSED_PORT}"
     arguments = give(way, f"mongodb://ada:{quote_plus(password)}@{host}/?serverSelectionTimeoutMS=1")
     result = here(capsys, "expire-locks", *arguments, "-v", "--json")
@@ -143,14 +148,13 @@ def test_an_unreachable_server(
 
 
 @pytest.mark.parametrize(("way", "name"), EACH_PASSWORD_AND_EACH_WAY)
-def test_a_wrong_password(
+def test_a_wrong_password_is_not_shown_either(
     way: str,
     name: str,
     secretive: Secretive,
     give: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A password that the server refuses is still one: exit 11, and not a word of it."""
     password = PASSWORDS[name]
     arguments = give(way, secretive.uri("root", password + "!"))
     for flags in LOUD:
@@ -161,22 +165,21 @@ def test_a_wrong_password(
 
 @pytest.mark.parametrize("uri", MALFORMED)
 @pytest.mark.parametrize("way", ["--uri=", "SEATCTL_URI", "--uri-file"])
-def test_a_malformed_uri(
+def test_a_malformed_uri_is_not_quoted_even_in_a_traceback(
     uri: str,
     way: str,
     give: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What cannot be read as a URI is not quoted, not even with SEATCTL_DEBUG=1 in a traceback."""
     monkeypatch.setenv("SEATCTL_DEBUG", "1")
     if uri or way != "SEATCTL_URI":  # an empty variable is none
         check_refusal(here(capsys, "events", "-v", *give(way, uri)), (11,), PASSWORD)
 
 
 @pytest.mark.parametrize("uri", MALFORMED)
-def test_an_exception_of_the_connection(uri: str) -> None:
-    """The text of the error itself holds no password, for whoever catches it without the program."""
+def test_the_error_of_the_connection_itself_has_no_password(uri: str) -> None:
+    """For whoever catches it without the program."""
     with pytest.raises(Misconfigured) as caught:
         connect(uri, None, "tickets")
     check_silence(str(caught.value) + repr(caught.value), PASSWORD)
@@ -195,15 +198,14 @@ QUIETLY_DONE = (
 )
 
 
-def test_what_works_tells_no_password_either(
+def test_what_works_shows_no_password_either(
     password: str,
     secretive: Secretive,
     tickets: Database[dict[str, Any]],
     give: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Neither outputs, nor the story of -v, nor the documents in jobLogs hold the password; nor does a
-    schedule that is printed, whose place is a file that others may read."""
+    """Neither the output, nor the log of -v, nor jobLogs; nor a printed schedule, which others may read."""
     arguments = give("--uri", secretive.uri(f"owner{number_of(password)}", password))
     for line in QUIETLY_DONE:
         result = here(capsys, *line.split(), "-v", *arguments)
@@ -212,7 +214,7 @@ def test_what_works_tells_no_password_either(
     check_silence(list(tickets.jobLogs.find()), password)
 
 
-def test_what_is_not_allowed_tells_no_password(
+def test_what_is_not_allowed_shows_no_password(
     password: str,
     secretive: Secretive,
     tickets: Database[dict[str, Any]],
@@ -220,8 +222,7 @@ def test_what_is_not_allowed_tells_no_password(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A user who may not do it: exit 11, one line that says what; the failed run's log entry has the
-    same words and no password."""
+    """Exit 11, one line that says what is not allowed; the run's log entry has the same words."""
     monkeypatch.setenv("SEATCTL_DEBUG", "1")
     number = number_of(password)
     arguments = give("--uri", secretive.uri(f"nobody{number}", password))
@@ -235,8 +236,9 @@ def test_what_is_not_allowed_tells_no_password(
     check_silence(run, password)
 
 
-def test_the_installed_program_keeps_it_too(secretive: Secretive, password: str, tmp_path: Path) -> None:
-    """In a process of its own, with every switch on that makes it talk."""
+def test_the_installed_program_shows_no_password_whatever_is_switched_on(
+    secretive: Secretive, password: str, tmp_path: Path
+) -> None:
     uri = secretive.uri("root", password + "?")
     shell = Shell(
         {"SEATCTL_URI": uri, "HOME": str(tmp_path), "SEATCTL_DEBUG": "1", "PYTHONFAULTHANDLER": "1"}
@@ -246,23 +248,21 @@ def test_the_installed_program_keeps_it_too(secretive: Secretive, password: str,
     assert "Traceback" in result.stderr
 
 
-def test_a_target_can_be_printed() -> None:
-    """The configuration's own repr, and so any traceback that shows it, leaves the URI out."""
-    target = config.find_target(f"mongodb://ada:{PASSWORD}@db.example/", None, None, {})
+def test_the_repr_of_a_target_leaves_the_uri_out() -> None:
+    target = find_target(f"mongodb://ada:{PASSWORD}@db.example/", None, None, {})
     check_silence(repr(target), PASSWORD)
 
 
 @pytest.mark.parametrize(
     ("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True), (0o644, True)]
 )
-def test_a_uri_file_that_others_can_read(
+def test_a_uri_file_that_others_can_read_is_read_with_a_warning(
     mode: int,
     warned: bool,
     give: Callable[..., list[str]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is read, with a warning that says what to type; one of the owner alone is read in silence."""
     arguments = give(
         "--uri-file", f"mongodb://ada:{PASSWORD}@127.0.0.1:{REFUSED_PORT}/?serverSelectionTimeoutMS=1"
     )
@@ -285,10 +285,10 @@ class Chatty:
 
 
 @pytest.mark.parametrize("debug", ["0", "1"])
-def test_the_boundary_filters_what_a_library_says(
+def test_the_boundary_masks_what_a_library_says(
     debug: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever an error's text holds, it leaves the program filtered, and so does its traceback."""
+    """In the error and in its traceback."""
     uri = f"mongodb://ada:{PASSWORD}@db.example/"
     monkeypatch.setenv("SEATCTL_DEBUG", debug)
     monkeypatch.setattr(connection, "connect", Chatty(uri))
@@ -297,29 +297,29 @@ def test_the_boundary_filters_what_a_library_says(
     assert "***" in result.stderr
 
 
-def test_a_failed_run_is_logged_without_what_a_library_says(
+def test_a_failed_run_is_logged_with_the_password_masked(
     secretive: Secretive,
     tickets: Database[dict[str, Any]],
     give: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The log entry is filtered like the program's output: others than its author read it."""
     uri = secretive.uri("root", PASSWORD)
-    monkeypatch.setattr(Store, "overdue_locks", Chatty(uri))
+    insert_overdue(tickets)
+    monkeypatch.setattr(SeatLocks, "overdue", Chatty(uri))
     check_refusal(here(capsys, "expire-locks", *give("--uri", uri)), (1,), PASSWORD)
     [run] = tickets.jobLogs.find()
     assert "cannot use" in run["error"]
     check_silence(run, PASSWORD)
 
 
-def test_the_filter_itself() -> None:
-    """Whatever a driver's message quotes of a URI is filtered: as a whole, decoded, or cut in pieces."""
+def test_every_part_of_a_uri_that_a_message_quotes_is_masked() -> None:
+    """As a whole, decoded, or cut into pieces."""
     for password in PASSWORDS.values():
         uri = f"mongodb://ada:{quote_plus(password)}@db.example/"
+        secrets.remember(uri)
         for message in (f"bad URI {uri!r}", f"bad user ada:{quote_plus(password)}@", f"in {uri} at db"):
-            check_silence(config.scrub(message, uri), password)
-    # One that is a piece of many words is filtered within URIs only.
+            check_silence(secrets.scrub(message), password)
+    # One that is a part of many words is masked within URIs only.
     for name in ("plain", "percent-encoded", "like a pattern"):
-        uri = f"mongodb://ada:{quote_plus(PASSWORDS[name])}@db.example/"
-        check_silence(config.scrub(f"port {PASSWORDS[name]} is no number", uri), PASSWORDS[name])
+        check_silence(secrets.scrub(f"port {PASSWORDS[name]} is no number"), PASSWORDS[name])

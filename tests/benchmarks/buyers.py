@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
@@ -15,13 +16,12 @@ from typing import TYPE_CHECKING
 import floors
 from pymongo import MongoClient
 
-from seatctl.domain.model import JobType
 from seatctl.mongo.client import connect
+from seatctl.mongo.ids import parse_user
 from seatctl.mongo.store import Store
-from seatctl.services import expiry
-from seatctl.services import jobs as joblog
-from seatctl.services import sales as booking
-from seatctl.services.seats import Terms
+from seatctl.services.jobs import SweepOptions, expire_locks
+from seatctl.services.sales import LockRequest
+from seatctl.services.sales import lock as lock_seats
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -107,7 +107,8 @@ def _buy(
         lock = lambda: floors.lock_bare(database, event, user)  # noqa: E731 - the one line that differs
     else:
         store = Store(connect(uri, None, "never"))
-        lock = lambda: booking.lock(store, event, user, 1)  # noqa: E731
+        request = LockRequest(event, parse_user(user), 1)
+        lock = lambda: lock_seats(store, request)  # noqa: E731 - the one line that differs
     locks = []
     gate.wait(PATIENCE)
     while not closed.is_set():
@@ -130,12 +131,20 @@ def sweep_locks(uri: str) -> Span:
 def _sweep(uri: str, answers: Queue[Span]) -> None:
     store = Store(connect(uri, None, "never"))
     begin = time.perf_counter()
-    now = store.now()
-    terms = Terms(now, overdue_at=now)
-
-    def work(run: joblog.Run) -> None:
-        for batch in expiry.sweep(store, expiry.lock_sweep(store), terms):
-            run.record(batch)
-
-    joblog.run(store, JobType.LOCK_EXPIRY, work)
+    expire_locks(store, SweepOptions())
     answers.put((begin, time.perf_counter()))
+
+
+def command_loops(program: str, uri: str, events: Sequence[ObjectId], each: int) -> float:
+    """Seconds until loops at once, one for each of these events, have run `seatctl lock` `each` times."""
+    line = 'for _ in $(seq "$4"); do "$1" lock "$2" --user buyer --seats 1 -q --uri "$3" || exit 1; done'
+    begin = time.perf_counter()
+    loops = [
+        subprocess.Popen(
+            ["/bin/sh", "-c", line, "sh", program, str(event), uri, str(each)], stdout=subprocess.DEVNULL
+        )
+        for event in events
+    ]
+    if {loop.wait(PATIENCE) for loop in loops} != {0}:
+        raise RuntimeError("a `seatctl lock` failed")
+    return time.perf_counter() - begin

@@ -16,7 +16,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import MongoClient, WriteConcern
 
-from seatctl.domain.model import RETENTION
+from seatctl.domain.rules import RETENTION
 from seatctl.mongo import schema
 
 Document = dict[str, Any]
@@ -40,14 +40,12 @@ class Kind:
 OVERDUE_LOCK = Kind("ACTIVE", overdue=True)
 OVERDUE_BOOKING = Kind("ACTIVE", "PAYMENT_PENDING", overdue=True)
 SOLD = Kind("CONSUMED", "CONFIRMED")
-HEALTHY = (
-    *[SOLD] * 4,
-    Kind("ACTIVE", "PAYMENT_PENDING"),
-    Kind("EXPIRED", "FAILED"),
-    *[Kind("ACTIVE")] * 2,
-    *[Kind("EXPIRED")] * 12,
-)
-"""Twenty locks with six bookings of a system at work: most locks of the past ran out."""
+RAN_OUT, FAILED = Kind("EXPIRED"), Kind("EXPIRED", "FAILED")
+HEALTHY = (*[SOLD] * 42, *[FAILED] * 18, *[RAN_OUT] * 138, Kind("ACTIVE", "PAYMENT_PENDING"), Kind("ACTIVE"))
+"""Two hundred locks of a system with a past, of which 1 % are open: most locks ran out, and what is open is
+the work of minutes."""
+BUSY = (*[SOLD] * 4, FAILED, *[RAN_OUT] * 12, Kind("ACTIVE", "PAYMENT_PENDING"), *[Kind("ACTIVE")] * 2)
+"""The same with 15 % open."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ def overdue_bookings(bookings: int, events: int) -> DataSet:
     return DataSet(bookings + bookings // 10, events, (*[OVERDUE_BOOKING] * 10, SOLD))
 
 
-def healthy(locks: int, events: int) -> DataSet:
+def healthy(locks: int, events: int, pattern: tuple[Kind, ...] = HEALTHY) -> DataSet:
     """Nothing to do for any job: `locks` locks, three bookings to ten of them."""
-    return DataSet(locks, events, HEALTHY)
+    return DataSet(locks, events, pattern)
 
 
 def load(client: MongoClient[Document], data: DataSet) -> None:
@@ -128,8 +126,8 @@ def load(client: MongoClient[Document], data: DataSet) -> None:
         if bookings:
             pristine[schema.BOOKINGS].insert_many(bookings, ordered=False)
     pristine[schema.EVENTS].insert_many(_event(event, held[event], now) for event in data.event_ids)
-    schema.init(client[BENCH], None, RETENTION)
-    schema.guard(client[BENCH])
+    schema.create(client[BENCH], None, RETENTION)
+    schema.create_validators(client[BENCH])
     copy(client)
 
 

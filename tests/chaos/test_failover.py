@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,29 +15,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import EPOCH, open_store
+import scene
+from conftest import available, open_store
+from oracle import violations
 from race import (
     Answer,
     Call,
     Crew,
     Diary,
     complaints,
+    confirm,
     expire_bookings,
     expire_locks,
     lock,
-    mind_the_jobs,
+    run_jobs_until,
     shop_until,
 )
 from servers import replica_set, set_uri, wait_until
 
+from seatctl.domain.documents import EventId
 from seatctl.errors import Contention, SeatctlError, Unreachable, WrongState
-from seatctl.services import sales as booking
-from seatctl.services.audit import find_all
+from seatctl.mongo.locks import SeatLocks
+from seatctl.services import sales
 
 if TYPE_CHECKING:
+    from pymongo import MongoClient
     from servers import Server
 
-    from seatctl.domain.model import Id
     from seatctl.mongo.store import Store
 
 pytestmark = pytest.mark.slow
@@ -86,19 +89,19 @@ def fail_over(members: list[Server]) -> None:
         wait_until(lambda: client.admin.command("hello").get("secondary"), 60)
 
 
-def test_the_primary_dies(
+def test_no_acknowledged_purchase_is_lost_or_made_twice_when_the_primary_dies(
     members: list[Server], store: Store, tmp_path: Path, rounds: Rounds, seed: int
 ) -> None:
-    """Whenever the primary dies, each purchase that was acknowledged is there in the end, once,
-    and every other seat is free."""
+    """Whenever it dies, each purchase that was acknowledged is there in the end, once, and every other
+    seat is free."""
     pause = random.Random(seed)
-    events = [booking.create_event(store, "a sale", SEATS, EPOCH).document["_id"] for _ in range(3)]
+    events = [scene.create(store, SEATS) for _ in range(3)]
     stop = tmp_path / "stop"
     with Crew(set_uri(members), BUYERS + 1) as crew:
         crew.start(
-            store.database.name,
+            store.name,
             *(Call(shop_until, (events, f"buyer {number}", seed + number, stop)) for number in range(BUYERS)),
-            Call(mind_the_jobs, (stop,)),
+            Call(run_jobs_until, (stop,)),
         )
         for _ in range(rounds(2, 20)):
             run_for_a_while(store, crew, pause.randint(20, 60))
@@ -126,7 +129,7 @@ def may_be_sent_again(error: SeatctlError) -> bool:
     return isinstance(error, Unreachable | Contention) or str(error).startswith("MongoDB answered")
 
 
-def check_purchases(store: Store, events: list[Id], diaries: list[Diary]) -> None:
+def check_purchases(store: Store, events: list[EventId], diaries: list[Diary]) -> None:
     database = store.database
     paid = {booked: seats for diary in diaries for booked, seats in diary.paid.items()}
     assert paid
@@ -135,29 +138,30 @@ def check_purchases(store: Store, events: list[Id], diaries: list[Diary]) -> Non
         waiting = database.seatLocks.count_documents({"_id": {"$in": diary.waiting}, "status": "ACTIVE"})
         returned = database.seatLocks.count_documents({"_id": {"$in": diary.returned}, "status": "EXPIRED"})
         assert (waiting, returned) == (len(diary.waiting), len(diary.returned))
-    assert find_all(store) == []
+    assert violations(database) == []
     later = datetime.now(UTC) + timedelta(days=1)
-    expire_bookings(store, later)
-    expire_locks(store, later)
-    left = sum(event["availableSeats"] for event in store.events_by_id(events).values())
-    assert left == len(events) * SEATS - sum(paid.values())
-    assert find_all(store) == []
+    assert complaints([expire_bookings(store, later), expire_locks(store, later)]) == []
+    assert sum(available(store, event) for event in events) == len(events) * SEATS - sum(paid.values())
+    assert violations(database) == []
 
 
-def test_same_key_at_the_same_instant(members: list[Server], store: Store, rounds: Rounds) -> None:
-    """One key sent twice at once is one lock, and both get its id, also while the lock is on the
-    primary and not yet on a majority."""
-    event = booking.create_event(store, "a sale", SEATS, EPOCH).document["_id"]
+def test_one_key_sent_twice_at_the_same_instant_is_one_lock(
+    members: list[Server], store: Store, rounds: Rounds
+) -> None:
+    """Both get its id, also while the lock is on the primary and not yet on a majority."""
+    store.init()
+    event = scene.create(store, SEATS)
     number = rounds(50, 500)
     with Crew(set_uri(members), 2) as crew:
         for key in range(number):
-            answers = crew.race(
-                store.database.name, *(Call(lock, (event, "buyer", f"key {key}")) for _ in range(2))
-            )
+            answers = crew.race(store.name, *(Call(lock, (event, "buyer", f"key {key}")) for _ in range(2)))
             assert [answer.error for answer in answers if answer.error] == []
-            assert len({answer.value.document["_id"] for answer in answers}) == 1
-    assert store.event(event)["availableSeats"] == SEATS - number
-    assert find_all(store) == []
+            assert len({answer.value.lock.id for answer in answers}) == 1
+    assert available(store, event) == SEATS - number
+    assert violations(store.database) == []
+
+
+# --- what a majority does not have yet -----------------------------------------------------------------
 
 
 @contextmanager
@@ -183,34 +187,40 @@ def race_in_a_stall(
     members: list[Server], store: Store, first: Call, second: Call, collection: str, status: str
 ) -> list[Answer]:
     """Start `first` while replication stands still; once its document has that status on the
-    primary, start `second`, let it run against what it cannot see, and only then let replication
-    go on."""
+    primary, start `second`, let it lose to what it cannot see several times, and only then let
+    replication go on."""
     primary = primary_of(members)
     assert primary
     with Crew(set_uri(members), 1) as one, Crew(set_uri(members), 1) as other, primary.client() as client:
-        seen = client[store.database.name][collection]
+        seen = client[store.name][collection]
         with replication_stands_still(members):
-            one.start(store.database.name, first)
+            one.start(store.name, first)
             wait_until(lambda: seen.count_documents({"status": status}), 30)
-            other.start(store.database.name, second)
-            time.sleep(1)  # time for the second to give up wrongly; no deadline
+            enough = rolled_back(client) + LOOKS_IN_VAIN
+            other.start(store.name, second)
+            wait_until(lambda: other.has_answered() or rolled_back(client) >= enough, 30)
+            assert not other.has_answered()
         return [*one.answers(), *other.answers()]
 
 
+def rolled_back(client: MongoClient) -> int:
+    """How many transactions this server has rolled back."""
+    return int(client.admin.command("serverStatus")["transactions"]["totalAborted"])
+
+
 @pytest.fixture
-def event(store: Store) -> Id:
-    """An event in a database with its guards: creating those would wait for the majority, too."""
-    store.ensure_one_lock_per_key()
-    store.ensure_one_booking_per_lock()
-    return booking.create_event(store, "a sale", 10, EPOCH).document["_id"]
+def event(store: Store) -> EventId:
+    """An event in a database with its collections: creating those would wait for the majority, too."""
+    store.init()
+    return scene.create(store, 10)
 
 
-def test_same_key_before_the_majority_has_it(
-    members: list[Server], store: Store, event: Id, monkeypatch: pytest.MonkeyPatch
+def test_a_key_whose_lock_has_no_majority_yet_waits_for_it_and_gets_the_lock(
+    members: list[Server], store: Store, event: EventId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key sent again while its lock is on the primary alone looks for the lock until it is there to be
     seen, and returns it."""
-    primary, look_up, looks = primary_of(members), store.lock_by_key, itertools.count(1)
+    primary, look_up, looks = primary_of(members), SeatLocks.by_key, itertools.count(1)
     assert primary
     stall = ExitStack()
 
@@ -221,48 +231,51 @@ def test_same_key_before_the_majority_has_it(
             stall.close()
         return found
 
-    monkeypatch.setattr(store, "lock_by_key", look_in_vain_at_first)
-    # Asked for during the stall, the guard would wait for the majority; at the same instant it does not.
-    monkeypatch.setattr(store, "ensure_one_lock_per_key", lambda: None)
+    monkeypatch.setattr(SeatLocks, "by_key", look_in_vain_at_first)
     with Crew(set_uri(members), 1) as crew, primary.client() as client:
-        seen = client[store.database.name].seatLocks
+        seen = client[store.name].seatLocks
         with stall:
             stall.enter_context(replication_stands_still(members))
-            crew.start(store.database.name, Call(lock, (event, "buyer", "key")))
+            crew.start(store.name, Call(lock, (event, "buyer", "key")))
             wait_until(lambda: seen.count_documents({"status": "ACTIVE"}), 30)
             again = lock(store, event, "buyer", "key")
         (first,) = crew.answers()
     assert first.error is None
-    assert first.value.document == again.document
+    assert first.value.lock.stored == again.lock.stored
+    assert (first.value.created, again.created) == (True, False)
     assert next(looks) > LOOKS_IN_VAIN
-    assert find_all(store) == []
+    assert violations(store.database) == []
 
 
-def test_release_before_the_majority_has_the_booking(members: list[Server], store: Store, event: Id) -> None:
-    """A release that meets a confirmation on the primary alone waits for it and is refused."""
-    held = lock(store, event, "buyer").document["_id"]
-    confirm, release = Call(booking.confirm, (held,)), Call(booking.release, (held,))
-    confirmed, released = race_in_a_stall(members, store, confirm, release, "bookings", "PAYMENT_PENDING")
+def test_a_release_waits_for_the_majority_of_a_confirmation_and_is_refused(
+    members: list[Server], store: Store, event: EventId
+) -> None:
+    held = scene.lock(store, event)
+    confirmed, released = race_in_a_stall(
+        members, store, Call(confirm, (held,)), Call(sales.release, (held,)), "bookings", "PAYMENT_PENDING"
+    )
     assert confirmed.error is None
     assert isinstance(released.error, WrongState)
-    assert find_all(store) == []
+    assert violations(store.database) == []
 
 
-def test_payment_before_the_majority_has_it(members: list[Server], store: Store, event: Id) -> None:
-    """A payment that meets the same payment on the primary alone waits for it and is one payment."""
-    held = lock(store, event, "buyer").document["_id"]
-    call = Call(booking.pay, (booking.confirm(store, held).document["_id"],))
+def test_a_payment_waits_for_the_majority_of_the_same_payment_and_is_one_payment(
+    members: list[Server], store: Store, event: EventId
+) -> None:
+    call = Call(sales.pay, (scene.book(store, event)[1],))
     answers = race_in_a_stall(members, store, call, call, "bookings", "CONFIRMED")
     assert [answer.error for answer in answers] == [None, None]
-    assert find_all(store) == []
+    assert [answer.value.changed for answer in answers] == [True, False]
+    assert violations(store.database) == []
 
 
-def test_sweep_before_the_majority_has_it(members: list[Server], store: Store, event: Id) -> None:
-    """A sweep that meets the same sweep on the primary alone waits for it and finds nothing to do."""
-    lock(store, event, "buyer")
+def test_a_sweep_waits_for_the_majority_of_the_same_sweep_and_finds_nothing_to_do(
+    members: list[Server], store: Store, event: EventId
+) -> None:
+    scene.lock(store, event)
     call = Call(expire_locks, (datetime.now(UTC) + timedelta(days=1),))
     runs = race_in_a_stall(members, store, call, call, "seatLocks", "EXPIRED")
     assert [run.error for run in runs] == [None, None]
     assert [run.value["details"]["seatsRestored"] for run in runs] == [1, 0]
     assert complaints([run.value for run in runs]) == []
-    assert find_all(store) == []
+    assert violations(store.database) == []

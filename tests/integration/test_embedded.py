@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,8 +79,7 @@ def kill(where):
 
 
 @pytest.mark.slow
-def test_life(home):
-    """It is created on demand, reused while it runs, stopped on request, and found again with its data."""
+def test_it_is_created_on_demand_reused_stopped_on_request_and_found_again_with_its_data(home):
     where = embedded.place()
     assert (embedded.exists(), embedded.answers(where), embedded.stop()) == (False, False, False)
     assert list(home.iterdir()) == []
@@ -101,14 +100,13 @@ def test_life(home):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
-def test_transactions_and_privacy():
-    """It is a replica set, so transactions work; nobody else can enter its directories, and nothing
-    listens on TCP."""
+def test_it_has_transactions_and_nobody_else_can_reach_it():
     deployment = connection.connect(embedded.ensure_running(), None, "box")
     where = embedded.place()
 
-    assert deployment.transactions
-    assert deployment.transact(lambda session: session.in_transaction)
+    for attempt in deployment.attempts():
+        with attempt as session:
+            deployment.database.things.insert_one({}, session=session)
     for directory in (where.data, where.db, where.runtime):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert listening_inodes() & socket_inodes(where.pid) == set()
@@ -137,8 +135,7 @@ def socket_inodes(pid):
 
 
 @pytest.mark.slow
-def test_several_processes_at_once(home):
-    """Of several processes that need it at once, one starts it and all connect to the same."""
+def test_of_several_processes_at_once_one_starts_it_and_all_connect(home):
     command = [sys.executable, "-c", START]
     environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
     several = [
@@ -151,12 +148,31 @@ def test_several_processes_at_once(home):
     assert embedded.answers(embedded.place())
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("home")
+def test_its_log_is_bounded_while_it_runs_and_begins_anew_when_it_starts(monkeypatch):
+    embedded.ensure_running()
+    where = embedded.place()
+    first = where.log.read_text()
+    monkeypatch.setattr(embedded, "LARGEST_LOG", 1_000)
+    write(embedded.ensure_running(), 1)
+    assert where.log.stat().st_size < len(first)
+    assert where.log.with_suffix(".log.old").read_text().startswith(first)
+
+    write(where.uri, 2)
+    assert where.log.read_bytes().startswith(b"{")  # the server appends, it leaves no hole
+
+    embedded.stop()
+    embedded.ensure_running()
+    assert "Server restarted" not in where.log.read_text()
+
+
 # --- accidents -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
-def test_accidents():
+def test_no_accident_needs_a_person():
     """A killed server, a stale socket, a removed socket and a lost ready mark need no person: the next
     command finds the data."""
     uri = embedded.ensure_running()
@@ -177,8 +193,7 @@ def test_accidents():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
-def test_number_of_a_dead_server_is_reused():
-    """A process that took the dead server's number is not mistaken for it, and is left alone."""
+def test_a_process_with_the_number_of_a_dead_server_is_left_alone():
     embedded.ensure_running()
     where = embedded.place()
     embedded.stop()
@@ -191,8 +206,7 @@ def test_number_of_a_dead_server_is_reused():
 
 
 @pytest.mark.slow
-def test_home_moves(home, monkeypatch):
-    """Data that moved to another home is found there, and its server knows its new address."""
+def test_data_that_moved_to_another_home_is_found_there(home, monkeypatch):
     first = home / "first"
     first.mkdir()
     monkeypatch.setenv("HOME", str(first))
@@ -208,8 +222,7 @@ def test_home_moves(home, monkeypatch):
 
 
 @pytest.mark.slow
-def test_home_moves_under_a_live_server(home, monkeypatch):
-    """A server whose home moves while it runs can still be used, and stopped."""
+def test_a_server_whose_home_moves_can_still_be_used_and_stopped(home, monkeypatch):
     first = home / "first"
     first.mkdir()
     monkeypatch.setenv("HOME", str(first))
@@ -223,8 +236,7 @@ def test_home_moves_under_a_live_server(home, monkeypatch):
 
 
 @pytest.mark.slow
-def test_long_home(home, monkeypatch):
-    """A home whose path is too long for a socket gets its socket in a short private directory."""
+def test_a_home_too_long_for_a_socket_gets_a_short_private_directory(home, monkeypatch):
     long = home / ("x" * 60) / ("y" * 60)
     monkeypatch.setenv("HOME", str(long))
     where = embedded.place()
@@ -240,130 +252,13 @@ def test_long_home(home, monkeypatch):
         shutil.rmtree(where.runtime, ignore_errors=True)
 
 
-# --- where it lives ------------------------------------------------------------------------------------
-
-
-def test_place(monkeypatch):
-    """It lives in the user's data directory, by the XDG rules where they are set."""
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("HOME", "/home/u")
-    assert embedded.place().data == Path("/home/u/.local/share/seatctl")
-
-    monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert embedded.place().data == Path("/data/seatctl")
-
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert embedded.place().data == Path("/home/u/Library/Application Support/seatctl")
-
-
-def test_place_without_a_home(monkeypatch):
-    """Without HOME, as under cron, the user's entry in the password file counts."""
-    monkeypatch.delenv("HOME")
-
-    assert embedded.place().data.is_absolute()
-
-
-@pytest.mark.parametrize(("directory", "used"), [("/run/user/1", True), ("/r" + "x" * 99, False)])
-def test_place_of_a_long_home(monkeypatch, directory, used):
-    """A long home's socket stands in the user's runtime directory, unless that is long as well; two
-    homes never share one."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
-    places = []
-    for name in ("x", "y"):
-        monkeypatch.setenv("HOME", "/" + name * 120)
-        places.append(embedded.place())
-
-    assert [str(where.runtime).startswith(directory) for where in places] == [used, used]
-    assert places[0].runtime != places[1].runtime
-    assert max(len(os.fsencode(where.socket)) for where in places) <= embedded.SOCKET_PATH_LIMIT
-
-
-def test_directory_of_somebody_else(home, monkeypatch):
-    """A directory that belongs to another user is not used."""
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-
-    with pytest.raises(Misconfigured, match="belongs to somebody else"):
-        embedded._private(home)
-
-
-def test_link_in_place_of_a_directory(home):
-    """Nor is one that somebody put a link in place of."""
-    (home / "real").mkdir()
-    (home / "link").symlink_to(home / "real")
-
-    with pytest.raises(Misconfigured, match="belongs to somebody else"):
-        embedded._private(home / "link")
-
-
-def test_directory_that_cannot_be(home):
-    """A place where no directory can be is named, with the way around."""
-    (home / "file").touch()
-
-    with pytest.raises(Misconfigured, match=r"cannot create .*set SEATCTL_URI instead"):
-        embedded._private(home / "file" / "data")
-
-
-# --- the binary ----------------------------------------------------------------------------------------
+# --- servers that do not start, or do not end ------------------------------------------------------
 
 
 def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o700)
     return path
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (None, "No such file or directory"),
-        ("echo I am no database", "it is no mongod"),
-        ("echo mongod: libssl.so.1.1 is missing >&2; exit 127", "libssl.so.1.1 is missing"),
-    ],
-)
-def test_chosen_binary_that_does_not_work(home, monkeypatch, text, says):
-    """SEATCTL_MONGOD that cannot be used ends in one clear message; nothing else is tried."""
-    chosen = home / "mongod"
-    if text is not None:
-        script(chosen, text)
-    monkeypatch.setenv("SEATCTL_MONGOD", str(chosen))
-
-    with pytest.raises(Misconfigured, match=f"SEATCTL_MONGOD={chosen} cannot be used: .*{says}"):
-        embedded.ensure_running()
-
-
-def test_no_binary(home, monkeypatch):
-    """Without any mongod one message says so, and how to get one."""
-    monkeypatch.setenv("PATH", str(home))
-    monkeypatch.setattr(sys, "path", [])
-
-    with pytest.raises(Misconfigured, match=r"none found.*seatctl.embedded.*docker.*SEATCTL_URI="):
-        embedded.ensure_running()
-
-
-def test_binaries_that_do_not_work(home, monkeypatch):
-    """Each mongod that was tried is named with the reason why it does not do."""
-    package = home / "site" / "fiftyone" / "db" / "bin"
-    package.mkdir(parents=True)
-    script(package / "mongod", "echo broken package >&2; exit 1")
-    script(home / "mongod", "exit 1")
-    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    monkeypatch.setattr(sys, "path", [str(home / "site")])
-
-    with pytest.raises(Misconfigured) as raised:
-        embedded.ensure_running()
-    assert f"{home / 'mongod'}: it is no mongod" in str(raised.value)
-    assert "the seatctl[embedded] package's: broken package" in str(raised.value)
-
-
-def test_order_of_binaries(home, monkeypatch):
-    """The chosen binary wins over PATH, PATH over the package."""
-    works = "echo db version v7"
-    on_path, chosen = script(home / "mongod", works), script(home / "chosen", works)
-    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    assert embedded.find_mongod(embedded.place())[0] == on_path
-
-    monkeypatch.setenv("SEATCTL_MONGOD", str(chosen))
-    assert embedded.find_mongod(embedded.place())[0] == chosen
 
 
 @pytest.mark.parametrize(
@@ -378,8 +273,7 @@ def test_order_of_binaries(home, monkeypatch):
         ),
     ],
 )
-def test_server_that_does_not_start(home, monkeypatch, log, says):
-    """A mongod that gives up is reported with its last words and where its log is."""
+def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monkeypatch, log, says):
     where = embedded.place()
     text = f'case "$*" in --version) echo db version v7;; *) log={where.log}; {log or ":"}; exit 1;; esac'
     monkeypatch.setenv("SEATCTL_MONGOD", str(script(home / "mongod", text)))
@@ -389,8 +283,7 @@ def test_server_that_does_not_start(home, monkeypatch, log, says):
     assert not embedded.exists()
 
 
-def test_server_that_vanishes(home, monkeypatch):
-    """A binary that disappears between trying and starting is no traceback."""
+def test_a_binary_that_disappears_after_it_was_tried_is_no_traceback(home, monkeypatch):
     binary = script(home / "mongod", 'rm "$0"; echo db version v7')
     monkeypatch.setenv("SEATCTL_MONGOD", str(binary))
 
@@ -398,12 +291,16 @@ def test_server_that_vanishes(home, monkeypatch):
         embedded.ensure_running()
 
 
-def test_server_that_does_not_end(home, monkeypatch):
-    """A server that ignores the request to end is reported, not waited for without end."""
+def test_a_server_that_does_not_end_is_not_waited_for_without_an_end(home, monkeypatch):
+    monkeypatch.setattr(embedded, "STOP_PATIENCE", 0)
     where = embedded.place()
-    where.db.mkdir(parents=True)
-    lock = where.db / "mongod.lock"
-    stubborn = """
+    with stubborn_process(where.db, "--dbpath", str(where.db), "--logpath", "x") as pid:
+        with pytest.raises(Unreachable, match=f"pid {pid}. does not end"):
+            embedded.stop()
+        assert home in where.db.parents
+
+
+STUBBORN = """
 import fcntl, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 lock = open(sys.argv[1], "w")
@@ -411,29 +308,59 @@ fcntl.flock(lock, fcntl.LOCK_EX)
 print(1, flush=True)
 time.sleep(60)
 """
-    command = [sys.executable, "-c", stubborn, str(lock)]
-    monkeypatch.setattr(embedded, "STOP_PATIENCE", 0)
+
+
+@contextmanager
+def stubborn_process(db, *arguments):
+    """A process that has the data in `db` open and does not end when it is asked to; its number."""
+    db.mkdir(parents=True, exist_ok=True)
+    lock = db / "mongod.lock"
+    command = [sys.executable, "-c", STUBBORN, str(lock), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         lock.write_text(str(process.pid))
-        with pytest.raises(Unreachable, match=f"pid {process.pid}. does not end"):
-            embedded.stop()
+        yield process.pid
         process.kill()
-    assert home.exists()
 
 
-def test_starting(home):
-    """While another process starts it, it is not used yet, though it may answer."""
+@pytest.mark.parametrize("elsewhere", [None, "other"])
+def test_a_process_that_is_not_our_mongod_on_our_data_is_never_signalled(home, monkeypatch, elsewhere):
+    """A server in a container, on the same home, has a number that is another process's here."""
     where = embedded.place()
-    assert not embedded._starting(where)
-    with embedded._alone(where):
-        assert embedded._starting(where)
-    assert not embedded._starting(where)
+    arguments = ["--dbpath", str(home), "--logpath", "x"] if elsewhere else []
+    with stubborn_process(where.db, *arguments) as pid, monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
+        for action in (embedded.stop, embedded.ensure_running):
+            with pytest.raises(Misconfigured, match=f"is in use, and not by process {pid}"):
+                action()
+
+
+def test_without_proc_the_command_is_asked_from_ps(home, monkeypatch):
+    """As on macOS; its answer is one text, and paths there have spaces in them."""
+    where = embedded.Place(home / "Application Support", home)
+    monkeypatch.setattr(embedded, "PROC", home / "nowhere")
+    bin_directory = home / "bin"
+    bin_directory.mkdir()
+    script(bin_directory / "ps", f'echo "mongod --dbpath {where.db} --logpath {where.log} --fork"')
+    monkeypatch.setenv("PATH", str(bin_directory))
+    assert embedded._is_our_mongod(where, 7)
+
+    script(bin_directory / "ps", "exit 1")
+    assert not embedded._is_our_mongod(where, 7)
+    (bin_directory / "ps").unlink()
+    assert not embedded._is_our_mongod(where, 7)
+
+
+def test_a_server_that_is_being_started_is_not_used_yet(home):
+    where = embedded.place()
+    assert not embedded._is_locked(where.start_lock)
+    with embedded._start_lock(where):
+        assert embedded._is_locked(where.start_lock)
+    assert not embedded._is_locked(where.start_lock)
     assert home in where.data.parents
 
 
-def test_answers(home):
-    """A socket file that nobody listens on does not answer."""
+def test_a_socket_that_nobody_listens_on_does_not_answer(home):
     where = embedded.Place(home, home)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(where.socket))

@@ -1,186 +1,83 @@
 """Indexes, guards, validators and retention: what `init` makes of any database, again and again."""
 
+import json
+import uuid
 from datetime import timedelta
 
 import pytest
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
-from seatctl.domain.model import RETENTION
-from seatctl.errors import Misconfigured, WriteRefused
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.errors import Unreachable, WriteRefused
 from seatctl.mongo import schema
-from seatctl.services import sales as booking
+from seatctl.mongo.client import connect
+from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED, UNAUTHORIZED
 
-MONTH = int(RETENTION.total_seconds())
-
-
-@pytest.fixture(params=["replica", "standalone"])
-def store(request):
-    """A store on a server, with everything that an index or validator needs."""
-    return request.getfixturevalue(f"{request.param}_store")
+MONTH = timedelta(days=30)
 
 
-def retention_index(store):
-    return store.database.jobLogs.index_information()[schema.RETENTION_INDEX]
+@pytest.fixture
+def database(replica):
+    """A fresh, empty database on a replica set."""
+    deployment = connect(replica.uri, f"test_{uuid.uuid4().hex}", "unused")
+    yield deployment.database
+    deployment.close()
 
 
-def test_init(store):
-    """On an empty database `init` creates the four collections with their indexes and validators and
-    says so; again, it has nothing to do."""
-    wanted = store.missing()
-    created = store.init()
+def init(database, keep=None):
+    return schema.create(database, keep, MONTH) + schema.create_validators(database)
+
+
+def missing(database):
+    return schema.missing(database) + schema.missing_validators(database)
+
+
+def names(database, collection):
+    return set(database[collection].index_information()) - {"_id_"}
+
+
+# --- init ----------------------------------------------------------------------------------------------
+
+
+def test_on_an_empty_database_init_creates_what_it_says_and_then_nothing(database):
+    wanted = missing(database)
+    created = init(database)
 
     assert set(created) == set(wanted)
-    assert {*schema.COLLECTIONS} < set(created)
-    assert set(store.database.list_collection_names()) >= set(schema.COLLECTIONS)
-    assert (store.missing(), store.init()) == ([], [])
+    assert {*schema.COLLECTIONS, "seatLocks.one_lock_per_key", "bookings.validator"} < set(created)
+    assert set(database.list_collection_names()) == set(schema.COLLECTIONS)
+    assert (missing(database), init(database)) == ([], [])
 
 
-def test_init_keeps_what_is_there(store, clock):
-    """On a database in use `init` adds what is missing and touches no document."""
-    event = booking.create_event(store, "Concert", 10, clock()).document["_id"]
-    booking.lock(store, event, "u", 1, key="k")
-    before = list(store.database.events.find()), list(store.database.seatLocks.find())
-    created = store.init()
+def test_init_adds_what_is_missing_and_touches_no_document(database):
+    schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
+    database.events.insert_one({"totalSeats": 10, "availableSeats": 11})
+    before = list(database.events.find())
+    created = init(database)
 
     assert "events" not in created
     assert "seatLocks.one_lock_per_key" not in created
     assert "jobLogs.retention" in created
-    assert before == (list(store.database.events.find()), list(store.database.seatLocks.find()))
+    assert before == list(database.events.find())
 
 
-def test_missing_one_by_one(store):
-    """Whatever is dropped is missed by name and created again."""
-    store.init()
-    store.database.seatLocks.drop_index("locks_of_event")
-    store.database.jobLogs.drop()
+def test_whatever_is_dropped_is_missing_by_name_and_created_again(database):
+    init(database)
+    database.seatLocks.drop_index("locks_of_event")
+    database.jobLogs.drop()
 
-    assert set(store.missing()) == {
+    assert set(missing(database)) == {
         "seatLocks.locks_of_event",
         "jobLogs",
         "jobLogs.retention",
-        *(f"jobLogs.{index.name}" for index in schema.READERS if index.collection == "jobLogs"),
+        *(str(index) for index in schema.READERS if index.collection == "jobLogs"),
     }
-    store.init()
-    assert store.missing() == []
+    init(database)
+    assert missing(database) == []
 
 
-def test_retention(store):
-    """Job log entries are kept for 30 days, or as long as `init` was told, which can be changed later."""
-    assert store.retention() is None
-    store.init()
-    assert store.retention() == RETENTION
-    assert retention_index(store)["expireAfterSeconds"] == MONTH
-
-    assert store.init(timedelta(days=7)) == ["jobLogs.retention"]
-    assert store.retention() == timedelta(days=7)
-    assert store.init() == []
-    assert store.retention() == timedelta(days=7)
-
-
-def test_retention_at_first(store):
-    """The first `init` can say how long."""
-    store.init(timedelta(hours=1))
-
-    assert store.retention() == timedelta(hours=1)
-
-
-def test_only_the_log_ages(store):
-    """No index ever deletes an event, a lock or a booking."""
-    store.init()
-    ageing = [
-        (name, index)
-        for name in schema.COLLECTIONS
-        for index, facts in store.database[name].index_information().items()
-        if "expireAfterSeconds" in facts
-    ]
-
-    assert ageing == [("jobLogs", "retention")]
-
-
-def test_retention_beside_another_programs_index(store):
-    """An index of another program on the same field does not stop `init`."""
-    store.database.jobLogs.create_index("executedAt")
-    store.init()
-
-    assert store.retention() == RETENTION
-
-
-def test_guard_of_another_program(store):
-    """Another program's unique index on the same keys, whatever its name, serves as our guard."""
-    store.database.bookings.create_index([("seatLockId", 1)], unique=True, name="theirs")
-    schema.ensure_guard(store.database, schema.ONE_BOOKING_PER_LOCK)
-    store.database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
-
-    with pytest.raises(DuplicateKeyError):
-        store.database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
-
-
-def test_guard_that_is_broken_already(replica_store):
-    """Where a foreign hand stored what a guard must rule out, the refusal names it."""
-    same = {"eventId": "e", "userId": "u", "idempotencyKey": "order-7"}
-    replica_store.database.seatLocks.insert_many([dict(same), dict(same)])
-
-    with pytest.raises(WriteRefused, match="eventId 'e' and userId 'u' and idempotencyKey 'order-7'"):
-        schema.ensure_guard(replica_store.database, schema.ONE_LOCK_PER_KEY)
-
-
-def test_guard_that_cannot_be(store):
-    """An index with our guard's name and no uniqueness is an error, not a guard."""
-    store.database.bookings.create_index([("seatLockId", 1)], name=schema.ONE_BOOKING_PER_LOCK.name)
-
-    with pytest.raises((OperationFailure, WriteRefused)):
-        schema.ensure_guard(store.database, schema.ONE_BOOKING_PER_LOCK)
-
-
-@pytest.mark.parametrize("guard", schema.GUARDS, ids=lambda guard: guard.name)
-@pytest.mark.parametrize("name", [None, "theirs"])
-def test_unique_index_that_leaves_documents_out(replica_store, guard, name):
-    """A unique index on some of the documents only is no guard: ours comes beside it, or, where it has
-    taken the name, is missed and asked for."""
-    database = replica_store.database
-    some = {"partialFilterExpression": {"status": "CONFIRMED"}, "unique": True}
-    database[guard.collection].create_index(list(guard.keys), name=name or guard.name, **some)
-    assert not schema.is_guarded(database, guard)
-    assert f"{guard.collection}.{guard.name}" in replica_store.missing()
-
-    if name:
-        schema.ensure_guard(database, guard)
-        assert schema.is_guarded(database, guard)
-    else:
-        with pytest.raises(WriteRefused, match=rf"dropIndex\(\"{guard.name}\"\)"):
-            schema.ensure_guard(database, guard)
-
-
-def test_guard_without_the_right(store, monkeypatch):
-    """A user who may not create indexes works where the guard exists, and learns it where it does not."""
-
-    def refused(*_):
-        raise OperationFailure("not authorized", schema.UNAUTHORIZED)
-
-    guard = schema.ONE_BOOKING_PER_LOCK
-    schema.ensure_guard(store.database, guard)
-    monkeypatch.setattr(schema.Index, "create", refused)
-    schema.ensure_guard(store.database, guard)
-
-    store.database.bookings.drop_index(guard.name)
-    with pytest.raises((OperationFailure, Misconfigured)):
-        schema.ensure_guard(store.database, guard)
-
-
-def test_guard_fails_for_its_own_reason(store, monkeypatch):
-    """Any other failure to create a guard is not passed over."""
-
-    def broken(*_):
-        raise OperationFailure("the disk is full", 14031)
-
-    monkeypatch.setattr(schema.Index, "create", broken)
-    with pytest.raises(OperationFailure, match="disk"):
-        schema.ensure_guard(store.database, schema.ONE_BOOKING_PER_LOCK)
-
-
-def test_two_inits_at_once(store, monkeypatch):
-    """A collection that appears between looking and creating is no error."""
+def test_a_collection_that_appears_between_looking_and_creating_is_no_error(database, monkeypatch):
     look = schema.missing
 
     def created_meanwhile(database):
@@ -189,11 +86,206 @@ def test_two_inits_at_once(store, monkeypatch):
         return wanted
 
     monkeypatch.setattr(schema, "missing", created_meanwhile)
-    store.init()
+    init(database)
 
     monkeypatch.undo()
-    assert store.missing() == []
+    assert missing(database) == []
 
+
+def test_the_sums_of_an_events_seats_are_read_from_an_index_alone(database):
+    init(database)
+    event = ObjectId()
+    database.seatLocks.insert_one({"eventId": event, "status": "ACTIVE", "seats": 2})
+    pipeline = [
+        {"$match": {"eventId": event, "status": {"$in": ["ACTIVE", "CONSUMED"]}}},
+        {"$group": {"_id": "$eventId", "seats": {"$sum": "$seats"}}},
+    ]
+    command = {"aggregate": "seatLocks", "pipeline": pipeline, "cursor": {}}
+    explained = database.command("explain", command, verbosity="executionStats")
+
+    assert '"totalDocsExamined": 0' in json.dumps(explained, default=str)
+
+
+# --- indexes of other programs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [*schema.GUARDS, *schema.READERS], ids=str)
+def test_an_equivalent_index_by_another_name_counts_as_there(database, index):
+    database[index.collection].create_index(list(index.keys), name="theirs", **index.options)
+    assert str(index) not in missing(database)
+    init(database)
+
+    assert "theirs" in names(database, index.collection)
+    assert index.name not in names(database, index.collection)
+    assert missing(database) == []
+
+
+def test_a_unique_index_on_every_document_serves_as_a_guard(database):
+    """As Mongoose creates it: ours is partial, and theirs rules out more."""
+    database.bookings.create_index([("seatLockId", 1)], unique=True, name="theirs")
+    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+    database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
+
+    assert names(database, "bookings") == {"theirs"}
+    with pytest.raises(DuplicateKeyError):
+        database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
+
+
+@pytest.mark.parametrize(
+    "options", [{"sparse": True}, {"collation": {"locale": "en"}}, {"partialFilterExpression": {"seats": 1}}]
+)
+def test_an_index_that_the_same_queries_cannot_use_does_not_count(database, options):
+    index = schema.LOCKS_OF_EVENT
+    database.seatLocks.create_index(list(index.keys), name="theirs", **options)
+
+    assert str(index) in missing(database)
+    init(database)
+    assert {"theirs", index.name} < names(database, "seatLocks")
+
+
+@pytest.mark.parametrize("index", [schema.ONE_BOOKING_PER_LOCK, schema.LOCKS_OF_EVENT], ids=str)
+def test_another_index_by_our_name_is_refused_with_the_way_out(database, index):
+    database[index.collection].create_index([("somethingElse", 1)], name=index.name)
+    assert str(index) in missing(database)
+
+    with pytest.raises(WriteRefused, match=rf"db.{index.collection}.dropIndex\(\"{index.name}\"\)"):
+        init(database)
+
+
+# --- guards --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guard", schema.GUARDS, ids=str)
+def test_a_guard_is_created_before_the_first_write_that_needs_it_and_stays(database, guard):
+    for _ in range(2):
+        schema.ensure_guard(database, guard)
+
+    assert names(database, guard.collection) == {guard.name}
+    assert guard.is_in(database)
+
+
+def test_documents_without_a_key_never_collide(database):
+    schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
+    database.seatLocks.insert_many([{"eventId": 1, "userId": 1}, {"eventId": 1, "userId": 1}])
+    database.seatLocks.insert_many([{"eventId": 1, "userId": 1, "idempotencyKey": None} for _ in "ab"])
+
+    assert database.seatLocks.count_documents({}) == 4
+
+
+def test_a_guard_waits_for_a_majority_and_not_for_ever(database, monkeypatch):
+    sent = []
+    monkeypatch.setattr(type(database.bookings), "create_indexes", lambda *_, **how: sent.append(how))
+    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+
+    assert sent == [{"commitQuorum": "majority", "maxTimeMS": 50_000}]
+
+
+def test_documents_that_a_guard_must_rule_out_are_named(database):
+    same = {"eventId": "e", "userId": "u", "idempotencyKey": "order-7"}
+    database.seatLocks.insert_many([dict(same), dict(same)])
+
+    with pytest.raises(WriteRefused, match="eventId 'e' and userId 'u' and idempotencyKey 'order-7'"):
+        schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
+
+
+@pytest.mark.parametrize("guard", schema.GUARDS, ids=str)
+@pytest.mark.parametrize("name", [None, "theirs"])
+def test_a_unique_index_that_leaves_documents_out_is_no_guard(database, guard, name):
+    """Ours comes beside it or, where it has taken the name, is missing and asked for."""
+    some = {"partialFilterExpression": {"status": "CONFIRMED"}, "unique": True}
+    database[guard.collection].create_index(list(guard.keys), name=name or guard.name, **some)
+    assert not guard.is_in(database)
+    assert str(guard) in missing(database)
+
+    if name:
+        schema.ensure_guard(database, guard)
+        assert guard.is_in(database)
+    else:
+        with pytest.raises(WriteRefused, match=rf"dropIndex\(\"{guard.name}\"\)"):
+            schema.ensure_guard(database, guard)
+
+
+def failing(code):
+    def create(*_):
+        raise OperationFailure("no", code)
+
+    return create
+
+
+def test_a_user_who_may_not_create_indexes_works_where_the_guard_exists(database, monkeypatch):
+    guard = schema.ONE_BOOKING_PER_LOCK
+    schema.ensure_guard(database, guard)
+    monkeypatch.setattr(schema.Index, "create", failing(UNAUTHORIZED))
+    schema.ensure_guard(database, guard)
+
+    database.bookings.drop_index(guard.name)
+    with pytest.raises(OperationFailure):
+        schema.ensure_guard(database, guard)
+
+
+def test_any_other_failure_to_create_a_guard_is_not_passed_over(database, monkeypatch):
+    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+    monkeypatch.setattr(schema.Index, "create", failing(14031))
+
+    with pytest.raises(OperationFailure):
+        schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+
+
+def test_an_index_that_takes_too_long_is_told_with_the_command_for_mongosh(database, monkeypatch):
+    monkeypatch.setattr(schema.Index, "create", failing(TIME_LIMIT_EXCEEDED))
+    keys = r'createIndex\({"seatLockId": 1}, {"name": "one_booking_per_lock", "unique": true, '
+
+    with pytest.raises(Unreachable, match=keys):
+        schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+
+
+# --- retention -----------------------------------------------------------------------------------------
+
+
+def test_the_log_is_kept_for_the_default_or_as_long_as_init_was_told(database):
+    assert schema.retention(database) is None
+    init(database)
+    assert schema.retention(database) == MONTH
+
+    assert init(database, timedelta(days=7)) == ["jobLogs.retention"]
+    assert schema.retention(database) == timedelta(days=7)
+    assert init(database) == []
+    assert schema.retention(database) == timedelta(days=7)
+
+
+def test_the_first_init_can_say_how_long(database):
+    init(database, timedelta(hours=1))
+
+    assert schema.retention(database) == timedelta(hours=1)
+
+
+def test_an_index_of_another_program_on_the_same_field_does_not_stop_init(database):
+    database.jobLogs.create_index("executedAt")
+    init(database)
+
+    assert schema.retention(database) == MONTH
+
+
+def test_only_the_log_ages(database):
+    init(database)
+    ageing = [
+        (name, index)
+        for name in schema.COLLECTIONS
+        for index, facts in database[name].index_information().items()
+        if "expireAfterSeconds" in facts
+    ]
+
+    assert ageing == [("jobLogs", "retention")]
+    assert list(schema.deleting_indexes(database)) == []
+
+
+def test_an_index_that_deletes_locks_is_found_also_when_it_is_hidden(database):
+    database.seatLocks.create_index("expiresAt", expireAfterSeconds=0, name="theirs", hidden=True)
+
+    assert list(schema.deleting_indexes(database)) == [("seatLocks", "theirs")]
+
+
+# --- validators ----------------------------------------------------------------------------------------
 
 FORBIDDEN = [
     ("events", {"totalSeats": 10, "availableSeats": -1}),
@@ -207,29 +299,44 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize(("collection", "document"), FORBIDDEN)
-def test_validators(store, collection, document):
-    """After `init` no writer can store what breaks invariant 2 or a state that nobody defined."""
-    store.init()
+def test_no_writer_can_store_what_breaks_invariant_2_or_an_unknown_state(database, collection, document):
+    init(database)
 
     with pytest.raises(WriteError, match="failed validation"):
-        store.database[collection].insert_one(document)
+        database[collection].insert_one(document)
 
 
-def test_validators_leave_old_faults_mendable(store):
-    """A document that was wrong before can still be changed, and so mended."""
-    event = store.database.events.insert_one({"totalSeats": 10, "availableSeats": -1}).inserted_id
-    store.init()
-    store.database.events.update_one({"_id": event}, {"$set": {"name": "still wrong"}})
-    store.database.events.update_one({"_id": event}, {"$set": {"availableSeats": 10}})
+def test_every_known_state_can_be_stored(database):
+    init(database)
+    database.seatLocks.insert_many([{"seats": 1, "status": status.value} for status in LockStatus])
+    database.bookings.insert_many([{"status": status.value} for status in BookingStatus])
+
+    assert {"CANCELLED"} < set(database.seatLocks.distinct("status"))
+    assert {"CANCELLED", "INITIATED"} < set(database.bookings.distinct("status"))
+
+
+def test_a_document_that_was_wrong_before_can_still_be_changed_and_so_repaired(database):
+    event = database.events.insert_one({"totalSeats": 10, "availableSeats": -1}).inserted_id
+    init(database)
+    database.events.update_one({"_id": event}, {"$set": {"name": "still wrong"}})
+    database.events.update_one({"_id": event}, {"$set": {"availableSeats": 10}})
 
     with pytest.raises(WriteError):
-        store.database.events.update_one({"_id": event}, {"$set": {"availableSeats": 11}})
+        database.events.update_one({"_id": event}, {"$set": {"availableSeats": 11}})
 
 
-def test_validator_of_another_program(store):
-    """A validator that somebody else installed is theirs."""
-    store.database.create_collection("bookings", validator={"user": {"$exists": True}})
-    store.init()
-    found = {each["name"]: each["options"] for each in store.database.list_collections()}
+def test_an_old_validator_of_ours_is_replaced(database):
+    shape = {"$jsonSchema": {"title": "seatctl: an old one", "required": ["status"]}}
+    database.create_collection("bookings", validator=shape)
+
+    assert "bookings.validator" in missing(database)
+    init(database)
+    assert missing(database) == []
+
+
+def test_a_validator_that_somebody_else_installed_is_theirs(database):
+    database.create_collection("bookings", validator={"user": {"$exists": True}})
+    init(database)
+    found = {each["name"]: each["options"] for each in database.list_collections()}
 
     assert found["bookings"]["validator"] == {"user": {"$exists": True}}

@@ -1,42 +1,47 @@
 """How results look: whole in a pipe, fitting in a terminal, and never reading data as markup."""
 
+from __future__ import annotations
+
 import io
 import json
+import re
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from bson import ObjectId
-from rich.console import Console
+from bson.decimal128 import Decimal128
 
-from seatctl.domain.model import BookingStatus, JobStatus, LockStatus
-from seatctl.output import tables as output
-from seatctl.services.audit import Fault, Finding
+from seatctl.domain.states import BookingStatus, JobStatus, LockStatus
+from seatctl.domain.words import count
+from seatctl.output import console, formats, live, tables
+from seatctl.output.progress import Progress
 
 ID = ObjectId("65f000000000000000000001")
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
 
-class Screen(io.StringIO):
-    """A terminal."""
-
+class Terminal(io.StringIO):
     encoding = "utf-8"
 
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
-def terminal(monkeypatch, columns=80):
-    """Make standard output a terminal of that width. No fixture: capturing would replace it again."""
-    screen = Screen()
-    monkeypatch.setattr(sys, "stdout", screen)
+def use_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> Terminal:
+    """Make stdout a terminal of that width. No fixture: capturing would replace it again."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return screen
+    return terminal
 
 
-def event(**fields):
+def event(**fields: Any) -> dict[str, Any]:
     return {
         "_id": ID,
         "name": "Concert",
@@ -49,6 +54,21 @@ def event(**fields):
     }
 
 
+# --- words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 seats"), (1, "1 seat"), (2, "2 seats"), (9_999, "9999 seats"), (10_000, "10,000 seats")],
+)
+def test_one_is_singular_and_five_digits_have_a_separator(number: int, words: str) -> None:
+    assert count(number, "seat") == words
+
+
+def test_an_irregular_plural_is_given() -> None:
+    assert [count(number, "index", "indexes") for number in (1, 2)] == ["1 index", "2 indexes"]
+
+
 # --- values --------------------------------------------------------------------------------------------
 
 
@@ -59,114 +79,140 @@ def event(**fields):
         (NOON, "2027-01-01T12:00:00Z"),
         (float("nan"), None),
         (float("-inf"), None),
+        (1e300, 1e300),
+        (Decimal128("2"), "2"),
         ({"a": [ID, (NOON,)], 1: None}, {"a": [str(ID), ["2027-01-01T12:00:00Z"]], "1": None}),
         ([1, 1.5, True, "x"], [1, 1.5, True, "x"]),
         ({"seats": 2.0}, {"seats": 2}),
     ],
 )
-def test_plain(value, plain):
-    """Ids are hex strings, times ISO 8601 with Z, and everything else something that JSON has."""
-    assert repr(output.plain(value)) == repr(plain)
-    json.dumps(output.plain(value), allow_nan=False)
+def test_every_stored_value_has_a_form_in_json(value: object, plain: object) -> None:
+    assert repr(formats.plain(value)) == repr(plain)
+    json.dumps(formats.plain(value), allow_nan=False)
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         (None, ""),
+        (True, "yes"),
+        (False, "no"),
         (NOON.replace(microsecond=5000), "2027-01-01T12:00:00Z"),
         ({"a": ID}, '{"a": "65f000000000000000000001"}'),
         ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
         ("ä 😀", "ä 😀"),
         ("right\u202eleft", "right\\u202eleft"),
-        (5, "5"),
+        (12_345, "12345"),
         (5.0, "5"),
         (-0.5, "-0.5"),
     ],
 )
-def test_text(value, text):
-    """A value fits in a line; what does not print is shown as an escape."""
-    assert output.text(value) == text
+def test_every_value_is_one_line_of_text_that_no_terminal_obeys(value: object, text: str) -> None:
+    assert formats.text(value) == text
 
 
-def test_json_in_a_pipe(capsys):
-    """JSON is exactly one document, on one line."""
-    output.print_json({"name": "ä", "id": ID})
-    told = capsys.readouterr().out
-
-    assert json.loads(told) == {"name": "ä", "id": str(ID)}
-    assert told.count("\n") == 1
+@pytest.mark.parametrize(
+    ("value", "number"), [(2, 2), (2.0, 2), (2.5, None), (True, None), ("2", None), (float("inf"), None)]
+)
+def test_a_whole_number_may_be_stored_as_a_float(value: object, number: int | None) -> None:
+    assert formats.whole_number(value) == number
 
 
-def test_json_in_a_terminal(monkeypatch):
-    """A person gets it indented."""
-    screen = terminal(monkeypatch)
-    output.print_json([{"a": 1}])
+def test_json_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    formats.print_json({"name": "ä", "id": ID})
+    printed = capsys.readouterr().out
 
-    assert json.loads(screen.getvalue()) == [{"a": 1}]
-    assert screen.getvalue().count("\n") > 3
-
-
-def test_json_for_a_narrow_encoding(monkeypatch):
-    """Where the output cannot carry a letter, JSON carries its escape."""
-    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", narrow)
-    output.print_json("ä")
-    narrow.flush()
-
-    assert json.loads(narrow.buffer.getvalue()) == "ä"
+    assert json.loads(printed) == {"name": "ä", "id": str(ID)}
+    assert printed.count("\n") == 1
 
 
-def test_ids(capsys):
-    """Ids stand alone, one a line, whatever they are."""
-    output.print_ids([{"_id": ID}, {"_id": "a\nb"}])
+def test_json_in_a_terminal_is_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    formats.print_json([{"a": 1}])
+
+    assert json.loads(terminal.getvalue()) == [{"a": 1}]
+    assert terminal.getvalue().count("\n") > 3
+
+
+def test_json_escapes_what_the_encoding_cannot_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    formats.print_json("ä")
+
+    assert json.loads(written.getvalue()) == "ä"
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_list_is_one_json_document(capsys: pytest.CaptureFixture[str], number: int) -> None:
+    documents = [{"_id": n} for n in range(number)]
+    formats.print_json_list(iter(documents))
+
+    assert json.loads(capsys.readouterr().out) == documents
+
+
+@pytest.mark.parametrize("print_list", [formats.print_json_list, formats.print_ids])
+def test_a_list_is_printed_as_it_is_read(capsys: pytest.CaptureFixture[str], print_list: Any) -> None:
+    def documents() -> Iterator[dict[str, object]]:
+        yield {"_id": "first"}
+        assert "first" in capsys.readouterr().out
+        yield {"_id": "second"}
+
+    print_list(documents())
+
+    assert "second" in capsys.readouterr().out
+
+
+def test_ids_are_printed_one_a_line_whatever_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    formats.print_ids([{"_id": ID}, {"_id": "a\nb"}])
 
     assert capsys.readouterr().out == f"{ID}\na\\nb\n"
 
 
-# --- tables --------------------------------------------------------------------------------------------
+# --- printing --------------------------------------------------------------------------------------------
 
 
-def test_table_in_a_pipe(capsys):
-    """A pipe gets the table at its natural width: no colour, no wrapping, no id cut, no trailing space."""
-    output.show(output.events_table([event(name="x" * 300)], title="Events"), "a line  ")
-    told = capsys.readouterr().out
+def test_a_pipe_gets_the_table_at_its_natural_width(capsys: pytest.CaptureFixture[str]) -> None:
+    """No colour, no wrapping, no id cut, no trailing space."""
+    console.show(tables.events_table([event(name="x" * 300)], title="Events"), "a line  ")
+    printed = capsys.readouterr().out
 
-    assert str(ID) in told
-    assert "x" * 300 in told
-    assert "\x1b" not in told
-    assert all(line == line.rstrip() for line in told.splitlines())
-    assert told.endswith("a line\n")
+    assert str(ID) in printed
+    assert "x" * 300 in printed
+    assert "\x1b" not in printed
+    assert all(line == line.rstrip() for line in printed.splitlines())
+    assert printed.endswith("a line\n")
 
 
-def test_table_in_a_terminal(monkeypatch):
-    """A terminal gets colour and a table no wider than its window."""
-    screen = terminal(monkeypatch)
-    output.show(output.locks_table([{"_id": ID, "status": "ACTIVE", "eventId": ID}]))
-    told = screen.getvalue()
+def test_a_terminal_gets_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    console.show(tables.locks_table([{"_id": ID, "status": "ACTIVE", "eventId": ID}]))
 
-    assert "\x1b[" in told
-    assert "ACTIVE" in told
+    assert "\x1b[36mACTIVE" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 500])
-def test_no_id_is_ever_cut(monkeypatch, columns):
-    """However narrow the window, every id stands there whole, folded at worst."""
-    screen = terminal(monkeypatch, columns)
+def test_no_id_is_ever_cut(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """However narrow the window is, every id is there, folded at worst, and no line is too long."""
+    terminal = use_terminal(monkeypatch, columns)
     monkeypatch.setenv("NO_COLOR", "1")
-    output.show(output.bookings_table([{"_id": ID, "event": ID, "seatLockId": ID, "user": ID}]))
-    digits = "".join(letter for letter in screen.getvalue() if letter.isdigit())
+    console.show(tables.bookings_table([{"_id": ID, "event": ID, "seatLockId": ID, "user": ID}]))
+    lines = re.sub(r"\x1b\[\d*m", "", terminal.getvalue()).splitlines()
 
-    assert "…" not in screen.getvalue()
-    assert digits.count("65000000000000000000001") == 4 or columns == 20
-    assert digits.count("65") == 4
+    assert max(map(len, lines)) <= columns
+    assert "…" not in "".join(lines)
+    folded = "".join(line.split("│")[-2].strip() if columns < 80 else line for line in lines if "│" in line)
+    assert folded.count(str(ID)) == 4
 
 
-def test_data_is_no_markup(capsys):
-    """Brackets and emoji codes in a name are shown as they are."""
-    output.show(output.events_table([event(name="[red]x[/red] :smile:")]))
+def test_data_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(tables.events_table([event(name="[red]x[/red] :smile:")]), "[bold]line[/bold]")
+    printed = capsys.readouterr().out
 
-    assert "[red]x[/red] :smile:" in capsys.readouterr().out
+    assert "[red]x[/red] :smile:" in printed
+    assert "[bold]line[/bold]" in printed
+
+
+# --- tables ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,96 +226,97 @@ def test_data_is_no_markup(capsys):
         ({"totalSeats": "many"}, "?"),
     ],
 )
-def test_bar(fields, bar, monkeypatch):
-    """How full an event is shows at a glance; the first seat sold is seen, and bad numbers break nothing."""
-    monkeypatch.setattr(sys, "stdout", Screen())
+def test_a_bar_shows_how_full_an_event_is(
+    fields: dict[str, Any], bar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first seat sold can be seen, and numbers that are none break nothing."""
+    monkeypatch.setattr(sys, "stdout", Terminal())
 
-    assert output.bar(event(**fields)).plain == bar
+    assert tables.occupancy(event(**fields)).plain == bar
 
 
-def test_bar_in_ascii(monkeypatch):
-    """Where blocks cannot be printed, letters do."""
+def test_the_bar_is_ascii_where_blocks_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
 
-    assert output.bar(event(sold=5, locked=2)).plain == "######+++...  70%"
+    assert tables.occupancy(event(sold=5, locked=2)).plain == "######+++...  70%"
 
 
 @pytest.mark.parametrize("collection", ["events", "seatLocks", "bookings", "jobLogs"])
-def test_bare_documents(capsys, collection):
-    """A document of another program that lacks every field is a row like any other."""
-    output.show(output.TABLES[collection]([{"_id": ID}]))
+def test_a_document_without_any_field_is_a_row(capsys: pytest.CaptureFixture[str], collection: str) -> None:
+    console.show(tables.TABLES[collection]([{"_id": ID}]))
 
     assert str(ID) in capsys.readouterr().out
 
 
-def test_jobs_table(capsys):
-    """A run is shown with what it did; details that are none break nothing."""
+def test_a_job_run_is_shown_with_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers have separators; details that are none break nothing."""
     details = {"recordsProcessed": 12_345, "seatsRestored": 7, "duration": 3}
     runs = [{"_id": ID, "status": "FAILED", "error": "why", "details": details}, {"_id": ID, "details": "x"}]
-    output.show(output.jobs_table(runs))
-    told = capsys.readouterr().out
+    console.show(tables.job_runs_table(runs))
+    printed = capsys.readouterr().out
 
-    assert "12345" in told
-    assert "why" in told
-
-
-def test_every_status_has_its_style():
-    """No state is left without a colour of its own."""
-    assert {*LockStatus, *BookingStatus, *JobStatus} == set(output.STYLES)
+    assert "12,345" in printed
+    assert "why" in printed
 
 
-def test_document_table(capsys):
-    """One document is shown a field a line, and what a job found one item a line."""
-    run = {"_id": ID, "details": {"findings": [{"fault": "x"}, {"fault": "y"}], "duration": 5, "none": []}}
-    output.show(output.document_table(run, "job run"))
-    told = capsys.readouterr().out
-
-    assert told.count("details.findings") == 2
-    assert '{"fault": "y"}' in told
-    assert told.startswith("job run\n")
+def test_every_state_has_a_style() -> None:
+    assert {*LockStatus, *BookingStatus, *JobStatus} <= set(tables.STYLES)
 
 
-def test_findings_table(capsys):
-    """What is wrong is shown with what to do about it, or what was done."""
-    found = Finding(Fault.COUNTER_DRIFT, "message", event=ID).as_document()
-    output.show(output.findings_table([found, {**found, "outcome": "corrected"}]))
-    told = capsys.readouterr().out
+def test_a_document_is_shown_one_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the lists in its details one item a line."""
+    run = {"_id": ID, "details": {"steps": [{"fault": "x"}, {"fault": "y"}], "duration": 5, "none": []}}
+    console.show(tables.document_table(run, "job run"))
+    printed = capsys.readouterr().out
 
-    assert "seatctl recover" in told
-    assert "corrected" in told
-
-
-def test_checks_table(capsys):
-    """A number that is not as promised is called wrong."""
-    output.show(output.checks_table([("seats", 100, 100), ("locks", 5, 4)]))
-    told = capsys.readouterr().out
-
-    assert (told.count("ok"), told.count("WRONG")) == (1, 1)
+    assert printed.count("details.steps") == 2
+    assert '{"fault": "y"}' in printed
+    assert "details.none" in printed
+    assert printed.startswith("job run\n")
 
 
-def test_summary_table(capsys):
-    """A job that never ran has no success rate."""
+def test_a_violation_is_shown_with_its_remedy_or_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    violation = {"fault": "counter_drift", "message": "message", "remedy": "seatctl recover"}
+    console.show(tables.violations_table([violation]))
+    console.show(tables.violations_table([{**violation, "outcome": "corrected"}], "outcome"))
+    first, second = capsys.readouterr().out.split("╯\n", 1)
+
+    assert "what to do" in first
+    assert "seatctl recover" in first
+    assert "corrected" in second
+    assert "seatctl recover" not in second
+
+
+def test_a_value_that_is_not_as_expected_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(tables.checks_table([("seats", 100, 100), ("healthy", True, False)]))
+    printed = capsys.readouterr().out
+
+    rows = [line.replace("│", " ").split() for line in printed.splitlines() if line.startswith("│")]
+    assert rows[1:] == [["seats", "100", "100", "ok"], ["healthy", "yes", "no", "WRONG"]]
+
+
+def test_a_job_that_never_ran_has_no_success_rate(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"recordsProcessed": 0, "seatsRestored": 0, "medianDuration": None, "worstDuration": None}
     rows = [
         {**row, "jobType": "RECOVERY", "runs": 0, "successRate": None},
         {**row, "jobType": "LOCK_EXPIRY", "runs": 3, "successRate": 2 / 3},
     ]
-    output.show(output.summary_table(rows))
+    console.show(tables.summary_table(rows))
+    printed = capsys.readouterr().out
 
-    assert "66.7%" in capsys.readouterr().out
+    assert "66.7%" in printed
+    assert printed.count("%") == 1
 
 
-@pytest.mark.parametrize("healthy", [True, False])
-def test_health_tables(capsys, healthy):
-    """Health starts with the verdict and ends with what is wrong."""
-    job = {"runs": 1, "statuses": {"SUCCESS": 1}, "lastRun": NOON, "lastStatus": None, "lastSuccess": None}
-    state = {
-        "healthy": healthy,
-        "jobs": {"RECOVERY": job},
+def health_state(**changes: Any) -> dict[str, Any]:
+    job = {"runs": 3, "statuses": {"SUCCESS": 1_440}, "lastRun": NOON, "lastStatus": "SUCCESS"}
+    return {
+        "healthy": True,
+        "jobs": {"BOOKING_EXPIRY": {**job, "lastSuccess": NOON}},
         "backlog": {
             "overdueLocks": 0,
             "oldestLockSeconds": 0,
-            "overdueBookings": 1234,
+            "overdueBookings": 12_345,
             "oldestBookingSeconds": 3661,
         },
         "inventory": {
@@ -278,70 +325,150 @@ def test_health_tables(capsys, healthy):
             "availableSeats": 5,
             "lockedSeats": 2,
             "soldSeats": 3,
-            "inconsistentEvents": [] if healthy else [ID],
+            "inconsistentEvents": [],
+            "inconsistentEventsCount": 0,
         },
-        "problems": [] if healthy else ["LOCK_EXPIRY has never run"],
+        "problems": [],
         "warnings": ["clocks differ"],
+        **changes,
     }
-    output.show(*output.health_tables(state))
-    told = capsys.readouterr().out
-
-    assert told.startswith("healthy" if healthy else "NOT healthy")
-    assert "1,234, the oldest for 1h1m" in told
-    assert "never ran" in told
-    assert ("problem: LOCK_EXPIRY has never run" in told) is not healthy
-    assert "warning: clocks differ" in told
 
 
-# --- screens that move -----------------------------------------------------------------------------------
+def test_health_starts_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(*tables.health_parts(health_state()))
+    printed = capsys.readouterr().out
+
+    assert printed.startswith("healthy\n")
+    assert "12,345, the oldest for 1h1m" in printed
+    assert "last success" not in printed, "every last run succeeded"
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "problem" not in printed
+    assert printed.endswith("warning: clocks differ\n")
 
 
-def test_live(monkeypatch):
-    """A live screen is redrawn on demand, knows its size, and keeps its last line."""
-    told = terminal(monkeypatch)
+def test_health_shows_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    never = {"runs": 0, "statuses": {}, "lastRun": None, "lastStatus": None, "lastSuccess": None}
+    failed = {"runs": 1, "statuses": {"FAILED": 1}, "lastRun": NOON, "lastStatus": "FAILED"}
+    jobs = {"RECOVERY": never, "LOCK_EXPIRY": {**failed, "lastSuccess": None}}
+    inventory = {
+        **health_state()["inventory"],
+        "inconsistentEvents": [ID, "b"],
+        "inconsistentEventsCount": 5,
+    }
+    wrong = health_state(healthy=False, jobs=jobs, inventory=inventory, problems=["never\nran"])
+    console.show(*tables.health_parts(wrong))
+    printed = capsys.readouterr().out
+
+    assert printed.startswith("NOT healthy\n")
+    assert "never ran" in printed
+    assert "last success" in printed
+    assert f" {ID} │\n" in printed
+    assert "and 3 others" in printed
+    assert "problem: never\\nran\n" in printed
+
+
+# --- a live screen -----------------------------------------------------------------------------------------
+
+
+def test_a_live_screen_is_drawn_on_demand_and_knows_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
     monkeypatch.setenv("LINES", "30")
-    with output.live() as (screen, size):
-        screen.update(output.full_screen([output.checks_table([])], "the end\n"), refresh=True)
-        assert size() == (80, 30)
-    assert "promised" in told.getvalue()
-    assert "the end\\n" in told.getvalue()
+    with live.live_screen() as screen:
+        screen.draw(live.full_screen([tables.checks_table([])], "the end\n"))
+        assert screen.size == (80, 30)
+
+    assert "expected" in terminal.getvalue()
+    assert "the end\\n" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l"), "the terminal is left as it was"
 
 
 @pytest.mark.parametrize(
     ("width", "columns"), [(20, ["name"]), (80, ["name", "seats"]), (130, ["id", "name", "seats"])]
 )
-def test_glance_table(width, columns):
-    """A window gets the columns that are worth their place in it."""
-    made = output.glance_table({"id": 130, "name": 0, "seats #": 80}, [(ID, "x", 1)], width)
+def test_a_window_shows_the_columns_it_has_room_for(width: int, columns: list[str]) -> None:
+    made = live.glance_table({"id": 130, "name": 0, "seats #": 80}, [(ID, "x", 12_345)], width)
 
     assert [column.header for column in made.columns] == columns
+    assert width < 80 or str(next(iter(made.columns[-1].cells))) == "12,345"
 
 
-def test_progress(monkeypatch):
-    """A bar appears with the second batch, counts what is left, and vanishes at the end."""
-    error = Screen()
-    monkeypatch.setattr(sys, "stderr", error)
+def test_a_section_without_rows_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(live.glance_table({"name": 0}, [], 80))
+
+    assert "none" in capsys.readouterr().out
+
+
+# --- progress -----------------------------------------------------------------------------------------
+
+
+def terminal_on_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    counted = []
-    progress = output.Progress("locks", lambda: counted.append(1) or 50)
+    monkeypatch.setenv("COLUMNS", "100")
+    return terminal
+
+
+def counting_fails() -> int:
+    pytest.fail("counted without need")
+
+
+def test_the_bar_appears_with_the_second_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts once what is left, and vanishes at the end."""
+    stderr, counted = terminal_on_stderr(monkeypatch), Counter[str]()
+
+    def left() -> int:
+        counted["queries"] += 1
+        return 50
+
+    progress = Progress()
+    progress.start("[locks]", left)
     progress.advance(10)
-    assert error.getvalue() == ""
+    assert stderr.getvalue() == ""
 
     progress.advance(20)
-    progress.advance(20)
-    progress.close()
-    assert "locks" in error.getvalue()
-    assert counted == [1]
+    progress.advance(50)
+    progress.stop()
+    progress.stop()
+    shown = stderr.getvalue()
+
+    assert "[locks]" in shown
+    assert "80/80" in shown
+    assert shown.endswith("\x1b[2K"), "the line of the bar is erased"
+    assert counted["queries"] == 1
 
 
-def test_progress_of_a_short_job():
-    """A job of one batch shows nothing and counts nothing."""
-    progress = output.Progress("locks", lambda: pytest.fail("counted for nothing"))
+def test_a_job_of_one_batch_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_on_stderr(monkeypatch)
+    progress = Progress()
+    progress.start("locks", counting_fails)
     progress.advance(10)
-    progress.close()
+    progress.stop()
+
+    assert stderr.getvalue() == ""
 
 
-def test_console_width():
-    """Outside a terminal nothing limits a line."""
-    assert isinstance(output.console(), Console)
-    assert output.console().width == output.ANY_WIDTH
+def test_each_stage_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_on_stderr(monkeypatch)
+    progress = Progress()
+    for what in ("bookings", "locks"):
+        progress.start(what, lambda: 1)
+        progress.advance(1)
+        progress.advance(1)
+    progress.stop()
+
+    assert "bookings" in stderr.getvalue()
+    assert "locks" in stderr.getvalue()
+    assert "3/3" not in stderr.getvalue(), "the first stage is over"
+
+
+def test_a_pipe_sees_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    progress = Progress()
+    progress.start("locks", counting_fails)
+    for _ in range(3):
+        progress.advance(10)
+    progress.stop()
+
+    assert pipe.getvalue() == ""

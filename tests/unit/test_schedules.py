@@ -1,4 +1,4 @@
-"""The schedules: what they say, that the real tools take them, and that each line of them runs."""
+"""Crontab and systemd units: what they contain, that the real tools accept them, and that they run."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 import pytest
-from conftest import open_store, read
-from terminal import Shell
 
-from seatctl.domain.model import JobStatus, JobType
+from seatctl.domain.states import JobStatus, JobType
 from seatctl.errors import Usage
-from seatctl.ops import schedules as schedule
-from seatctl.ops.schedules import BOOKINGS, FAILURE, LOCKS, RECOVER, URI_FILE, cron, systemd
+from seatctl.ops import cron, systemd
+from seatctl.ops.installation import PROGRAM, URI_FILE, USER
+from seatctl.ops.systemd import BOOKINGS, FAILURE, LOCKS, RECOVER
 
+if TYPE_CHECKING:
+    from terminal import Shell
+
+EXAMPLE = Path(__file__).parents[2].joinpath("crontab.example").read_text()
 INSTALLED = str(Path(sys.executable).with_name("seatctl"))
 IN_TMP = "/tmp/venv/bin/seatctl"  # noqa: S108 - a name, nothing is written
 ODD = "/opt/50% of it's mine/\\%/seatctl"
 
 
-def have(tool: str) -> bool:
-    """Whether a program of the host is here; in CI it must be."""
-    found = shutil.which(tool) is not None
-    assert found or not os.environ.get("CI"), f"{tool} must be installed in CI"
-    return found
-
-
-def ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """What a program of the host says."""
+def run_tool(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the host; in CI it must be there."""
+    if shutil.which(command[0]) is None:
+        assert not os.environ.get("CI"), f"{command[0]} must be installed in CI"
+        pytest.skip(f"{command[0]} is not installed")
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -69,41 +69,52 @@ def uri_file(tmp_path: Path, database_uri: str) -> str:
     return str(path)
 
 
+@pytest.fixture
+def shell(tmp_path: Path, uri_file: str) -> Shell:
+    from terminal import Shell
+
+    return Shell({"HOME": str(tmp_path), "SEATCTL_URI_FILE": uri_file})
+
+
 # --- cron ------------------------------------------------------------------------------------------
 
 
 def test_the_example_is_what_the_command_prints() -> None:
     """`crontab.example` is the crontab of an installation in the standard place."""
-    assert cron(schedule.PROGRAM, schedule.USER, schedule.URI_FILE) == read("crontab.example")
+    assert cron.crontab(PROGRAM, USER, URI_FILE) == EXAMPLE
 
 
 def test_crontab_runs_every_job() -> None:
-    """Recovery runs at boot with patience, both expiry jobs every minute and half a minute apart."""
-    crontab = read("crontab.example")
-
-    assert commands(crontab) == [
+    """Recovery at boot, waiting for the database, both sweeps every minute and half a minute apart."""
+    assert commands(EXAMPLE) == [
         "/usr/local/bin/seatctl recover -q --wait 5m",
         "/usr/local/bin/seatctl expire-bookings -q",
         "sleep 30 && /usr/local/bin/seatctl expire-locks -q",
     ]
-    assert crontab.count("\n@reboot ") == 1
-    assert crontab.count("\n* * * * * ") == 2
+    assert EXAMPLE.count("\n@reboot ") == 1
+    assert EXAMPLE.count("\n* * * * * ") == 2
 
 
-def test_crontab_names_its_environment() -> None:
-    """The crontab relies on nothing that cron does not give: shell, path, recipient and URI are named."""
-    assert settings(cron("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
+def test_the_health_check_of_the_crontab_works_without_its_comment_sign() -> None:
+    enabled = EXAMPLE.replace("\n#7,", "\n7,")
+
+    assert commands(enabled)[3:] == ["/usr/local/bin/seatctl health -q"]
+
+
+def test_crontab_sets_its_environment() -> None:
+    """The crontab relies on nothing that cron does not provide: shell, path, recipient, URI and database."""
+    assert settings(cron.crontab("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
         "SHELL": "/bin/sh",
-        "PATH": schedule.PATH,
+        "PATH": cron.PATH,
         "MAILTO": "booking",
         "SEATCTL_URI_FILE": "/etc/seatctl/uri",
         "SEATCTL_DATABASE": "tickets",
     }
 
 
-def test_crontab_has_no_comment_behind_a_command() -> None:
+def test_crontab_has_no_comment_after_a_command() -> None:
     """Cron would hand such a comment to the shell."""
-    for crontab in (read("crontab.example"), cron(ODD, "seatctl", URI_FILE)):
+    for crontab in (EXAMPLE, cron.crontab(ODD, "seatctl", URI_FILE)):
         assert all("#" not in command for command in commands(crontab))
 
 
@@ -114,7 +125,7 @@ def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: P
     here.parent.mkdir(parents=True)
     here.write_text('#!/bin/sh\necho "$1"\n')
     here.chmod(0o755)
-    crontab = cron(str(here), "seatctl", URI_FILE)
+    crontab = cron.crontab(str(here), "seatctl", URI_FILE)
 
     answers = [run_as_cron(crontab, command) for command in commands(crontab)]
 
@@ -124,8 +135,8 @@ def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: P
 
 def test_crontab_quotes_a_value_that_starts_like_a_quote() -> None:
     """A file name that begins with a quote or a space reaches the program unchanged."""
-    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in cron("/opt/seatctl", "seatctl", "'quoted'/uri")
-    assert """SEATCTL_URI_FILE=" spaced"\n""" in cron("/opt/seatctl", "seatctl", " spaced")
+    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in cron.crontab("/opt/seatctl", "seatctl", "'quoted'/uri")
+    assert """SEATCTL_URI_FILE=" spaced"\n""" in cron.crontab("/opt/seatctl", "seatctl", " spaced")
 
 
 @pytest.mark.parametrize(
@@ -139,55 +150,51 @@ def test_crontab_quotes_a_value_that_starts_like_a_quote() -> None:
         ("/opt/seatctl", "seatctl", URI_FILE, "a\nb"),
     ],
 )
-def test_what_no_schedule_can_carry_is_refused(
+def test_what_no_schedule_can_contain_is_refused(
     program: str, user: str, uri_file: str, database: str | None
 ) -> None:
     """A relative program, an empty name or a line break is a usage error, not a broken file."""
-    for make in (cron, systemd):
+    for make in (cron.crontab, systemd.units):
         with pytest.raises(Usage):
             make(program, user, uri_file, database)
 
 
-def test_both_kinds_of_quotes_are_refused() -> None:
-    """Cron has no escapes, so a value that needs them cannot be written."""
+def test_a_crontab_value_with_both_kinds_of_quotes_is_refused() -> None:
+    """Cron has no escapes."""
     with pytest.raises(Usage, match="both kinds of quotes"):
-        cron("/opt/seatctl", "seatctl", "'\"/uri")
+        cron.crontab("/opt/seatctl", "seatctl", "'\"/uri")
 
 
-def test_debians_crontab_accepts_it(tmp_path: Path) -> None:
-    """Debian's `crontab` finds no fault, neither with the example nor with an odd path."""
-    for crontab in (read("crontab.example"), cron(ODD, "seatctl", URI_FILE, "tickets")):
-        file = tmp_path / "crontab"
-        file.write_text(crontab)
-        if have("crontab"):
-            checked = ask("crontab", "-n", str(file))
-            assert checked.returncode == 0, checked.stderr
+@pytest.mark.parametrize("crontab", [EXAMPLE, cron.crontab(ODD, "seatctl", URI_FILE, "tickets")])
+def test_debians_crontab_accepts_it(crontab: str, tmp_path: Path) -> None:
+    file = tmp_path / "crontab"
+    file.write_text(crontab)
+    checked = run_tool("crontab", "-n", str(file))
+
+    assert checked.returncode == 0, checked.stderr
 
 
-def test_every_scheduled_line_runs_in_crons_environment(database_uri: str, uri_file: str) -> None:
-    """Each line succeeds with the crontab's own variables alone, mails nothing, and leaves its entry."""
-    open_store(database_uri).init()
-    crontab = cron(INSTALLED, "nobody", uri_file)
+def test_every_line_of_the_crontab_runs_in_crons_environment(shell: Shell, uri_file: str) -> None:
+    """Each succeeds with the crontab's own variables alone, prints nothing, and logs its run."""
+    shell.ok("init")
+    crontab = cron.crontab(INSTALLED, "nobody", uri_file)
 
     for command in commands(crontab):
         run = run_as_cron(crontab, command)
         assert (run.returncode, run.stdout, run.stderr) == (0, "", ""), command
 
-    store = open_store(database_uri)
-    for job in JobType:
-        entry = store.last_run(job)
-        assert entry is not None
-        assert entry["status"] == JobStatus.SUCCESS
+    runs = shell.ok("jobs", "--json").json
+    assert {(run["jobType"], run["status"]) for run in runs} == {(job, JobStatus.SUCCESS) for job in JobType}
 
 
-def test_a_wrong_uri_is_one_line_per_run(tmp_path: Path) -> None:
-    """A crontab whose URI is missing or leads nowhere says so in one line for each run."""
+def test_a_wrong_uri_is_one_line_for_each_run(tmp_path: Path) -> None:
+    """A crontab whose URI is missing or leads nowhere says so in one line, without the password."""
     nowhere = tmp_path / "uri"
     socket = quote_plus(str(tmp_path / "no.sock"))
     nowhere.write_text(f"mongodb://user:secret@{socket}/?serverSelectionTimeoutMS=200")
     nowhere.chmod(0o600)
     for uri_file, code in ((str(tmp_path / "absent"), 11), (str(nowhere), 10)):
-        crontab = cron(INSTALLED, "nobody", uri_file)
+        crontab = cron.crontab(INSTALLED, "nobody", uri_file)
         for command in commands(crontab)[1:]:
             run = run_as_cron(crontab, command)
             assert (code, "") == (run.returncode, run.stdout)
@@ -198,38 +205,33 @@ def test_a_wrong_uri_is_one_line_per_run(tmp_path: Path) -> None:
 # --- from the shell ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shell(tmp_path: Path, uri_file: str) -> Shell:
-    return Shell({"HOME": str(tmp_path), "SEATCTL_URI_FILE": uri_file})
-
-
 def test_schedule_cron_is_for_this_installation(shell: Shell, uri_file: str) -> None:
     """The crontab names this program, this file with the URI, and the user who asks or is named."""
     me = pwd.getpwuid(os.getuid()).pw_name
-    assert shell.ok("schedule", "cron").stdout == cron(INSTALLED, me, uri_file)
+    assert shell.ok("schedule", "cron").stdout == cron.crontab(INSTALLED, me, uri_file)
     named = shell.ok("schedule", "cron", "--user", "nobody", "--database", "tickets", "--json")
-    assert named.json == {"crontab": cron(INSTALLED, "nobody", uri_file, "tickets")}
+    assert named.json == {"crontab": cron.crontab(INSTALLED, "nobody", uri_file, "tickets")}
 
 
-def test_a_schedule_never_holds_the_uri_itself(shell: Shell, uri_file: str) -> None:
-    """Where the URI is in no file, the schedule names where it belongs, and stderr says so."""
+def test_a_schedule_never_contains_the_uri_itself(shell: Shell, uri_file: str) -> None:
+    """Where the URI is in no file, the schedule names the default one, and stderr says so."""
     inline = shell.with_env(SEATCTL_URI_FILE="", SEATCTL_URI=Path(uri_file).read_text())
     printed = inline.ok("schedule", "cron", "--user", "nobody")
-    assert printed.stdout == cron(INSTALLED, "nobody", URI_FILE)
-    assert f"the schedule reads the URI from {URI_FILE}" in printed.stderr
+    assert printed.stdout == cron.crontab(INSTALLED, "nobody", URI_FILE)
+    assert URI_FILE in printed.stderr
 
 
 def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, tmp_path: Path) -> None:
-    """The units are printed, or written where --write says; where that cannot be, nobody is misled."""
+    """The units are printed, or written where --write says; where that fails, nothing is printed."""
     real = str(Path(sys.executable).resolve())
-    units = systemd(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
+    files = systemd.units(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
     command = ("schedule", "systemd", "--user", "nobody", "--application", "booking.service")
-    assert shell.ok(*command).stdout == schedule.bundle(units)
-    assert shell.ok(*command, "--json").json == units
+    assert shell.ok(*command).stdout == systemd.bundle(files)
+    assert shell.ok(*command, "--json").json == files
 
     (tmp_path / "units").mkdir()
     told = shell.ok(*command, "--write", str(tmp_path / "units")).stdout.split()
-    assert {Path(path).name: Path(path).read_text() for path in told} == units
+    assert {Path(path).name: Path(path).read_text() for path in told} == files
     refused = shell(*command, "--write", str(tmp_path / "nowhere"))
     assert (refused.code, refused.stdout) == (2, "")
     assert "cannot write to" in refused.stderr
@@ -249,7 +251,7 @@ def written(directory: Path, units: dict[str, str]) -> list[str]:
 
 
 def test_units_of_an_installation() -> None:
-    """There is a service and a timer for each expiry job, recovery at boot, and a way to tell of failure."""
+    """A service and a timer for each sweep, recovery at boot, and a unit that reports failures."""
     assert {
         f"{RECOVER}.service",
         f"{LOCKS}.service",
@@ -257,13 +259,13 @@ def test_units_of_an_installation() -> None:
         f"{BOOKINGS}.service",
         f"{BOOKINGS}.timer",
         f"{FAILURE}.service",
-    } == set(systemd("/usr/bin/seatctl", "seatctl", URI_FILE))
+    } == set(systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE))
 
 
 @pytest.mark.parametrize("name", [RECOVER, LOCKS, BOOKINGS])
-def test_each_job_is_a_bounded_oneshot_that_tells_of_failure(name: str) -> None:
+def test_each_job_is_a_bounded_oneshot_that_reports_its_failure(name: str) -> None:
     """A job's service ends, has a time limit, calls the failure unit, and gets the URI as a credential."""
-    unit = directives(systemd("/usr/bin/seatctl", "seatctl", "/srv/uri", "tickets")[f"{name}.service"])
+    unit = directives(systemd.units("/usr/bin/seatctl", "seatctl", "/srv/uri", "tickets")[f"{name}.service"])
 
     assert {
         "Type=oneshot",
@@ -276,19 +278,19 @@ def test_each_job_is_a_bounded_oneshot_that_tells_of_failure(name: str) -> None:
     assert any(line.startswith("TimeoutStartSec=") for line in unit)
 
 
-def test_timers_fire_every_minute_half_a_minute_apart() -> None:
+def test_timers_fire_every_minute_in_utc_half_a_minute_apart() -> None:
     """Both timers are accurate to the second, so that they stay apart, and make up for missed runs."""
-    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE)
+    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE)
 
-    assert "OnCalendar=*-*-* *:*:00" in directives(units[f"{BOOKINGS}.timer"])
-    assert "OnCalendar=*-*-* *:*:30" in directives(units[f"{LOCKS}.timer"])
+    assert "OnCalendar=*-*-* *:*:00 UTC" in directives(units[f"{BOOKINGS}.timer"])
+    assert "OnCalendar=*-*-* *:*:30 UTC" in directives(units[f"{LOCKS}.timer"])
     for name in (BOOKINGS, LOCKS):
         assert {"AccuracySec=1s", "Persistent=true"} <= set(directives(units[f"{name}.timer"]))
 
 
 def test_recovery_comes_first() -> None:
-    """At boot recovery runs before the expiry jobs and before the application, waiting for the database."""
-    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE, application="booking.service")
+    """At boot recovery runs before the sweeps and before the application, waiting for the database."""
+    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE, application="booking.service")
     unit = directives(units[f"{RECOVER}.service"])
 
     assert f"Before={BOOKINGS}.service {LOCKS}.service booking.service" in unit
@@ -299,7 +301,7 @@ def test_recovery_comes_first() -> None:
 def test_every_relaxed_directive_has_its_reason_beside_it() -> None:
     """What opens the sandbox stands right below a comment that says why."""
     for program in ("/usr/bin/seatctl", "/home/ann/bin/seatctl", "/root/seatctl", IN_TMP):
-        for name, unit in systemd(program, "root", URI_FILE).items():
+        for name, unit in systemd.units(program, "root", URI_FILE).items():
             lines = unit.splitlines()
             for number, line in enumerate(lines):
                 if line in ("ProtectHome=read-only", "PrivateTmp=no", "PrivateNetwork=no"):
@@ -321,14 +323,14 @@ def test_the_sandbox_shows_the_program(
     program: str, interpreter: str | None, user: str, expected: set[str]
 ) -> None:
     """A program or interpreter in a home or in /tmp stays visible; all else stays closed."""
-    units = systemd(program, user, URI_FILE, interpreter=interpreter)
+    units = systemd.units(program, user, URI_FILE, interpreter=interpreter)
 
     assert expected <= set(directives(units[f"{LOCKS}.service"]))
 
 
 def test_specifiers_and_quotes_reach_the_program_as_they_are() -> None:
     """A percent sign is no specifier, and a space parts no words."""
-    units = systemd('/opt/50%/my "own"/seatctl', "seatctl", "/etc/100%", "a b")
+    units = systemd.units('/opt/50%/my "own"/seatctl', "seatctl", "/etc/100%", "a b")
     unit = directives(units[f"{LOCKS}.service"])
 
     assert r'ExecStart="/opt/50%%/my \"own\"/seatctl" expire-locks -q' in unit
@@ -339,33 +341,34 @@ def test_specifiers_and_quotes_reach_the_program_as_they_are() -> None:
 def test_a_credential_needs_a_path_without_spaces() -> None:
     """systemd has no quotes there, so such a path is a usage error."""
     with pytest.raises(Usage, match="spaces"):
-        systemd("/usr/bin/seatctl", "seatctl", "/etc/my uri")
+        systemd.units("/usr/bin/seatctl", "seatctl", "/etc/my uri")
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/env", INSTALLED])
 def test_systemd_accepts_the_units(program: str, tmp_path: Path) -> None:
     """`systemd-analyze verify` has nothing to say about them."""
-    files = written(tmp_path, systemd(program, "root", URI_FILE, "tickets", application="booking.service"))
-    if have("systemd-analyze"):
-        checked = ask("systemd-analyze", "verify", *files)
-        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    files = written(
+        tmp_path, systemd.units(program, "root", URI_FILE, "tickets", application="booking.service")
+    )
+    checked = run_tool("systemd-analyze", "verify", *files)
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("user", ["root", "seatctl"])
 @pytest.mark.parametrize("program", ["/usr/bin/seatctl", "/home/ann/seatctl", IN_TMP])
 def test_systemd_finds_the_services_well_confined(program: str, user: str, tmp_path: Path) -> None:
     """`systemd-analyze security` gives every service an exposure of 2.0 ("OK") or less."""
-    files = written(tmp_path, systemd(program, user, URI_FILE))
-    if have("systemd-analyze"):
-        for file in files:
-            if file.endswith(".service"):
-                checked = ask("systemd-analyze", "security", "--offline=true", "--threshold=20", file)
-                assert checked.returncode == 0, checked.stdout.splitlines()[-1]
+    files = written(tmp_path, systemd.units(program, user, URI_FILE))
+    for file in files:
+        if file.endswith(".service"):
+            checked = run_tool("systemd-analyze", "security", "--offline=true", "--threshold=20", file)
+            assert checked.returncode == 0, checked.stdout.splitlines()[-1]
 
 
 def test_bundle_names_each_file() -> None:
     """Printed as one text, each file stands under its name."""
-    units = systemd("/usr/bin/seatctl", "seatctl", URI_FILE)
+    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE)
 
     for name, text in units.items():
-        assert f"# /etc/systemd/system/{name}\n{text}" in schedule.bundle(units)
+        assert f"# /etc/systemd/system/{name}\n{text}" in systemd.bundle(units)

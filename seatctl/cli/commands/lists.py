@@ -1,0 +1,156 @@
+"""Commands that show what is stored: events, locks, bookings, jobs, show, watch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.options import (
+    INSPECT,
+    INTERVAL,
+    LIST_LIMIT,
+    WINDOW,
+    BookingStatusFilter,
+    DocumentArgument,
+    EventFilter,
+    Interval,
+    JobFilter,
+    JobStatusFilter,
+    Limit,
+    LockStatusFilter,
+    Since,
+    Sort,
+    Summary,
+    UserFilter,
+)
+from seatctl.domain.states import JobType
+from seatctl.errors import Usage
+
+if TYPE_CHECKING:
+    from seatctl.domain.documents import StoredDocument
+
+commands = typer.Typer()
+
+
+@command(commands, "events", panel=INSPECT, example="seatctl events --sort fullest --limit 10")
+def events(call: Invocation, sort: Sort = "newest", limit: Limit = None) -> None:
+    """List events, newest first, with their seats."""
+    from seatctl.services import lookup
+
+    rows = _limit(call, limit)
+    _print_list(call, "events", lookup.events(call.store(), lookup.EventOrder(sort), rows), rows)
+
+
+@command(commands, "locks", panel=INSPECT, example="seatctl locks --event EVENT_ID --status active")
+def locks(
+    call: Invocation,
+    event: EventFilter = None,
+    status: LockStatusFilter = None,
+    user: UserFilter = None,
+    limit: Limit = None,
+) -> None:
+    """List locks, newest first."""
+    from seatctl.services import lookup
+
+    rows = _limit(call, limit)
+    _print_list(call, "seatLocks", lookup.locks(call.store(), event, status, user, rows), rows)
+
+
+@command(commands, "bookings", panel=INSPECT, example="seatctl bookings --status payment_pending --json")
+def bookings(
+    call: Invocation,
+    event: EventFilter = None,
+    status: BookingStatusFilter = None,
+    user: UserFilter = None,
+    limit: Limit = None,
+) -> None:
+    """List bookings, newest first."""
+    from seatctl.services import lookup
+
+    rows = _limit(call, limit)
+    _print_list(call, "bookings", lookup.bookings(call.store(), event, status, user, rows), rows)
+
+
+@command(commands, "jobs", panel=INSPECT, example="seatctl jobs --type lock_expiry --status failed")
+def jobs(
+    call: Invocation,
+    job: JobFilter = None,
+    status: JobStatusFilter = None,
+    limit: Limit = None,
+    summary: Summary = False,
+    since: Since = None,
+) -> None:
+    """List job runs, newest first."""
+    from seatctl.services import lookup
+
+    if not summary:
+        rows = _limit(call, limit)
+        _print_list(call, "jobLogs", lookup.job_runs(call.store(), job, status, since, rows), rows)
+        return
+    if status is not None or limit is not None:
+        raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
+    from seatctl.output import console, formats, tables
+
+    totals = lookup.summarize(call.store(), [job] if job else list(JobType), since or WINDOW)
+    if call.json:
+        formats.print_json(totals)
+    elif not call.quiet:
+        console.show(tables.summary_table(totals))
+
+
+@command(commands, "show", panel=INSPECT, example="seatctl show LOCK_ID")
+def show(call: Invocation, document_id: DocumentArgument) -> None:
+    """Show any document by its id, with related documents."""
+    from seatctl.output import console, formats, tables
+    from seatctl.services import lookup
+
+    shown = lookup.show(call.store(), document_id)
+    if call.json:
+        formats.print_json(shown.as_document())
+    elif call.quiet:
+        formats.print_ids([shown.document])
+    else:
+        related = [
+            tables.TABLES[name](documents, name) for name, documents in shown.related.items() if documents
+        ]
+        console.show(tables.document_table(shown.document, shown.kind), *related)
+
+
+@command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")
+def watch(call: Invocation, interval: Interval = INTERVAL) -> None:
+    """Show a live dashboard.
+
+    Ctrl-C ends it, with exit code 0."""
+    dumb = os.environ.get("TERM") in ("dumb", "unknown")
+    if call.json or call.quiet or dumb or not sys.stdout.isatty():
+        raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
+    from seatctl.ops.watch import watch
+
+    watch(call.store(), interval)
+
+
+def _limit(call: Invocation, limit: int | None) -> int:
+    """How many rows to list, 0 for all: a program cannot see that a list is not complete."""
+    if limit is None:
+        return 0 if call.json or call.quiet else LIST_LIMIT
+    return limit
+
+
+def _print_list(call: Invocation, collection: str, documents: Iterator[StoredDocument], limit: int) -> None:
+    from seatctl.output import console, formats, tables
+
+    if call.json:
+        formats.print_json_list(documents)
+    elif call.quiet:
+        formats.print_ids(documents)
+    elif listed := list(documents):
+        console.show(tables.TABLES[collection](listed))
+        if len(listed) == limit:
+            call.note(f"these are the first {limit}; --limit 0 shows all")
+    else:
+        call.note("nothing to show")

@@ -1,0 +1,120 @@
+"""Commands that sell: create-event, lock, confirm, pay, release."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import typer
+
+from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.options import (
+    OPERATE,
+    BookingArgument,
+    Date,
+    Description,
+    EventArgument,
+    Failed,
+    Key,
+    LockArgument,
+    LockTtl,
+    Name,
+    PaymentTtl,
+    Seats,
+    User,
+)
+from seatctl.domain.rules import LOCK_TTL
+from seatctl.domain.states import BookingStatus
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count, format_number
+
+commands = typer.Typer()
+
+
+@command(
+    commands,
+    "create-event",
+    panel=OPERATE,
+    example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
+)
+def create_event(
+    call: Invocation, name: Name, seats: Seats, date: Date, description: Description = None
+) -> None:
+    """Create an event with all its seats available."""
+    from seatctl.services import events
+
+    store = call.store(create=True)
+    if call.target().uri is None and not store.exists():
+        store.init()
+    request = events.CreateEventRequest(name=name, seats=seats, date=date, description=description)
+    result = events.create_event(store, request)
+    when = format_time(result.date)
+    if result.is_past:
+        call.note(f"the date of this event is past: {when}")
+    call.tell(result.event, f"Created event {result.id} with {count(seats, 'seat')} on {when}.")
+
+
+@command(
+    commands, "lock", panel=OPERATE, example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017"
+)
+def lock(
+    call: Invocation, event: EventArgument, user: User, seats: Seats, key: Key = None, ttl: LockTtl = LOCK_TTL
+) -> None:
+    """Lock seats for a buyer until a deadline."""
+    from seatctl.services import sales
+
+    request = sales.LockRequest(event=event, user=user, seats=seats, key=key, ttl=ttl)
+    result = sales.lock(call.store(), request)
+    locked = result.lock
+    what = f"{count(locked.seats, 'seat')} until {_time(locked.expires_at)}"
+    if not result.created:
+        sentence = f"This key already locked {what} (unchanged); the lock is {locked.status}."
+    elif result.available is None:
+        sentence = f"Locked {what}."
+    else:
+        sentence = f"Locked {what}; {format_number(result.available)} left."
+    call.tell(locked.stored, f"{sentence} Lock {locked.id}.")
+
+
+@command(commands, "confirm", panel=OPERATE, example="seatctl confirm LOCK_ID --payment-ttl 15m")
+def confirm(call: Invocation, lock_id: LockArgument, payment_ttl: PaymentTtl = None) -> None:
+    """Turn a lock into a booking that waits for its payment."""
+    from seatctl.services import sales
+
+    result = sales.confirm(call.store(), sales.ConfirmRequest(lock=lock_id, payment_ttl=payment_ttl))
+    booking = result.booking
+    sentence = f"Booking {booking.id} must be paid by {_time(booking.payment_expires_at)}."
+    if not result.created:
+        deadline = f", to be paid by {_time(booking.payment_expires_at)} (unchanged)"
+        sentence = (
+            f"This lock already has booking {booking.id}, which is {booking.status}"
+            f"{deadline if booking.status == BookingStatus.PAYMENT_PENDING else ''}."
+        )
+    elif result.shortened:
+        sentence += " That is earlier than the lock's own deadline was."
+    call.tell(booking.stored, sentence)
+
+
+@command(commands, "pay", panel=OPERATE, example="seatctl pay BOOKING_ID")
+def pay(call: Invocation, booking_id: BookingArgument, failed: Failed = False) -> None:
+    """Record the payment of a booking: paid, or failed.
+
+    A payment that comes too late is refused, and the message says that a refund is due."""
+    from seatctl.services import sales
+
+    result = (sales.fail_payment if failed else sales.pay)(call.store(), booking_id)
+    booking = result.booking
+    already = "" if result.changed else " already"
+    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}.")
+
+
+@command(commands, "release", panel=OPERATE, example="seatctl release LOCK_ID")
+def release(call: Invocation, lock_id: LockArgument) -> None:
+    """Return the seats of a lock before its deadline."""
+    from seatctl.services import sales
+
+    lock = sales.release(call.store(), lock_id)
+    call.tell(lock.stored, f"Lock {lock.id} is {lock.status}; {count(lock.seats, 'seat')} returned.")
+
+
+def _time(deadline: datetime | None) -> str:
+    return format_time(deadline) if deadline else "an unknown time"

@@ -1,0 +1,152 @@
+"""Events, locks and bookings as seatctl understands them: typed, frozen, without a database.
+
+`mongo/codec.py` makes these from what is stored, or an `Unreadable` that says why it cannot.
+Behind that door nobody asks again whether a number is a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType, TypeAlias
+
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+
+EventId = NewType("EventId", object)
+LockId = NewType("LockId", object)
+BookingId = NewType("BookingId", object)
+UserId = NewType("UserId", object)
+"""Ids are opaque here. They compare, hash, and `str()` prints them as 24 hex digits; a user is what the
+caller gave, an id or a text."""
+
+StoredDocument: TypeAlias = Mapping[str, object]
+"""A document as the database holds it, with all fields, for people and programs to read."""
+
+
+class Kind(StrEnum):
+    """What a document is."""
+
+    EVENT = "event"
+    LOCK = "lock"
+    BOOKING = "booking"
+    JOB_RUN = "job run"
+
+
+class Flaw(StrEnum):
+    """Why a document cannot be read."""
+
+    DAMAGED = "damaged"
+    COUNTED_BY_DAY = "counted_by_day"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event and its counter: `available` of `total` seats can be locked now."""
+
+    id: EventId
+    name: str
+    date: datetime | None
+    total: int
+    available: int
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeatLock:
+    """Seats of an event that are held for a user until `expires_at`, while it is ACTIVE."""
+
+    id: LockId
+    event: EventId
+    user: UserId
+    seats: int
+    status: LockStatus
+    expires_at: datetime | None
+    """None only where it does not matter: an ACTIVE lock without a deadline is unreadable."""
+    key: str | None
+    stored: StoredDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A lock on its way to be paid."""
+
+    id: BookingId
+    event: EventId
+    user: UserId
+    lock: LockId
+    status: BookingStatus
+    payment_expires_at: datetime | None
+    """None only where it does not matter: a PAYMENT_PENDING booking without a deadline is unreadable."""
+    stored: StoredDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document that seatctl must not change, and whose seats are not free (invariant 11)."""
+
+    kind: Kind
+    id: object
+    reason: str
+    event: EventId | None = None
+    """The event that it seems to belong to."""
+    flaw: Flaw = Flaw.DAMAGED
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to store. All its seats are available."""
+
+    name: str
+    date: datetime
+    seats: int
+    description: str | None
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewLock:
+    """A lock to store."""
+
+    event: EventId
+    user: UserId
+    seats: int
+    expires_at: datetime
+    key: str
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewBooking:
+    """A booking to store: it waits for its payment until the deadline."""
+
+    lock: SeatLock
+    payment_expires_at: datetime
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """An entry of the job log."""
+
+    job: JobType
+    executed_at: datetime
+    status: JobStatus
+    details: StoredDocument
+    host: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """An entry of the job log as it was read; `status` is whatever stands there."""
+
+    executed_at: datetime
+    status: str
+    host: str
+    error: str | None
+    details: StoredDocument

@@ -1,0 +1,119 @@
+"""What may happen to a lock or a booking. Every rule that depends on time takes `now` as an argument."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from seatctl.domain.documents import Booking, LockId, SeatLock
+from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
+from seatctl.domain.timespec import format_time, shorten
+from seatctl.domain.words import count
+from seatctl.errors import DeadlinePassed, KeyReused, WrongState
+
+MAX_SEATS = 1_000_000
+LARGEST_NUMBER = 2**31 - 1
+"""No number of seats is larger: the sum over a whole batch must fit into MongoDB's integers."""
+MAX_TEXT = 200
+MAX_DESCRIPTION = 10_000
+LOCK_TTL = timedelta(minutes=10)
+PAYMENT_TTL = timedelta(minutes=15)
+RETENTION = timedelta(days=30)
+SETTLE = timedelta(seconds=5)
+"""How long a drift must last before recovery raises a counter by it: another program without
+transactions may be between its two writes."""
+TOUCHED = timedelta(minutes=1)
+"""An event that nobody changed for so long has no such writer, and needs no wait."""
+BATCH, LARGEST_BATCH = 5_000, 10_000
+"""Items in one transaction: 5,000 are 0.2 s of work, far below MongoDB's limit of 60 s."""
+
+
+def check_same_request(lock: SeatLock, seats: int) -> None:
+    """A key stands for one request: the same number of seats again, or KeyReused."""
+    if lock.seats != seats:
+        raise KeyReused(
+            f"key {shorten(lock.key or '')!r} already locked {count(lock.seats, 'seat')} for this user and "
+            f"event (lock {lock.id}); use a new key to lock {count(seats, 'seat')}"
+        )
+
+
+def check_confirmable(lock: SeatLock, now: datetime) -> None:
+    """Only an ACTIVE lock before its deadline becomes a booking (invariant 6)."""
+    if lock.status is not LockStatus.ACTIVE:
+        raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be confirmed")
+    if lock.expires_at is None or lock.expires_at <= now:
+        raise DeadlinePassed(
+            f"the deadline of lock {lock.id} passed at {_time(lock.expires_at)}; lock the seats again"
+        )
+
+
+def check_confirmed_before(booking: Booking, now: datetime) -> None:
+    """`confirm` again returns the same booking while it is live: paid, or still in time to be paid."""
+    if booking.status is BookingStatus.CONFIRMED:
+        return
+    if booking.status is not BookingStatus.PAYMENT_PENDING:
+        raise WrongState(f"lock {booking.lock} already had booking {booking.id}, which is {booking.status}")
+    if booking.payment_expires_at is None or booking.payment_expires_at <= now:
+        raise DeadlinePassed(
+            f"booking {booking.id} of lock {booking.lock} had to be paid by "
+            f"{_time(booking.payment_expires_at)}; lock the seats again"
+        )
+
+
+def payment_deadline(lock: SeatLock, ttl: timedelta | None, now: datetime) -> datetime:
+    """When a booking of this lock has to be paid: now + `ttl`, or by default never before the lock's own
+    deadline."""
+    if ttl is not None:
+        return now + ttl
+    default = now + PAYMENT_TTL
+    return max(default, lock.expires_at) if lock.expires_at else default
+
+
+def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
+    """Only an ACTIVE lock without a booking is returned before its deadline."""
+    if lock.status is not LockStatus.ACTIVE:
+        raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be released")
+    if booking is not None:
+        raise WrongState(
+            f"lock {lock.id} has booking {booking.id} ({booking.status}); "
+            f"settle it with `seatctl pay {booking.id} --failed` or let it expire"
+        )
+
+
+def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> None:
+    """A payment settles a pending booking before its deadline whose lock still holds the seats. One that
+    comes too late is refused, and a refund is due (invariants 6 and 7)."""
+    if booking.status in ENDED_BOOKING:
+        raise WrongState(
+            f"booking {booking.id} is {booking.status}, its seats were returned; a refund is due"
+        )
+    if booking.status is not BookingStatus.PAYMENT_PENDING:
+        raise WrongState(f"booking {booking.id} is {booking.status}, not PAYMENT_PENDING; a refund is due")
+    if booking.payment_expires_at is None or booking.payment_expires_at <= now:
+        raise DeadlinePassed(
+            f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}; a refund is due"
+        )
+    if lock is None or lock.status is not LockStatus.ACTIVE:
+        raise WrongState(
+            f"the lock of booking {booking.id} is {lock.status if lock else 'missing'}, so its seats are "
+            "not held; a refund is due"
+        )
+
+
+def check_failable(booking: Booking, lock: SeatLock | None) -> None:
+    """Only a booking that waits for its payment can fail, at any time."""
+    if booking.status is not BookingStatus.PAYMENT_PENDING:
+        raise WrongState(f"booking {booking.id} is {booking.status}; only a PAYMENT_PENDING booking can fail")
+    if lock is not None and lock.status is LockStatus.CONSUMED:
+        raise WrongState(
+            f"the lock of booking {booking.id} is CONSUMED: somebody may have paid; "
+            f"`seatctl show {booking.id}`"
+        )
+
+
+def several_bookings(lock: LockId, number: int) -> str:
+    """The sentence for a lock that more than one booking names."""
+    return f"lock {lock} has {count(number, 'booking')}"
+
+
+def _time(moment: datetime | None) -> str:
+    return format_time(moment) if moment else "an unknown time"

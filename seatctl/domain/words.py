@@ -1,0 +1,13 @@
+"""Counting in English. Pure."""
+
+from __future__ import annotations
+
+
+def format_number(number: int) -> str:
+    """`number` with thousands separators where it has five digits or more."""
+    return f"{number:,}" if abs(number) > 9_999 else str(number)
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """`1 seat`, `3 seats`, `10,000 seats`; `plural` where an s is not enough."""
+    return f"{format_number(number)} {singular if number == 1 else plural or singular + 's'}"

@@ -1,0 +1,196 @@
+"""The aggregations behind clearance and `verify`: what the locks and bookings of some events add up to.
+
+Everything is asked for a scope, a condition on the event's id: some events, or a range of them. Sold
+seats, which are most of a past, are compared by digests without being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from pymongo.errors import OperationFailure
+
+from seatctl.domain.documents import Event, EventId, LockId, Unreadable
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.mongo import codec, schema
+from seatctl.mongo.bookings import MAY_PROTECT
+from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, Document
+from seatctl.mongo.locks import MAY_HOLD
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
+    from seatctl.mongo.client import Deployment
+
+Scope: TypeAlias = Document
+INVALID_OPERATOR = 168
+HASH = "$toHashedIndexKey"
+DIGEST_RANGE = 2**42
+"""Four million of these fit into MongoDB's integers: an event has at most a million seats."""
+
+
+@dataclass(slots=True)
+class HeldSeats:
+    """What the locks of one event hold."""
+
+    seats: int = 0
+    unreadable: int = 0
+    """Locks in a state that nobody knows, or whose `seats` is no number of seats."""
+    sold_digest: int = 0
+    """Stands for the set of its CONSUMED locks."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookingCounts:
+    """What the bookings of one event add up to."""
+
+    paid_digest: int = 0
+    """Stands for the set of locks that its CONFIRMED bookings name."""
+    unreadable: int = 0
+    """Bookings in a state that nobody knows, or live ones that name no lock."""
+
+
+def some(event_ids: Iterable[EventId]) -> Scope:
+    """The scope of these events."""
+    return {"$in": list(event_ids)}
+
+
+class Audit:
+    """Reads only. Bound to a snapshot, everything that it reads is of one point in time."""
+
+    def __init__(self, deployment: Deployment, session: ClientSession | None) -> None:
+        self._session = session
+        self._database = deployment.database
+        self._events, self._locks, self._bookings = (deployment.database[name] for name in schema.STATE)
+
+    # --- scopes ------------------------------------------------------------------------------------
+
+    def ranges(self, events_each: int) -> Iterator[Scope]:
+        """Ranges of ids with so many events each, that together leave nothing out: documents of events
+        that do not exist lie in one of them, too."""
+        lower: object = FIRST_ID
+        while True:
+            bound = self._bound(lower, events_each)
+            if bound is None:
+                yield {"$gte": lower}
+                return
+            yield {"$gte": lower, "$lt": bound}
+            lower = bound
+
+    def _bound(self, lower: object, skip: int) -> object | None:
+        found = self._events.find({"_id": {"$gte": lower}}, {"_id": 1}).sort("_id", 1).skip(skip).limit(1)
+        return next((event["_id"] for event in found), None)
+
+    # --- what events add up to -----------------------------------------------------------------------
+
+    def events(self, scope: Scope) -> dict[EventId, Event | Unreadable]:
+        found = self._events.find({"_id": scope}, dict.fromkeys(codec.EVENT_FIELDS, 1), session=self._session)
+        return {EventId(event["_id"]): codec.event(event) for event in found}
+
+    def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
+        """By event, what its locks hold; none for an event without any.
+
+        The index on (eventId, status, seats, _id) has all that is needed. Locks that hold nothing are
+        passed over on it.
+        """
+        fine = codec.is_seat_count("$seats")
+        digest = {"$sum": {"$mod": [{HASH: "$_id"}, DIGEST_RANGE]}}
+        held: dict[EventId, HeldSeats] = {}
+        for group in self._grouped(
+            self._locks,
+            {"eventId": scope, "status": MAY_HOLD},
+            {"event": "$eventId", "status": "$status"},
+            {
+                "seats": {"$sum": {"$cond": [fine, "$seats", 0]}},
+                "damaged": {"$sum": {"$cond": [fine, 0, 1]}},
+                "locks": {"$sum": 1},
+            },
+            digest,
+        ):
+            event, status = group["_id"]["event"], group["_id"].get("status")
+            if isinstance(event, list):
+                continue  # an owner that cannot be read, and told as such
+            total = held.setdefault(EventId(event), HeldSeats())
+            if status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
+                total.unreadable += group["locks"]
+                continue
+            total.seats += int(group["seats"])
+            total.unreadable += group["damaged"]
+            if status == LockStatus.CONSUMED:
+                total.sold_digest = group["digest"]
+        return held
+
+    def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
+        """By event, what its CONFIRMED and its unreadable bookings add up to."""
+        digest = {"$sum": {"$mod": [{HASH: "$seatLockId"}, DIGEST_RANGE]}}
+        where = {"event": scope, "status": {**MAY_PROTECT, "$ne": BookingStatus.PAYMENT_PENDING}}
+        counts: dict[EventId, BookingCounts] = {}
+        key = {"event": "$event", "status": "$status"}
+        for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}}, digest):
+            event, status = group["_id"]["event"], group["_id"].get("status")
+            if isinstance(event, list):
+                continue
+            before = counts.get(EventId(event), BookingCounts())
+            if status == BookingStatus.CONFIRMED:
+                counts[EventId(event)] = BookingCounts(group["digest"], before.unreadable)
+            else:
+                unreadable = before.unreadable + group["bookings"]
+                counts[EventId(event)] = BookingCounts(before.paid_digest, unreadable)
+        return counts
+
+    def _grouped(
+        self,
+        collection: Collection[Document],
+        where: Document,
+        key: Document,
+        sums: Document,
+        digest: Document,
+    ) -> Iterator[Document]:
+        """Groups with a digest. A server that knows no such hash gives each group a digest that equals no
+        other, so that everything is compared one by one."""
+        first = next(iter(where))
+
+        def groups(digest: Document) -> Iterator[Document]:
+            pipeline: list[Document] = [
+                {"$match": where},
+                {"$sort": {first: 1}},  # or the planner would take the index on `_id` for this
+                {"$group": {"_id": key, **sums, "digest": digest}},
+            ]
+            yield from collection.aggregate(pipeline, session=self._session, allowDiskUse=True)
+
+        try:
+            yield from groups(digest)
+        except OperationFailure as error:
+            if error.code != INVALID_OPERATOR:
+                raise
+            for group in groups({"$sum": 0}):
+                yield {**group, "digest": object()}
+
+    # --- documents that need a closer look -------------------------------------------------------------
+
+    def booked_twice(self, scope: Scope) -> Iterator[LockId]:
+        """Locks that several bookings name. Nothing is read where an index rules them out."""
+        if any(map(schema.ONE_BOOKING_PER_LOCK.is_met_by, self._bookings.index_information().values())):
+            return
+        pipeline: list[Document] = [
+            {"$match": {"event": scope, "seatLockId": {"$type": "objectId"}}},
+            {"$group": {"_id": "$seatLockId", "times": {"$sum": 1}}},
+            {"$match": {"times": {"$gt": 1}}},
+        ]
+        for group in self._bookings.aggregate(pipeline, session=self._session, allowDiskUse=True):
+            if not isinstance(group["_id"], list):
+                yield LockId(group["_id"])
+
+    def odd_events(self) -> Iterator[Unreadable]:
+        """Events that no lock can name."""
+        for event in self._events.find({"_id": NO_OBJECT_ID}, {"_id": 1}, session=self._session):
+            read = codec.event(event)
+            assert isinstance(read, Unreadable)
+            yield read
+
+    def deleting_indexes(self) -> list[tuple[str, str]]:
+        """TTL indexes on events, locks or bookings, as collection and name."""
+        return list(schema.deleting_indexes(self._database))

@@ -1,0 +1,161 @@
+"""The collection `bookings`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from pymongo.errors import DuplicateKeyError
+
+from seatctl.domain.documents import Booking, BookingId, EventId, LockId, NewBooking, Unreadable
+from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
+from seatctl.errors import StaleRead
+from seatctl.mongo import codec, schema
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
+
+MAY_PROTECT: Document = {"$nin": sorted({*ENDED_BOOKING, BookingStatus.INITIATED})}
+"""A condition on `status`: the booking is live, or is in a state that nobody knows."""
+FIELDS = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
+
+
+class Bookings(Documents):
+    name = schema.BOOKINGS
+
+    def insert(self, new: NewBooking) -> Booking:
+        """Raises StaleRead where a unique index has a booking of this lock by now."""
+        document = codec.new_booking(new)
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            raise StaleRead from error
+        return _own(document)
+
+    def get(self, booking_id: BookingId) -> Booking | Unreadable | None:
+        found = self._one(id_is(booking_id))
+        return None if found is None else codec.booking(found)
+
+    def of_lock(self, lock_id: LockId) -> list[Booking | Unreadable]:
+        """The bookings that name this lock: one, or several where another program made them."""
+        return [codec.booking(found) for found in self._find(_of_locks([lock_id]))]
+
+    def naming(self, lock_ids: Sequence[LockId]) -> Iterator[tuple[LockId, Booking | Unreadable]]:
+        """The bookings of these locks, in whatever state, each with the lock that it names."""
+        yield from self._naming(_of_locks(lock_ids))
+
+    def protecting(self, lock_ids: Sequence[LockId]) -> Iterator[tuple[LockId, Booking | Unreadable]]:
+        """The bookings that keep these locks from expiring (invariant 4), each with the lock that it names:
+        live ones, and those that cannot be read (invariant 11)."""
+        yield from self._naming({**_of_locks(lock_ids), "status": MAY_PROTECT})
+
+    def _naming(self, where: Document) -> Iterator[tuple[LockId, Booking | Unreadable]]:
+        for document in self._find(where, FIELDS):
+            for named in codec.ids_in(document["seatLockId"]):
+                yield LockId(named), codec.booking(document)
+
+    def naming_oddly(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
+        """Bookings of these events that may be live and name their lock by something that is no ObjectId,
+        and the locks that they do name, by text for example."""
+        yield from self._odd({"event": events, "seatLockId": NO_OBJECT_ID})
+
+    def of_odd_events(self) -> Iterator[tuple[Unreadable, list[LockId]]]:
+        """The same for bookings whose event is no ObjectId."""
+        yield from self._odd({"event": NO_OBJECT_ID})
+
+    def _odd(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
+        for document in self._find({**where, "status": MAY_PROTECT}, FIELDS):
+            booking = codec.booking(document)
+            if isinstance(booking, Unreadable):
+                yield booking, [LockId(named) for named in codec.ids_in(document.get("seatLockId"))]
+
+    def events_without_locks(self, events: Document, overdue_before: datetime | None) -> set[EventId]:
+        """Those of these events that have a PAYMENT_PENDING booking whose lock does not exist. Overdue ones
+        are passed over if their time is given: whoever ends those looks at each lock."""
+        where: Document = {"event": events, "status": BookingStatus.PAYMENT_PENDING}
+        if overdue_before is not None:
+            where["paymentExpiresAt"] = {"$gte": overdue_before}
+        found = {"from": schema.LOCKS, "localField": "seatLockId", "foreignField": "_id", "as": "locks"}
+        pipeline: list[Document] = [
+            {"$match": where},
+            {"$project": {"event": 1, "seatLockId": 1}},
+            {"$lookup": {**found, "pipeline": [{"$project": {"_id": 1}}]}},
+            {"$match": {"locks": []}},
+            {"$group": {"_id": "$event"}},
+        ]
+        return {EventId(group["_id"]) for group in self._aggregate(pipeline)}
+
+    def of_events(self, events: Document, status: BookingStatus) -> Iterator[Booking | Unreadable]:
+        """The bookings of some events, or of a range of them, that are in one state."""
+        yield from map(codec.booking, self._find({"event": events, "status": status}, FIELDS))
+
+    def unreadable(self, events: Document) -> Iterator[Unreadable]:
+        """Bookings of these events that may be live and cannot be read."""
+        for document in self._find({"event": events, "status": MAY_PROTECT}, FIELDS):
+            booking = codec.booking(document)
+            if isinstance(booking, Unreadable):
+                yield booking
+
+    def overdue(self, before: datetime, event_id: EventId | None = None) -> Iterator[Booking | Unreadable]:
+        """PAYMENT_PENDING bookings whose deadline is before this time, or is no date, ordered by event."""
+        where: Document = {
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$not": {"$gte": before}},  # as for locks
+            "event": EVERY if event_id is None else {"$eq": event_id},
+        }
+        yield from map(codec.booking, self._find(where, FIELDS, sort=[("event", 1)]))
+
+    def still_overdue(
+        self, booking_ids: Sequence[BookingId], before: datetime
+    ) -> Iterator[Booking | Unreadable]:
+        where: Document = {
+            "_id": {"$in": booking_ids},
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$not": {"$gte": before}},
+        }
+        yield from map(codec.booking, self._find(where, FIELDS))
+
+    def count_overdue(self, before: datetime) -> int:
+        where = {
+            "event": EVERY,
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$lt": before},
+        }
+        return self._documents.count_documents(where, session=self._session)
+
+    def expire_overdue(self, booking_ids: Sequence[BookingId], before: datetime, now: datetime) -> int:
+        """PAYMENT_PENDING → EXPIRED, for those that wait and are overdue still; returns how many."""
+        where = {
+            "_id": {"$in": booking_ids},
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$lt": before},
+        }
+        return self._compare_and_set_many(where, status_change(BookingStatus.EXPIRED, now))
+
+    def confirm(self, booking_id: BookingId, now: datetime) -> Booking | None:
+        """PAYMENT_PENDING → CONFIRMED before the deadline by the server's own clock; None: too late, or
+        somebody was faster."""
+        in_time = {"$gt": ["$paymentExpiresAt", self._deployment.now_expression]}
+        where = {**id_is(booking_id), "status": BookingStatus.PAYMENT_PENDING, "$expr": in_time}
+        found = self._compare_and_set(where, status_change(BookingStatus.CONFIRMED, now))
+        return None if found is None else _own(found)
+
+    def change(
+        self, booking_id: BookingId, old: BookingStatus, new: BookingStatus, now: datetime
+    ) -> Booking | None:
+        """Compare-and-set of one booking's status; None: somebody was faster."""
+        found = self._compare_and_set({**id_is(booking_id), "status": old}, status_change(new, now))
+        return None if found is None else _own(found)
+
+    def has_live(self) -> bool:
+        where = {"event": EVERY, "status": {"$in": sorted(LIVE)}}
+        return self._one(where, ("_id",)) is not None
+
+
+def _of_locks(lock_ids: Sequence[LockId]) -> Document:
+    # The $type repeats the guard's partial filter, or the planner could not use its index.
+    return {"seatLockId": {"$in": list(lock_ids), "$type": "objectId"}}
+
+
+def _own(document: Document) -> Booking:
+    booking = codec.booking(document)
+    assert isinstance(booking, Booking)
+    return booking

@@ -1,0 +1,241 @@
+"""The door: what is stored becomes an `Event`, `SeatLock` or `Booking`, or an `Unreadable` that says why.
+
+Other programs and hands in mongosh write these documents too, so any field may hold anything. The
+server-side expressions at the end say the same as the Python above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    Event,
+    EventId,
+    Flaw,
+    Kind,
+    LockId,
+    NewBooking,
+    NewEvent,
+    NewLock,
+    SeatLock,
+    Unreadable,
+    UserId,
+)
+from seatctl.domain.rules import LARGEST_NUMBER
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.timespec import shorten
+
+Document = dict[str, Any]
+
+EVENT_FIELDS = ("name", "eventDate", "totalSeats", "availableSeats", "eventType", "dailySeats", "updatedAt")
+"""What `event` needs: foreign documents may be of any size (8 MB were seen)."""
+
+
+def event(document: Document) -> Event | Unreadable:
+    """An event, if its counter can be used and counts the whole event."""
+    event_id = document["_id"]
+
+    def unreadable(reason: str, flaw: Flaw = Flaw.DAMAGED) -> Unreadable:
+        readable_id = EventId(event_id) if isinstance(event_id, ObjectId) else None
+        return Unreadable(Kind.EVENT, event_id, reason, readable_id, flaw)
+
+    if not isinstance(event_id, ObjectId):
+        return unreadable("its _id is not an ObjectId, so that no lock can name it")
+    if document.get("eventType") == "multi-day" or document.get("dailySeats"):
+        return unreadable("it counts its seats by day, and seatctl leaves it alone", Flaw.COUNTED_BY_DAY)
+    total, available = (whole_number(document.get(field)) for field in ("totalSeats", "availableSeats"))
+    if total is None or total < 1:
+        return unreadable(
+            f"totalSeats is {describe(document.get('totalSeats'))}, not a positive whole number"
+        )
+    if available is None:
+        return unreadable(f"availableSeats is {describe(document.get('availableSeats'))}, not a whole number")
+    date, updated = (_date(document.get(field)) for field in ("eventDate", "updatedAt"))
+    return Event(EventId(event_id), str(document.get("name", "")), date, total, available, updated)
+
+
+def lock(document: Document) -> SeatLock | Unreadable:
+    """A lock, if a program can say what it holds, of which event, and until when."""
+    seats, status = whole_number(document.get("seats")), _lock_status(document.get("status"))
+    expires_at = _date(document.get("expiresAt"))
+    if reason := _flaw_of_lock(document, seats, status, expires_at):
+        return Unreadable(Kind.LOCK, document["_id"], reason, event_named_by(document.get("eventId")))
+    assert seats is not None
+    assert status is not None
+    key = document.get("idempotencyKey")
+    return SeatLock(
+        id=LockId(document["_id"]),
+        event=EventId(document["eventId"]),
+        user=UserId(document.get("userId")),
+        seats=seats,
+        status=status,
+        expires_at=expires_at,
+        key=key if isinstance(key, str) and key else None,
+        stored=document,
+    )
+
+
+def _flaw_of_lock(
+    document: Document, seats: int | None, status: LockStatus | None, expires_at: datetime | None
+) -> str | None:
+    if not isinstance(document["_id"], ObjectId):
+        return "its _id is not an ObjectId"
+    if status is None:
+        return f"its status is {describe(document.get('status'))}"
+    if not isinstance(document.get("eventId"), ObjectId):
+        return f"eventId is {describe(document.get('eventId'))}, not an id"
+    if seats is None or seats < 1:
+        return f"seats is {describe(document.get('seats'))}, not a positive whole number"
+    if status is LockStatus.ACTIVE and expires_at is None:
+        return f"expiresAt is {describe(document.get('expiresAt'))}, not a date"
+    return None
+
+
+def booking(document: Document) -> Booking | Unreadable:
+    """A booking, if a program can say what state it is in and which lock it names."""
+    status, deadline = _booking_status(document.get("status")), _date(document.get("paymentExpiresAt"))
+    if reason := _flaw_of_booking(document, status, deadline):
+        return Unreadable(Kind.BOOKING, document["_id"], reason, event_named_by(document.get("event")))
+    assert status is not None
+    return Booking(
+        id=BookingId(document["_id"]),
+        event=EventId(document["event"]),
+        user=UserId(document.get("user")),
+        lock=LockId(document["seatLockId"]),
+        status=status,
+        payment_expires_at=deadline,
+        stored=document,
+    )
+
+
+def _flaw_of_booking(
+    document: Document, status: BookingStatus | None, deadline: datetime | None
+) -> str | None:
+    if not isinstance(document["_id"], ObjectId):
+        return "its _id is not an ObjectId"
+    if status is None:
+        return f"its status is {describe(document.get('status'))}"
+    if not isinstance(document.get("event"), ObjectId):
+        return f"event is {describe(document.get('event'))}, not an id"
+    if not isinstance(document.get("seatLockId"), ObjectId):
+        return f"seatLockId is {describe(document.get('seatLockId'))}, not an id"
+    if status is BookingStatus.PAYMENT_PENDING and deadline is None:
+        return f"paymentExpiresAt is {describe(document.get('paymentExpiresAt'))}, not a date"
+    return None
+
+
+# --- new documents -----------------------------------------------------------------------------------
+
+
+def new_event(new: NewEvent) -> Document:
+    document: Document = {
+        "_id": ObjectId(),
+        "name": new.name,
+        "eventDate": new.date,
+        "totalSeats": new.seats,
+        "availableSeats": new.seats,
+        "createdAt": new.now,
+        "updatedAt": new.now,
+    }
+    return document if new.description is None else {**document, "description": new.description}
+
+
+def new_lock(new: NewLock) -> Document:
+    return {
+        "_id": ObjectId(),
+        "eventId": new.event,
+        "userId": new.user,
+        "seats": new.seats,
+        "status": LockStatus.ACTIVE.value,
+        "expiresAt": new.expires_at,
+        "idempotencyKey": new.key,
+        "createdAt": new.now,
+        "updatedAt": new.now,
+    }
+
+
+def new_booking(new: NewBooking) -> Document:
+    return {
+        "_id": ObjectId(),
+        "event": new.lock.event,
+        "user": new.lock.user,
+        "seatLockId": new.lock.id,
+        "status": BookingStatus.PAYMENT_PENDING.value,
+        "paymentExpiresAt": new.payment_expires_at,
+        "createdAt": new.now,
+        "updatedAt": new.now,
+    }
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def whole_number(value: object) -> int | None:
+    """`value` as an int if it is a whole number (the old mongo shell stores 2 as 2.0). A Decimal128 is
+    none: the server counts with it, the rules do not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value) if abs(value) <= LARGEST_NUMBER else None
+
+
+def event_named_by(value: object) -> EventId | None:
+    """The event that a reference names, be it by text."""
+    ids = ids_in(value)
+    return EventId(ids[0]) if ids else None
+
+
+def ids_in(value: object) -> list[ObjectId]:
+    """The ids that a reference names: one, by text too, or several where somebody stored a list."""
+    values: Iterable[object] = value if isinstance(value, list) else [value]
+    return [
+        item if isinstance(item, ObjectId) else ObjectId(item)
+        for item in values
+        if isinstance(item, ObjectId) or (isinstance(item, str) and ObjectId.is_valid(item))
+    ]
+
+
+def describe(value: object) -> str:
+    """A stored value as a person should read it in a message."""
+    return "missing" if value is None else shorten(repr(value), 40)
+
+
+def _date(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+_LOCK_STATUS = {status.value: status for status in LockStatus}
+_BOOKING_STATUS = {status.value: status for status in BookingStatus}
+
+
+def _lock_status(value: object) -> LockStatus | None:
+    return _LOCK_STATUS.get(value) if isinstance(value, str) else None
+
+
+def _booking_status(value: object) -> BookingStatus | None:
+    return _BOOKING_STATUS.get(value) if isinstance(value, str) else None
+
+
+# --- the same for the server -------------------------------------------------------------------------
+
+
+def is_whole(field: str) -> Document:
+    """An expression: `whole_number` of this field is not None."""
+    inside = {"$and": [{"$lte": [{"$abs": field}, LARGEST_NUMBER]}, {"$eq": [{"$mod": [field, 1]}, 0]}]}
+    number = {"$and": [{"$isNumber": field}, {"$ne": [{"$type": field}, "decimal"]}]}
+    return {"$cond": [number, inside, False]}
+
+
+def is_seat_count(field: str) -> Document:
+    """An expression: this field is a positive whole number, as seats of a lock must be."""
+    return {"$cond": [is_whole(field), {"$gte": [field, 1]}, False]}
+
+
+def number_or_zero(field: str) -> Document:
+    """An expression: this field if it is a whole number, else 0."""
+    return {"$cond": [is_whole(field), field, 0]}

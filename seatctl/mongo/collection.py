@@ -1,0 +1,122 @@
+"""What the collection classes share: a collection seen through a transaction or a snapshot, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from bson import ObjectId
+from pymongo.errors import CursorNotFound, OperationFailure
+
+from seatctl.domain.documents import StoredDocument
+from seatctl.errors import CursorLost
+from seatctl.mongo.failures import DOCUMENT_VALIDATION_FAILED, explain
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
+    from seatctl.mongo.client import Deployment
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+CURSOR_BATCH = 5_000
+EVERY: Document = {"$nin": []}
+"""A condition that excludes nothing. Names an index's first field, so that the planner skips through the
+events on it (1,081 keys for 981 overdue of 50,004) and has them in its order."""
+FIRST_ID = ObjectId("0" * 24)
+NO_OBJECT_ID: Document = {"$not": {"$gte": FIRST_ID}}
+"""No ObjectId, or nothing; unlike `$type`, a range on an index."""
+
+
+class Documents:
+    """One collection. Each method is one statement, its condition in the filter."""
+
+    name: ClassVar[str]
+
+    def __init__(self, deployment: Deployment, session: ClientSession | None) -> None:
+        self._deployment = deployment
+        self._session = session
+        self._documents: Collection[Document] = deployment.database[self.name]
+
+    def insert_as_stored(self, document: Document) -> None:
+        """Insert a document as another program would, for the demo and the tests."""
+        self._insert(document)
+
+    def _insert(self, document: Document) -> None:
+        with refusals():
+            self._documents.insert_one(document, session=self._session)
+
+    def _find(
+        self, where: Document, fields: Iterable[str] | None = None, **options: Any
+    ) -> Iterator[Document]:
+        """What matches, as it is read. Raises CursorLost when the server drops the list."""
+        projection = None if fields is None else dict.fromkeys(fields, 1)
+        try:
+            yield from self._documents.find(
+                where, projection, batch_size=CURSOR_BATCH, session=self._session, **options
+            )
+        except CursorNotFound as error:
+            raise CursorLost from error
+
+    def _one(self, where: Document, fields: Iterable[str] | None = None) -> Document | None:
+        projection = None if fields is None else dict.fromkeys(fields, 1)
+        return self._documents.find_one(where, projection, session=self._session)
+
+    def _aggregate(self, pipeline: list[Document]) -> Iterator[Document]:
+        yield from self._documents.aggregate(pipeline, session=self._session, allowDiskUse=True)
+
+    def _compare_and_set(self, where: Document, changes: Document) -> Document | None:
+        """Change the one document that is still as `where` says; returns it as it is then, or None."""
+        with refusals():
+            return self._documents.find_one_and_update(
+                where, changes, return_document=True, session=self._session
+            )
+
+    def _compare_and_set_many(self, where: Document, changes: Document) -> int:
+        """Change the documents that are still as `where` says; returns how many."""
+        with refusals():
+            return self._documents.update_many(where, changes, session=self._session).matched_count
+
+    def stored(self, document_id: object) -> StoredDocument | None:
+        """A document as it is stored, with all fields."""
+        return self._one(id_is(document_id))
+
+    def newest(self, where: Mapping[str, object], limit: int, by: str = "_id") -> Iterator[StoredDocument]:
+        """What matches, newest first, as it is stored; 0 for all. An ObjectId carries its second of
+        creation, and every document has one, which cannot be said of `createdAt`."""
+        yield from self._find(dict(where), sort=[(by, -1)], limit=limit)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A validator's refusal as WriteRefused; everything else passes."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code == DOCUMENT_VALIDATION_FAILED:
+            raise explain(error) from error
+        raise
+
+
+def id_is(wanted: object) -> Document:
+    """A condition: the document with this id. An id may come out of another document, where it may be
+    anything: `{"$ne": 1}` is nobody's id and must not match everybody's."""
+    return {"_id": {"$eq": wanted}}
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def status_change(status: str, now: datetime, old: str | None = None) -> Document:
+    """The update that moves a document to a state; `old` is kept where a job changed it."""
+    changes: Document = {"status": status, "updatedAt": now}
+    return {"$set": changes if old is None else {**changes, "oldStatus": old}}

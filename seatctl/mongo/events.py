@@ -1,0 +1,110 @@
+"""The collection `events`: each event's counter, and the only statements that move it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from seatctl.domain.documents import Event, EventId, NewEvent, StoredDocument, Unreadable
+from seatctl.mongo import codec, schema
+from seatctl.mongo.collection import Document, Documents, chunks, id_is
+
+EVENTS_AT_ONCE = 10_000
+
+
+class Events(Documents):
+    name = schema.EVENTS
+
+    def insert(self, new: NewEvent) -> StoredDocument:
+        document = codec.new_event(new)
+        self._insert(document)
+        return document
+
+    def get(self, event_id: EventId) -> Event | Unreadable | None:
+        found = self._one(id_is(event_id), codec.EVENT_FIELDS)
+        return None if found is None else codec.event(found)
+
+    def by_id(self, event_ids: Iterable[EventId]) -> dict[EventId, Event | Unreadable]:
+        """Those of these events that exist."""
+        found: dict[EventId, Event | Unreadable] = {}
+        for some in chunks(event_ids, EVENTS_AT_ONCE):
+            for document in self._find({"_id": {"$in": some}}, codec.EVENT_FIELDS):
+                found[EventId(document["_id"])] = codec.event(document)
+        return found
+
+    def names(self, event_ids: Iterable[object]) -> dict[object, str]:
+        """The names of those of these events that exist."""
+        found = self._find({"_id": {"$in": list(event_ids)}}, ("name",))
+        return {event["_id"]: str(event.get("name", event["_id"])) for event in found}
+
+    def take_seats(self, event_id: EventId, seats: int) -> Event | None:
+        """Counter down, if that many seats are there (invariant 2); returns the event as it is then, its
+        `updated_at` the server's time of this write, or None."""
+        where = {**id_is(event_id), "availableSeats": {"$gte": seats}, **_has_room(0)}
+        change = {"$inc": {"availableSeats": -seats}, **self._deployment.stamp("updatedAt")}
+        return _readable(self._compare_and_set(where, change))
+
+    def add_seats(self, seats: Mapping[EventId, int], now: datetime) -> int:
+        """Counters up, one statement for all events that get the same number of seats.
+
+        Returns how many events took them. One that does not exist, that cannot be read, or that would
+        have more seats available than it has, takes none (invariant 2: no clamp).
+        """
+        events_by_seats: dict[int, list[EventId]] = {}
+        for event_id, number in seats.items():
+            events_by_seats.setdefault(number, []).append(event_id)
+        # Never backwards: a sweep that began long ago must not hide that a buyer is here.
+        return sum(
+            self._compare_and_set_many(
+                {"_id": {"$in": events}, **_has_room(number)},
+                {"$inc": {"availableSeats": number}, "$max": {"updatedAt": now}},
+            )
+            for number, events in events_by_seats.items()
+        )
+
+    def touch(self, event_id: EventId, now: datetime) -> Event | Unreadable | None:
+        """Write to an event without changing its counter, so that within this transaction nobody else
+        can; returns it."""
+        found = self._compare_and_set(id_is(event_id), {"$max": {"updatedAt": now}})
+        return None if found is None else codec.event(found)
+
+    def set_counter(self, event: Event, available: int, now: datetime) -> bool:
+        """Set a counter, if the event is still as it was read."""
+        unchanged = {**id_is(event.id), "availableSeats": event.available, "totalSeats": event.total}
+        change = {"$set": {"availableSeats": available}, "$max": {"updatedAt": now}}
+        return self._compare_and_set(unchanged, change) is not None
+
+    def fullest(self, limit: int) -> Iterator[StoredDocument]:
+        """By the share of their seats that is available, smallest first; 0 for all."""
+        total = {"$max": [codec.number_or_zero("$totalSeats"), 1]}
+        pipeline: list[Document] = [
+            {"$addFields": {"free": {"$divide": [codec.number_or_zero("$availableSeats"), total]}}},
+            {"$sort": {"free": 1, "_id": -1}},
+            *([{"$limit": limit}] if limit else []),
+            {"$project": {"free": 0}},
+        ]
+        yield from self._aggregate(pipeline)
+
+    def totals(self) -> tuple[int, int, int]:
+        """How many events there are, their seats in all, and their available ones. A value that is no
+        number counts as none."""
+        sums = {name: {"$sum": codec.number_or_zero(f"${name}")} for name in ("totalSeats", "availableSeats")}
+        for group in self._aggregate([{"$group": {"_id": None, "events": {"$sum": 1}, **sums}}]):
+            return int(group["events"]), int(group["totalSeats"]), int(group["availableSeats"])
+        return 0, 0, 0
+
+
+def _readable(document: Document | None) -> Event | None:
+    event = None if document is None else codec.event(document)
+    return event if isinstance(event, Event) else None
+
+
+def _has_room(seats: int) -> Document:
+    """Conditions: the event can be read, and with so many more seats available it has no more than all."""
+    fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
+    readable = {"$and": [codec.is_whole("$availableSeats"), codec.is_whole("$totalSeats")]}
+    return {
+        "$expr": {"$cond": [readable, fits, False]},
+        "eventType": {"$ne": "multi-day"},
+        "dailySeats": {"$in": [None, {}]},
+    }

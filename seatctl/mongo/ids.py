@@ -1,0 +1,48 @@
+"""Ids as people type them, and new ones."""
+
+from __future__ import annotations
+
+import re
+
+from bson import ObjectId
+
+from seatctl.domain import requests
+from seatctl.domain.documents import BookingId, EventId, LockId, UserId
+from seatctl.domain.timespec import shorten
+from seatctl.errors import Usage
+
+_WRAPPED = re.compile(r"""(?:ObjectId\(\s*)?["']?([0-9a-fA-F]{24})["']?(?:\s*\))?""")
+
+
+def parse_event_id(text: str) -> EventId:
+    """24 hex digits as printed, in quotes, or as `ObjectId("…")`. Raises Usage for anything else; so do
+    the others."""
+    return EventId(parse_document_id(text))
+
+
+def parse_lock_id(text: str) -> LockId:
+    return LockId(parse_document_id(text))
+
+
+def parse_booking_id(text: str) -> BookingId:
+    return BookingId(parse_document_id(text))
+
+
+def parse_document_id(text: str) -> object:
+    """The id of a document of any kind."""
+    match = _WRAPPED.fullmatch(text.strip())
+    if match is None:
+        raise Usage(f"{shorten(text)!r} is not an id; an id has 24 hexadecimal digits")
+    return ObjectId(match[1])
+
+
+def parse_user(text: str) -> UserId:
+    """A user as the contract stores it: an ObjectId when it has 24 hex digits, else the text without
+    surrounding space. Raises Usage."""
+    user = requests.text("user", text)
+    return UserId(ObjectId(user) if ObjectId.is_valid(user) else user)
+
+
+def new_key() -> str:
+    """A unique idempotency key, for a lock whose caller gave none."""
+    return f"seatctl-{ObjectId()}"

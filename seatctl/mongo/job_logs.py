@@ -1,0 +1,70 @@
+"""The collection `jobLogs`: an entry for each run of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from seatctl.domain.documents import JobRun, PastRun, StoredDocument
+from seatctl.domain.states import JobStatus, JobType
+from seatctl.mongo import schema
+from seatctl.mongo.collection import Document, Documents
+
+
+class JobLogs(Documents):
+    name = schema.JOB_LOGS
+
+    def insert(self, run: JobRun) -> None:
+        self._insert(dict(as_stored(run)))
+
+    def last(self, job: JobType, until: datetime, status: JobStatus | None = None) -> PastRun | None:
+        """The last run of a job. Never one after `until`: an entry from a clock that was wrong must not
+        hide that the job stopped."""
+        where: Document = {"jobType": job, "executedAt": {"$lte": until, "$not": {"$type": "array"}}}
+        if status is not None:
+            where["status"] = status
+        found = next(self.newest(where, 1, by="executedAt"), None)
+        return None if found is None else _past(found)
+
+    def count_by_status(self, job: JobType, since: datetime) -> dict[str, int]:
+        pipeline: list[Document] = [
+            {"$match": {"jobType": job, "executedAt": {"$gte": since}}},
+            {"$group": {"_id": "$status", "runs": {"$sum": 1}}},
+        ]
+        return {str(group["_id"]): group["runs"] for group in self._aggregate(pipeline)}
+
+    def durations(self, job: JobType, since: datetime) -> Iterator[Mapping[str, object]]:
+        """The runs of a job since then, those of one `status` and `duration` (ms) together: how many
+        `runs`, and the `recordsProcessed` and `seatsRestored` of all of them."""
+        key = {"status": "$status", "duration": "$details.duration"}
+        sums = {name: {"$sum": f"$details.{name}"} for name in ("recordsProcessed", "seatsRestored")}
+        pipeline: list[Document] = [
+            {"$match": {"jobType": job, "executedAt": {"$gte": since}}},
+            {"$group": {"_id": key, "runs": {"$sum": 1}, **sums}},
+        ]
+        for group in self._aggregate(pipeline):
+            yield {**group.pop("_id"), **group}
+
+
+def _past(entry: StoredDocument) -> PastRun:
+    executed_at, details, error = entry["executedAt"], entry.get("details"), entry.get("error")
+    assert isinstance(executed_at, datetime)  # the query asked for one
+    return PastRun(
+        executed_at=executed_at,
+        status=str(entry.get("status")),
+        host=str(entry.get("host", "unknown host")),
+        error=None if error is None else str(error),
+        details=details if isinstance(details, dict) else {},
+    )
+
+
+def as_stored(run: JobRun) -> StoredDocument:
+    """A run as its entry stands in the database."""
+    entry: Document = {
+        "jobType": run.job.value,
+        "executedAt": run.executed_at,
+        "status": run.status.value,
+        "details": dict(run.details),
+        "host": run.host,
+    }
+    return entry if run.error is None else {**entry, "error": run.error}

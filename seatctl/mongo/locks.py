@@ -1,0 +1,170 @@
+"""The collection `seatLocks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from seatctl.domain.documents import EventId, LockId, NewLock, SeatLock, Unreadable, UserId
+from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
+from seatctl.mongo import codec, schema
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
+
+MAY_HOLD: Document = {"$nin": sorted(ENDED_LOCK)}
+"""A condition on `status`: the lock holds its seats, or is in a state that nobody knows."""
+CANDIDATE_FIELDS = ("eventId", "seats", "status", "expiresAt")
+
+
+class OverdueLock(NamedTuple):
+    """An ACTIVE lock past its deadline: what a sweep needs of it."""
+
+    id: LockId
+    event: EventId
+    seats: int
+    expires_at: datetime
+
+
+class SeatLocks(Documents):
+    name = schema.LOCKS
+
+    def insert(self, new: NewLock) -> SeatLock:
+        """Raises DuplicateKeyError where the guard index already has a lock with this key."""
+        document = codec.new_lock(new)
+        self._insert(document)
+        return _own(document)
+
+    def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:
+        found = self._one(id_is(lock_id))
+        return None if found is None else codec.lock(found)
+
+    def by_id(self, lock_ids: Iterable[LockId]) -> dict[LockId, SeatLock | Unreadable]:
+        """Those of these locks that exist, without their users and keys."""
+        found = self._find({"_id": {"$in": list(lock_ids)}}, CANDIDATE_FIELDS)
+        return {LockId(lock["_id"]): codec.lock(lock) for lock in found}
+
+    def by_key(self, event_id: EventId, user: UserId, key: str) -> SeatLock | Unreadable | None:
+        """The lock that this request got before."""
+        # The $type repeats the guard's partial filter; without it the planner scans the collection.
+        same_key = {"$eq": key, "$type": "string"}
+        found = self._one({"eventId": {"$eq": event_id}, "userId": {"$eq": user}, "idempotencyKey": same_key})
+        return None if found is None else codec.lock(found)
+
+    def overdue(
+        self, before: datetime, event_id: EventId | None = None
+    ) -> Iterator[OverdueLock | Unreadable]:
+        """ACTIVE locks whose deadline is before this time, or is no date at all, ordered by event."""
+        where: Document = {
+            "status": LockStatus.ACTIVE,
+            # Not `$lt`: that passes over a deadline that is no date, and its seats are lost without a
+            # word. On the partial index both forms examine the same keys.
+            "expiresAt": {"$not": {"$gte": before}},
+            "eventId": EVERY if event_id is None else {"$eq": event_id},
+        }
+        yield from map(_candidate, self._find(where, CANDIDATE_FIELDS, sort=[("eventId", 1)]))
+
+    def still_overdue(
+        self, lock_ids: Sequence[LockId], before: datetime
+    ) -> Iterator[OverdueLock | Unreadable]:
+        """Those of these locks that are ACTIVE and overdue still."""
+        where: Document = {
+            "_id": {"$in": lock_ids},
+            "status": LockStatus.ACTIVE,
+            "expiresAt": {"$not": {"$gte": before}},
+        }
+        yield from map(_candidate, self._find(where, CANDIDATE_FIELDS))
+
+    def count_overdue(self, before: datetime) -> int:
+        where = {"eventId": EVERY, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
+        return self._documents.count_documents(where, session=self._session)
+
+    def expire_overdue(self, lock_ids: Sequence[LockId], before: datetime, now: datetime) -> int:
+        """ACTIVE → EXPIRED by a job, for those that are ACTIVE and overdue still; returns how many."""
+        where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
+        return self._compare_and_set_many(
+            where, status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE)
+        )
+
+    def expire_booked(self, lock_ids: Sequence[LockId], now: datetime) -> int:
+        """ACTIVE → EXPIRED by a job, for locks whose bookings ended: the booking's deadline rules, and
+        the lock's own may be anything."""
+        where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE}
+        return self._compare_and_set_many(
+            where, status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE)
+        )
+
+    def change(
+        self, lock_id: LockId, old: LockStatus, new: LockStatus, now: datetime, *, by_job: bool = False
+    ) -> SeatLock | None:
+        """Compare-and-set of one lock's status; None: somebody was faster."""
+        where = {**id_is(lock_id), "status": old}
+        found = self._compare_and_set(where, status_change(new, now, old=old if by_job else None))
+        return None if found is None else _own(found)
+
+    def move_deadline(self, lock_id: LockId, deadline: datetime, now: datetime) -> bool:
+        """Move an ACTIVE lock's deadline to its booking's, unless it has passed by the server's own clock.
+        It is this write that makes `confirm` and an expiry of the same lock exclude each other."""
+        in_time = {"$gt": ["$expiresAt", self._deployment.now_expression]}
+        where = {**id_is(lock_id), "status": LockStatus.ACTIVE, "$expr": in_time}
+        changes = {"$set": {"expiresAt": deadline, "updatedAt": now}}
+        return self._compare_and_set(where, changes) is not None
+
+    def of_events(self, events: Document, status: LockStatus) -> Iterator[SeatLock | Unreadable]:
+        """The locks of some events, or of a range of them, that are in one state."""
+        where = {"eventId": events, "status": status}
+        yield from map(codec.lock, self._find(where, CANDIDATE_FIELDS))
+
+    def unreadable(self, events: Document) -> Iterator[Unreadable]:
+        """Locks of these events that may hold seats and cannot be read."""
+        for document in self._find({"eventId": events, "status": MAY_HOLD}, CANDIDATE_FIELDS):
+            lock = codec.lock(document)
+            if isinstance(lock, Unreadable):
+                yield lock
+
+    def held_by_status(self, event_ids: Iterable[object]) -> dict[tuple[str, str], int]:
+        """By event and status, both as texts, the seats that locks hold."""
+        pipeline: list[Document] = [
+            {"$match": {"eventId": {"$in": list(event_ids)}, "status": {"$in": sorted(HOLDING)}}},
+            {
+                "$group": {
+                    "_id": {"event": "$eventId", "status": "$status"},
+                    "seats": {"$sum": {"$cond": [codec.is_seat_count("$seats"), "$seats", 0]}},
+                }
+            },
+        ]
+        return {
+            (str(group["_id"]["event"]), str(group["_id"]["status"])): int(group["seats"])
+            for group in self._aggregate(pipeline)
+        }
+
+    def unreadable_owners(self) -> Iterator[Unreadable]:
+        """Locks that may hold seats of an event whose id is no ObjectId: by text, or none at all."""
+        for lock in self._find({"eventId": NO_OBJECT_ID, "status": MAY_HOLD}, CANDIDATE_FIELDS):
+            read = codec.lock(lock)
+            if isinstance(read, Unreadable):
+                yield read
+
+    def seats_by_status(self) -> dict[LockStatus, int]:
+        """Over all events, the seats that locks hold."""
+        held = {"status": {"$in": sorted(HOLDING)}}
+        seats = {"$sum": {"$cond": [codec.is_seat_count("$seats"), "$seats", 0]}}
+        groups = self._aggregate([{"$match": held}, {"$group": {"_id": "$status", "seats": seats}}])
+        seats_of = {str(group["_id"]): int(group["seats"]) for group in groups}
+        return {status: seats_of.get(status, 0) for status in HOLDING}
+
+    def is_empty(self) -> bool:
+        return self._one({}, ("_id",)) is None
+
+
+def _candidate(document: Document) -> OverdueLock | Unreadable:
+    lock = codec.lock(document)
+    if isinstance(lock, Unreadable):
+        return lock
+    assert lock.expires_at is not None  # it is ACTIVE
+    return OverdueLock(lock.id, lock.event, lock.seats, lock.expires_at)
+
+
+def _own(document: Document) -> SeatLock:
+    lock = codec.lock(document)
+    assert isinstance(lock, SeatLock)  # seatctl wrote it, or read it before it changed its status
+    return lock

@@ -1,0 +1,78 @@
+"""Work in batches: ordered by event, two at a time, and none begun once somebody asked to stop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+WORKERS = 2
+"""Batches in flight: while the server works on one, the next is read and planned."""
+
+
+def in_portions(
+    items: Iterator[T], size: int, event_of: Callable[[T], object], go_on: Callable[[], bool]
+) -> Iterator[tuple[list[T], bool]]:
+    """The items in lists of at most `size`, each with whether it shares an event with the one before. A
+    list ends where an event ends, if it can: two batches that write one counter roll each other back."""
+    left: list[T] = []
+    last: object = object()
+    while go_on():
+        portion = left + list(islice(items, size - len(left)))
+        if not portion:
+            return
+        ends = event_of(portion[-1])
+        cut = len(portion)
+        if cut == size and event_of(portion[0]) != ends:
+            cut = next(number for number, item in enumerate(portion) if event_of(item) == ends)
+        portion, left = portion[:cut], portion[cut:]
+        yield portion, event_of(portion[0]) == last
+        last = event_of(portion[-1])
+
+
+def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[T]], R]) -> Iterator[R]:
+    """What `work` makes of each portion, in order, WORKERS at a time once there are several; one that shares
+    an event with the one before waits for it. When one fails, those in flight still end, and are yielded
+    before its error is raised."""
+    first = list(islice(portions, 2))
+    if len(first) < 2:
+        yield from (work(portion) for portion, _ in first)
+        return
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    def after(previous: Future[R] | None, portion: list[T]) -> R:
+        if previous is not None:
+            wait([previous])
+        return work(portion)
+
+    in_flight: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            for portion, shares_event in chain(first, portions):
+                previous = in_flight[-1] if in_flight and shares_event else None
+                in_flight.append(pool.submit(after, previous, portion))
+                if len(in_flight) > WORKERS:
+                    yield in_flight.popleft().result()
+        except Exception:
+            yield from (future.result() for future in in_flight if future.exception() is None)
+            raise
+        yield from _results(in_flight)
+
+
+def _results(futures: Iterable[Future[R]]) -> Iterator[R]:
+    """What these made; the first error is raised when all have ended and were yielded."""
+    failure: BaseException | None = None
+    for future in futures:
+        if error := future.exception():
+            failure = failure or error
+        else:
+            yield future.result()
+    if failure:
+        raise failure

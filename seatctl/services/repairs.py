@@ -1,0 +1,154 @@
+"""The repairs of locks and bookings that disagree. Each is the body of one transaction: it looks again, and
+changes only what is still as `verify` found it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, SeatLock, Unreadable
+from seatctl.domain.states import ENDED_LOCK, BookingStatus, Fault, LockStatus
+from seatctl.domain.words import count
+from seatctl.errors import StaleRead
+from seatctl.mongo.audit import HeldSeats, some
+from seatctl.mongo.store import Store
+from seatctl.services import seats
+from seatctl.services.clearance import Cause, Clearance
+from seatctl.services.report import Outcome
+from seatctl.services.violations import Violation
+
+WITHOUT_SEATS = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
+"""Doubts that say that no counter went down for a lock: recovery may end it, and raises none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a transaction did about one violation; `words` say it, empty where nothing was wrong any more."""
+
+    words: str = ""
+    outcome: Outcome = Outcome.REPAIRED
+    locks: int = 0
+    bookings: int = 0
+    repairs: int = 0
+    seats: tuple[EventId, int] | None = None
+    """The seats that went back to an event."""
+
+
+NOTHING = Repair()
+NEEDS_PERSON = Repair(Outcome.NEEDS_PERSON.value, Outcome.NEEDS_PERSON)
+OVERSOLD = Repair(Outcome.OVERSOLD.value, Outcome.OVERSOLD)
+
+
+def settle_lock(tx: Store, violation: Violation, now: datetime) -> Repair:
+    """CONFIRMED x ACTIVE: the lock becomes CONSUMED."""
+    booking = tx.bookings.get(BookingId(violation.booking))
+    if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
+        return NOTHING
+    if tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True) is None:
+        return NOTHING
+    return Repair("lock CONSUMED", repairs=1)
+
+
+def take_again(tx: Store, violation: Violation, now: datetime) -> Repair:
+    """CONFIRMED x EXPIRED or CANCELLED: the seats are taken again, if the event still has them.
+
+    The locks decide how many are free, not the counter, which may be wrong: it goes down to what is left of
+    them, and never up.
+    """
+    booking = tx.bookings.get(BookingId(violation.booking))
+    lock = tx.locks.get(LockId(violation.lock))
+    if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
+        return NOTHING
+    if isinstance(lock, Unreadable):
+        return NEEDS_PERSON
+    if lock is None or lock.status not in ENDED_LOCK:
+        return NOTHING
+    event = tx.events.touch(lock.event, now)
+    held = tx.audit.held_seats(some([lock.event])).get(lock.event, HeldSeats())
+    if not isinstance(event, Event) or held.unreadable:
+        return NEEDS_PERSON
+    left = event.total - held.seats - lock.seats
+    if left < 0:
+        return OVERSOLD
+    if not tx.events.set_counter(event, min(event.available, left), now):
+        raise StaleRead
+    if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, now, by_job=True) is None:
+        raise StaleRead
+    return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)
+
+
+def return_seats(tx: Store, violation: Violation, now: datetime) -> Repair:
+    """An ended booking x ACTIVE: the lock ends, and its seats go back."""
+    lock = tx.locks.get(LockId(violation.lock))
+    if isinstance(lock, Unreadable):
+        return NEEDS_PERSON
+    if lock is None or lock.status is not LockStatus.ACTIVE:
+        return NOTHING
+    if next(tx.bookings.protecting([lock.id]), None) is not None:
+        return NOTHING
+    return _end_lock(tx, lock, now)
+
+
+def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> Repair:
+    """End an ACTIVE lock that nothing protects, in the way that the clearance of its event allows."""
+    doubt = Clearance(tx).doubts([lock.event]).get(lock.event)
+    if doubt is not None and doubt.cause not in WITHOUT_SEATS:
+        return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
+    if doubt is None:
+        seats.give(tx, {lock.event: lock.seats}, now)
+    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True) is None:
+        raise StaleRead
+    if doubt is not None:
+        return Repair("lock EXPIRED, no counter raised", locks=1)
+    words = f"lock EXPIRED, {count(lock.seats, 'seat')} returned"
+    return Repair(words, locks=1, seats=(lock.event, lock.seats))
+
+
+def end_booking(tx: Store, violation: Violation, now: datetime) -> Repair:
+    """PAYMENT_PENDING that has no seats, or no event: the booking expires, and an ACTIVE lock that no other
+    booking protects with it."""
+    booking = tx.bookings.change(
+        BookingId(violation.booking), BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now
+    )
+    if booking is None:
+        return NOTHING
+    ended = return_seats(tx, violation, now)
+    if ended.outcome is not Outcome.REPAIRED or not ended.words:
+        return Repair("booking EXPIRED", bookings=1)
+    return Repair(f"booking EXPIRED, {ended.words}", locks=1, bookings=1, seats=ended.seats)
+
+
+def end_orphan(tx: Store, violation: Violation, now: datetime) -> Repair:
+    """A lock of no event, with the bookings that wait for it: of whatever event those are, no payment could
+    be for seats."""
+    lock = tx.locks.get(LockId(violation.lock))
+    if not isinstance(lock, SeatLock) or lock.status is not LockStatus.ACTIVE:
+        return NOTHING
+    waiting: list[BookingId] = []
+    for _, booking in tx.bookings.protecting([lock.id]):
+        if isinstance(booking, Unreadable) or booking.status is not BookingStatus.PAYMENT_PENDING:
+            return NEEDS_PERSON
+        waiting.append(booking.id)
+    for booking_id in waiting:
+        if not tx.bookings.change(booking_id, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now):
+            raise StaleRead
+    if not tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True):
+        raise StaleRead
+    with_bookings = f" with booking {', '.join(map(str, waiting))}" if waiting else ""
+    words = f"lock EXPIRED{with_bookings}, its event does not exist"
+    return Repair(words, locks=1, bookings=len(waiting))
+
+
+Repairer: TypeAlias = Callable[[Store, Violation, datetime], Repair]
+
+REPAIRS: dict[Fault, Repairer] = {
+    Fault.UNSETTLED_LOCK: settle_lock,
+    Fault.LOST_LOCK: take_again,
+    Fault.SEATS_NOT_RETURNED: return_seats,
+    Fault.BOOKING_WITHOUT_SEATS: end_booking,
+    Fault.ORPHAN_LOCK: end_orphan,
+    Fault.ORPHAN_BOOKING: end_booking,
+}
+"""By fault, what recovery does about it. Counters are corrected after them, in `counters.py`."""

@@ -1,0 +1,159 @@
+"""What one run of a job did: its numbers, its entry in the job log, and why it failed if it did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from seatctl.domain.documents import EventId, JobRun, StoredDocument
+from seatctl.domain.states import Fault, JobStatus, JobType
+from seatctl.domain.words import count
+from seatctl.mongo.job_logs import as_stored
+from seatctl.mongo.secrets import scrub
+from seatctl.services.expiry import Batch, SkippedItem
+from seatctl.services.seats import seats_of
+from seatctl.services.violations import Violation
+
+LISTED = 100
+"""Items named in one log entry; their number is always complete."""
+
+
+class Outcome(Enum):
+    """What became of a violation."""
+
+    REPAIRED = "repaired"
+    PLANNED = "planned"
+    NEEDS_PERSON = "needs a person"
+    OVERSOLD = "oversold: the event no longer has the seats; needs a person"
+    UNSETTLED = "left for the next run: other programs are changing it"
+
+
+UNRESOLVED = frozenset({Outcome.NEEDS_PERSON, Outcome.OVERSOLD, Outcome.UNSETTLED})
+
+
+@dataclass(frozen=True, slots=True)
+class RepairStep:
+    """A violation that recovery met, and what became of it, as an outcome and in words."""
+
+    violation: Violation
+    outcome: Outcome
+    words: str = ""
+
+    def as_document(self) -> dict[str, object]:
+        return {**self.violation.as_document(), "outcome": self.words or self.outcome.value}
+
+
+@dataclass(slots=True)
+class JobReport:
+    """One run of a job so far."""
+
+    job: JobType
+    started: datetime
+    host: str
+    dry_run: bool = False
+    as_of: datetime | None = None
+    """The time of the run, where it was moved."""
+    locks: int = 0
+    bookings: int = 0
+    seats: int = 0
+    repairs: int = 0
+    """Documents that recovery changed beside what the sweeps expired."""
+    skipped: dict[tuple[str, str], SkippedItem] = field(default_factory=dict)
+    notes: list[SkippedItem] = field(default_factory=list)
+    seats_by_event: Counter[EventId] = field(default_factory=Counter)
+    steps: list[RepairStep] = field(default_factory=list)
+    duration_ms: int = 0
+
+    def add(self, batch: Batch) -> None:
+        """Add what a batch did."""
+        returned = seats_of(batch.returning)
+        self.locks += batch.locks
+        self.bookings += batch.bookings
+        self.seats += returned.total()
+        self.seats_by_event.update(returned)
+        self.notes += batch.notes
+        self.skip(batch.skipped)
+
+    def skip(self, items: list[SkippedItem]) -> None:
+        self.skipped.update({(item.kind, str(item.id)): item for item in items})
+
+    @property
+    def processed(self) -> int:
+        match self.job:
+            case JobType.LOCK_EXPIRY:
+                return self.locks
+            case JobType.BOOKING_EXPIRY:
+                return self.bookings
+            case JobType.RECOVERY:
+                return self.locks + self.bookings + self.repairs
+
+    @property
+    def interrupted(self) -> str:
+        """How far a run came that was told to stop."""
+        what = {JobType.LOCK_EXPIRY: "lock", JobType.BOOKING_EXPIRY: "booking", JobType.RECOVERY: "record"}
+        return f"interrupted after {count(self.processed, what[self.job])}"
+
+    @property
+    def unresolved(self) -> int:
+        return sum(step.outcome in UNRESOLVED for step in self.steps)
+
+    @property
+    def counters_corrected(self) -> int:
+        return sum(
+            step.violation.fault is Fault.COUNTER_DRIFT and step.outcome not in UNRESOLVED
+            for step in self.steps
+        )
+
+    @property
+    def error(self) -> str | None:
+        """Why this run is no success, or None."""
+        parts = []
+        if items := list(self.skipped.values()):
+            more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+            parts.append(f"skipped {items[0]}{more}")
+        if self.notes:
+            more = f" and {len(self.notes) - 1} more" if len(self.notes) > 1 else ""
+            parts.append(f"expired {self.notes[0]}{more}")
+        if self.unresolved:
+            need = "violation needs" if self.unresolved == 1 else "violations need"
+            parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` lists them")
+        return "; ".join(parts) or None
+
+    def entry(self, error: str | None) -> JobRun:
+        """The entry of this run in the job log: no secret ever stands in it."""
+        status = JobStatus.FAILED if error else JobStatus.SUCCESS
+        told = None if error is None else scrub(error)
+        return JobRun(self.job, self.started, status, self._details(), self.host, told)
+
+    @property
+    def run(self) -> StoredDocument:
+        """The entry as it stands in the job log."""
+        return as_stored(self.entry(self.error))
+
+    def _details(self) -> StoredDocument:
+        details: dict[str, object] = {
+            "recordsProcessed": self.processed,
+            "seatsRestored": self.seats,
+            "duration": self.duration_ms,
+            "locksExpired": self.locks,
+        }
+        if self.job is not JobType.LOCK_EXPIRY:
+            details["bookingsExpired"] = self.bookings
+        if self.job is JobType.RECOVERY:
+            details["resourcesRecovered"] = self.processed
+            details["findings"] = [step.as_document() for step in self.steps[:LISTED]]
+            details["findingsCount"] = len(self.steps)
+        if self.as_of is not None:
+            details["asOf"] = self.as_of
+        if self.seats_by_event:
+            largest = self.seats_by_event.most_common(LISTED)
+            details["seatsByEvent"] = [{"event": event, "seats": seats} for event, seats in largest]
+        if self.skipped:
+            listed = list(self.skipped.values())[:LISTED]
+            details["setAsideCount"] = len(self.skipped)
+            details["setAside"] = [
+                {"kind": item.kind.value, "id": item.id, "reason": item.reason} for item in listed
+            ]
+        return details

@@ -1,0 +1,160 @@
+"""One violation of an invariant, and how locks, bookings and counters are judged. Reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from seatctl.domain.documents import Booking, Event, Kind, SeatLock, Unreadable
+from seatctl.domain.rules import several_bookings
+from seatctl.domain.states import (
+    HOLDING,
+    INVARIANT,
+    LIVE,
+    REPAIRABLE,
+    BookingStatus,
+    Fault,
+    LockStatus,
+    fault_of_pair,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong, said in a sentence, and the documents or the index involved."""
+
+    fault: Fault
+    message: str
+    event: object = None
+    lock: object = None
+    booking: object = None
+    index: str | None = None
+    repairable: bool = True
+    """False: recovery repairs such faults, but not this one."""
+
+    @property
+    def topic(self) -> tuple[str, ...]:
+        """What it is about, whatever the numbers in it are at the moment."""
+        return (self.fault, *map(repr, (self.event, self.lock, self.booking, self.index)))
+
+    @property
+    def is_for_recovery(self) -> bool:
+        return self.fault in REPAIRABLE and self.repairable
+
+    @property
+    def remedy(self) -> str:
+        """The command that repairs it, or the one that shows a person what to decide on."""
+        if self.is_for_recovery:
+            return "seatctl recover"
+        if self.index:
+            return "seatctl init --check"
+        return f"seatctl show {self.booking or self.lock or self.event}"
+
+    def as_document(self) -> dict[str, object]:
+        ids = {"event": self.event, "lock": self.lock, "booking": self.booking, "index": self.index}
+        return {
+            "fault": self.fault.value,
+            "invariant": INVARIANT[self.fault],
+            "message": self.message,
+            **{name: value for name, value in ids.items() if value is not None},
+            "remedy": self.remedy,
+        }
+
+
+FAULT_OF_UNREADABLE = {
+    Kind.EVENT: Fault.DAMAGED_EVENT,
+    Kind.LOCK: Fault.DAMAGED_LOCK,
+    Kind.BOOKING: Fault.DAMAGED_BOOKING,
+}
+
+
+def unreadable(found: Unreadable) -> Violation:
+    """A document that no program can read."""
+    ids = {found.kind.value: found.id}
+    event = found.id if found.kind is Kind.EVENT else found.event
+    return Violation(
+        FAULT_OF_UNREADABLE[found.kind], str(found), event, lock=ids.get("lock"), booking=ids.get("booking")
+    )
+
+
+def counted_by_day(event: Unreadable) -> Violation:
+    """An event that seatctl leaves alone."""
+    return Violation(Fault.UNKNOWN_COUNTING, str(event), event.id)
+
+
+def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iterator[Violation]:
+    """What is wrong with a lock that holds seats, and with the bookings that name it."""
+    if len(bookings) > 1:
+        message = several_bookings(lock.id, len(bookings))
+        yield Violation(Fault.SEVERAL_BOOKINGS, message, lock.event, lock.id)
+    readable = [booking for booking in bookings if isinstance(booking, Booking)]
+    yield from (unreadable(booking) for booking in bookings if isinstance(booking, Unreadable))
+    paid = any(booking.status is BookingStatus.CONFIRMED for booking in readable)
+    if lock.status is LockStatus.CONSUMED and not paid:
+        message = f"lock {lock.id} is CONSUMED without a CONFIRMED booking; somebody may have paid"
+        yield Violation(Fault.CONSUMED_WITHOUT_BOOKING, message, lock.event, lock.id)
+    kept = len(readable) < len(bookings) or any(booking.status in LIVE for booking in readable)
+    for booking in readable:
+        fault = fault_of_pair(lock.status, booking.status)
+        if booking.status in LIVE and booking.event != lock.event:
+            message = (
+                f"booking {booking.id} names event {booking.event}, but its lock {lock.id} holds seats of "
+                f"event {lock.event}"
+            )
+            yield Violation(Fault.OTHER_EVENT, message, booking.event, lock.id, booking.id)
+        if fault is Fault.SEATS_NOT_RETURNED and kept:
+            continue  # a person has to look at the other booking first
+        if fault:
+            yield of_pair(fault, booking, lock)
+
+
+def judge_booking(booking: Booking, lock: SeatLock | Unreadable | None) -> Iterator[Violation]:
+    """What is wrong with a live booking whose lock holds nothing. One that holds seats is judged with its
+    bookings, by `judge_lock`."""
+    if isinstance(lock, Unreadable):
+        yield unreadable(lock)
+        return
+    status = None if lock is None else lock.status
+    if status not in HOLDING and (fault := fault_of_pair(status, booking.status)):
+        yield of_pair(fault, booking, lock)
+
+
+def of_pair(fault: Fault, booking: Booking, lock: SeatLock | None) -> Violation:
+    """A booking and its lock in states that do not fit together."""
+    state = lock.status if lock else "missing"
+    message = f"booking {booking.id} is {booking.status} but its lock {booking.lock} is {state}"
+    return Violation(fault, message, booking.event, booking.lock, booking.id)
+
+
+def orphan(document: SeatLock | Booking) -> Violation:
+    """A lock that holds seats, or a live booking, of an event that does not exist."""
+    if isinstance(document, SeatLock):
+        fault = Fault.ORPHAN_LOCK if document.status is LockStatus.ACTIVE else Fault.ORPHAN_SOLD
+        what, lock, booking = f"lock {document.id}", document.id, None
+    else:
+        pending = document.status is BookingStatus.PAYMENT_PENDING
+        fault = Fault.ORPHAN_BOOKING if pending else Fault.ORPHAN_SOLD
+        what, lock, booking = f"booking {document.id}", document.lock, document.id
+    message = f"{what} ({document.status}) belongs to event {document.event}, which does not exist"
+    return Violation(fault, message, document.event, lock, booking)
+
+
+def judge_counter(event: Event, held: int) -> Violation | None:
+    """What is wrong with an event's counter when its locks hold so many seats (invariants 1 and 2)."""
+    expected = event.total - held
+    if expected < 0:
+        message = f"event {event.id}: locks hold {held} of {event.total} seats, {-expected} too many"
+        return Violation(Fault.OVERBOOKED, message, event.id)
+    if event.available == expected:
+        return None
+    message = (
+        f"event {event.id}: {event.available} seats available, should be {expected} "
+        f"({event.total} in all, {held} held)"
+    )
+    return Violation(Fault.COUNTER_DRIFT, message, event.id)
+
+
+def in_doubt(drift: Violation, reason: str) -> Violation:
+    """A counter that is too low and must not be raised: it could sell seats again that are not free."""
+    message = f"{drift.message}, but {reason}: raised, it could sell those seats again"
+    return replace(drift, fault=Fault.COUNTER_IN_DOUBT, message=message)

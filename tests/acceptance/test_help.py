@@ -1,0 +1,127 @@
+"""`--help`, its examples, and completion."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from conftest import open_store
+from stories import NOBODY, Story, everything_once, new_event, new_lock
+from terminal import Shell, here
+
+from seatctl.cli.app import app
+from seatctl.services.sales import ConfirmRequest, confirm
+
+if TYPE_CHECKING:
+    from servers import Server
+
+
+@pytest.fixture(scope="module")
+def story(replica: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    with everything_once(replica, tmp_path_factory.mktemp("home")) as story:
+        yield story
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("seatctl lock ", "{event}"),
+        ("seatctl confirm ", "{lock}\n{free}"),
+        ("seatctl pay ", "{waiting}"),
+        ("seatctl sched", "schedule"),
+    ],
+)
+def test_the_shell_completes_commands_and_the_ids_that_a_command_takes(
+    story: Story, words: str, wanted: str
+) -> None:
+    asked = {"_SEATCTL_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+    completed = story.shell.with_env(**asked)()
+    assert set(wanted.format(**story.ids).split()) == set(completed.stdout.split())
+    assert completed.stderr == ""
+
+
+def test_completion_without_a_database_completes_says_and_starts_nothing(tmp_path: Path) -> None:
+    asked = {"_SEATCTL_COMPLETE": "complete_bash", "COMP_WORDS": "seatctl lock ", "COMP_CWORD": "2"}
+    for settings in ({}, {"SEATCTL_URI": NOBODY}, {"SEATCTL_URI": "nonsense"}):
+        completed = Shell({"HOME": str(tmp_path), **settings, **asked})()
+        assert (completed.stdout.strip(), completed.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def all_commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from all_commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = {" ".join(path): command for path, command in all_commands()}
+ELSEWHERE = re.compile(r"demo|db |schedule|watch|help")
+"""Commands whose examples are not for a database that is given: tried by tests of their own."""
+ID = re.compile(r"[A-Z]+_ID")
+
+
+def example_of(command: Any) -> list[str]:
+    """The words of a help's example behind `seatctl` and the command's name."""
+    shown = command.epilog.split("Example:")[1]
+    return shlex.split(shown.strip())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_help_has_a_purpose_grouped_options_and_a_valid_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage, _, purpose, after, *rest = here(capsys, *name.split(), "--help").stdout.splitlines()
+    assert usage.startswith(f"Usage: seatctl {name}")
+    assert here(capsys, *name.split(), "-h").stdout.splitlines()[3:] == [after, *rest]
+    assert not re.search(r"\d:\d\d:\d\d|default: \(|<=", " ".join(rest)), "a default as nobody types it"
+    assert purpose.startswith("  ")
+    assert purpose.endswith(".")
+    assert after == ""
+    assert [line for line in rest if line.startswith("Common")] == ["Common options:"]
+    words = example_of(COMMANDS[name])
+    if "seatctl" in words:
+        arguments = words[words.index("seatctl") + 1 :]
+        arguments = arguments[: next((n for n, word in enumerate(arguments) if word in ">|&"), None)]
+        assert arguments[: len(name.split())] == name.split()
+        words = [ID.sub("a" * 24, word) for word in arguments[len(name.split()) :]]
+        COMMANDS[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not ELSEWHERE.match(name)])
+def test_each_example_works_once_its_ids_are_real(
+    name: str, database_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(database_uri)
+    event = new_event(store, "Gala", 9)
+    lock, booked = (new_lock(store, event, "ada").id for _ in range(2))
+    booking = confirm(store, ConfirmRequest(booked)).booking.id
+    store.deployment.close()
+    real = {"EVENT_ID": str(event), "LOCK_ID": str(lock), "BOOKING_ID": str(booking)}
+    _, *arguments = [real.get(word, word) for word in example_of(COMMANDS[name])]
+    result = here(capsys, *arguments, "--uri", database_uri)
+    assert result.code == (5 if name == "health" else 0), result
+
+
+def test_the_list_of_commands_shows_each_purpose_in_80_columns(story: Story) -> None:
+    """Without a command, the list is printed as a usage error."""
+    shown = story.shell.ok("--help").stdout
+    assert "..." not in shown.partition("Operate:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
+    alone = story.shell()
+    assert (2, "", shown) == (alone.code, alone.stdout, alone.stderr)
+    assert story.shell("db").code == 2
+
+
+def test_help_shows_the_same_as_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here(capsys, "help", "lock") == here(capsys, "lock", "--help")
+    assert here(capsys, "help", "db", "start") == here(capsys, "db", "start", "--help")
+    assert here(capsys, "help").stdout == here(capsys, "--help").stdout
+    assert here(capsys, "help", "no-such-command").code == 2

@@ -1,0 +1,384 @@
+"""The auditor: a machine that does random commands and jobs, and compares each answer and the whole
+database with what it must be.
+
+While every document can be read, the ledger predicts everything. Where one cannot, `safety.unsafe`
+judges what each step did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+from ledger import Answer, Ledger, Refusal, Tally
+from safety import (
+    Picture,
+    Step,
+    booking_is_readable,
+    event_is_readable,
+    lock_is_readable,
+    may_be_live,
+    may_hold,
+    protectors,
+    unsafe,
+)
+
+from seatctl.domain.rules import BATCH
+from seatctl.domain.states import Fault
+from seatctl.errors import SeatctlError
+from seatctl.services import jobs, sales
+from seatctl.services.audit import verify
+from seatctl.services.events import CreateEventRequest, create_event
+from seatctl.services.report import Outcome
+
+if TYPE_CHECKING:
+    from conftest import Clock
+    from oracle import Document
+
+    from seatctl.mongo.store import Store
+
+NOWHERE = ObjectId("0" * 24)
+USERS = {"ann": "ann", "5f43a1e8c2d4b6a7f8091a2b": ObjectId("5f43a1e8c2d4b6a7f8091a2b")}
+"""As typed, and as the contract has them stored."""
+
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+AT_ONCE = jobs.RecoverOptions(settle=timedelta(0))
+few_seats = st.integers(1, 4)
+lock_ttls = st.sampled_from([MINUTE, 10 * MINUTE])
+payment_ttls = st.sampled_from([None, MINUTE, 15 * MINUTE])
+times_passing = st.sampled_from([SECOND, 59 * SECOND, MINUTE, 9 * MINUTE, 11 * MINUTE, 16 * MINUTE])
+moved = st.sampled_from([timedelta(0), -MINUTE, 16 * MINUTE])
+which = st.integers(0, 7)
+
+
+class Auditor(RuleBasedStateMachine):
+    """Each rule does one thing to the database through seatctl, and the same to the ledger."""
+
+    events = Bundle("events")
+    locks = Bundle("locks")
+    bookings = Bundle("bookings")
+
+    def __init__(self, store: Store, clock: Clock, refusals: Counter[str]) -> None:
+        super().__init__()
+        self.store, self.clock, self.refusals = store, clock, refusals
+        self.database = store.database
+        self.ledger = Ledger()
+        self.truth: dict[ObjectId, tuple[ObjectId, int]] = {}
+        self.deleting = False
+        self.now = self.picture()
+
+    # --- commands --------------------------------------------------------------------------------
+
+    @initialize(target=events, seats=st.integers(4, 8))
+    def first_event(self, seats: int) -> ObjectId:
+        return self.create_event(seats)
+
+    @precondition(lambda self: len(self.now.events) < 3)
+    @rule(target=events, seats=st.integers(1, 8))
+    def another_event(self, seats: int) -> ObjectId:
+        return self.create_event(seats)
+
+    def create_event(self, seats: int) -> Any:
+        date = self.clock() + timedelta(days=30)
+
+        def create() -> Answer:
+            return Answer(dict(create_event(self.store, CreateEventRequest("Concert", seats, date)).event))
+
+        created = self.audit(
+            create, lambda new: self.ledger.create_event(self.clock(), new, "Concert", seats, date)
+        )
+        assert created
+        return created["_id"]
+
+    @rule(
+        target=locks,
+        event=events,
+        user=st.sampled_from(list(USERS)),
+        seats=few_seats,
+        key=st.sampled_from([None, "k1", "k2"]),
+        ttl=lock_ttls,
+    )
+    def lock(self, event: ObjectId, user: str, seats: int, key: str | None, ttl: timedelta) -> Any:
+        stored_user = USERS[user]
+
+        def take() -> Answer:
+            done = sales.lock(self.store, sales.LockRequest(event, stored_user, seats, key, ttl))
+            return Answer(dict(done.lock.stored), done.created, done.available)
+
+        return self.new_one(
+            self.now.locks,
+            take,
+            lambda new: self.ledger.lock(self.clock(), new, event, stored_user, seats, key, ttl),
+        )
+
+    @precondition(lambda self: self.keyed())
+    @rule(target=locks, which=which, more=st.sampled_from([0, 1, 1]))
+    def lock_again(self, which: int, more: int) -> Any:
+        """The same key again: the same request, or another one."""
+        lock = pick(self.keyed(), which)
+        user = next(typed for typed, stored in USERS.items() if stored == lock["userId"])
+        return self.lock(lock["eventId"], user, lock["seats"] + more, lock["idempotencyKey"], MINUTE)
+
+    @rule(target=bookings, lock=locks, ttl=payment_ttls)
+    def confirm(self, lock: ObjectId, ttl: timedelta | None) -> Any:
+        return self.confirm_lock(lock, ttl)
+
+    @rule(target=bookings, lock=locks, late=st.booleans())
+    def confirm_at_the_deadline(self, lock: ObjectId, late: bool) -> Any:
+        self.move_to(self.now.locks.get(lock, {}).get("expiresAt"), late)
+        return self.confirm_lock(lock, 15 * MINUTE)
+
+    @rule(booking=bookings, late=st.booleans())
+    def pay_at_the_deadline(self, booking: ObjectId, late: bool) -> None:
+        self.move_to(self.now.bookings.get(booking, {}).get("paymentExpiresAt"), late)
+        self.pay(booking)
+
+    def move_to(self, deadline: Any, late: bool) -> None:
+        """To the deadline, or to the last millisecond before it, unless that is past already."""
+        if isinstance(deadline, datetime):
+            self.clock.time = max(self.clock.time, deadline - (not late) * timedelta(milliseconds=1))
+
+    def confirm_lock(self, lock: ObjectId, ttl: timedelta | None) -> Any:
+        def confirm() -> Answer:
+            done = sales.confirm(self.store, sales.ConfirmRequest(lock, ttl))
+            return Answer(dict(done.booking.stored), done.created)
+
+        return self.new_one(
+            self.now.bookings, confirm, lambda new: self.ledger.confirm(self.clock(), new, lock, ttl)
+        )
+
+    @rule(booking=bookings)
+    def pay(self, booking: ObjectId) -> None:
+        self.audit(
+            lambda: answer_of(sales.pay(self.store, booking)),
+            lambda _: self.ledger.pay(self.clock(), booking),
+            pays=booking,
+        )
+
+    @rule(booking=bookings)
+    def fail(self, booking: ObjectId) -> None:
+        self.audit(
+            lambda: answer_of(sales.fail_payment(self.store, booking)),
+            lambda _: self.ledger.fail(self.clock(), booking),
+            fails=booking,
+        )
+
+    @rule(lock=locks)
+    def release(self, lock: ObjectId) -> None:
+        self.audit(
+            lambda: Answer(dict(sales.release(self.store, lock).stored)),
+            lambda _: self.ledger.release(self.clock(), lock),
+            releases=lock,
+        )
+
+    @rule(wrong=events | st.just(NOWHERE))
+    def unknown_id(self, wrong: ObjectId) -> None:
+        """An id that nothing has, or that belongs to something else."""
+        self.confirm_lock(wrong, MINUTE)
+        self.pay(wrong)
+        self.fail(wrong)
+        self.release(wrong)
+        self.lock(NOWHERE, "ann", 1, None, MINUTE)
+
+    # --- time and jobs ---------------------------------------------------------------------------
+
+    @rule(time=times_passing)
+    def time_passes(self, time: timedelta) -> None:
+        self.clock.time += time
+
+    @rule(since=moved, batch=st.integers(1, 3))
+    def expire_locks(self, since: timedelta, batch: int) -> None:
+        done = self.expire(jobs.expire_locks, self.ledger.expire_locks, since, batch)
+        left = [
+            lock["_id"]
+            for lock in self.now.locks.values()
+            if is_overdue(lock, "ACTIVE", "expiresAt", self.clock() + since)
+            if not any(map(booking_is_readable, protectors(self.now, lock["_id"])))
+        ]
+        assert done.error or not left, "overdue locks were left without a word"
+
+    @rule(since=moved, batch=st.integers(1, 3))
+    def expire_bookings(self, since: timedelta, batch: int) -> None:
+        done = self.expire(jobs.expire_bookings, self.ledger.expire_bookings, since, batch)
+        at = self.clock() + since
+        overdue = partial(is_overdue, state="PAYMENT_PENDING", deadline="paymentExpiresAt", at=at)
+        assert done.error or not any(map(overdue, self.now.bookings.values()))
+
+    def expire(
+        self,
+        job: Callable[..., jobs.JobReport],
+        predict: Callable[..., Tally],
+        since: timedelta,
+        batch: int,
+    ) -> jobs.JobReport:
+        """One run of a sweep as of `since` from now, after a dry run that must tell the same."""
+        # Which locks a wrong counter can still take depends on how they are put together.
+        batch_size = batch if self.predictable and not self.ledger.violations() else BATCH
+        options = partial(jobs.SweepOptions, since or None, force=True, batch_size=batch_size)
+        told = self.dry(lambda: job(self.store, options(dry_run=True)))
+        done = self.watched(lambda: job(self.store, options()), Step(self.clock() + since))
+        if self.predictable:
+            predict(self.clock(), self.clock() + since)
+        assert outline(done.run) == outline(told.run)
+        return done
+
+    @rule(again=st.booleans())
+    def recover(self, again: bool) -> None:
+        found = list(verify(self.store))
+        self.dry(lambda: jobs.recover(self.store, jobs.RecoverOptions(dry_run=True)))
+        step = Step(self.clock(), recovers=True)
+        report = self.watched(lambda: jobs.recover(self.store, AT_ONCE), step)
+        assert found or not report.repairs
+        if self.predictable:
+            done = self.ledger.recover(self.clock())
+            drifts = [one for one in report.steps if one.violation.fault is Fault.COUNTER_DRIFT]
+            corrected = {one.violation.event for one in drifts if one.outcome is Outcome.REPAIRED}
+            assert corrected == done.corrected
+        if again:
+            before = self.now
+            self.watched(lambda: jobs.recover(self.store, AT_ONCE), step)
+            assert self.now == before, "a second recovery changed something"
+            if self.predictable:
+                self.ledger.recover(self.clock())
+
+    # --- comparing -------------------------------------------------------------------------------
+
+    @property
+    def predictable(self) -> bool:
+        """Whether the ledger can know what comes of a step."""
+        return self.now.is_readable()
+
+    def new_one(
+        self, known: dict[ObjectId, Document], command: Callable[[], Answer], predict: Callable[[Any], Answer]
+    ) -> Any:
+        """The id of what a command made, for the rules that follow; nothing if it made nothing."""
+        before = set(known)
+        document = self.audit(command, predict)
+        return document["_id"] if document and document["_id"] not in before else multiple()
+
+    def audit(
+        self, command: Callable[[], Answer], predict: Callable[[Any], Answer], **may: ObjectId
+    ) -> Document | None:
+        """Compare a command's answer, or its refusal, with the ledger's; returns the document."""
+        predictable = self.predictable
+        done, refused = self.watched(lambda: attempt(command, SeatctlError), Step(self.clock(), **may))
+        if predictable:
+            answer, refusal = attempt(lambda: predict(done and done.document), Refusal)
+            assert (refusal and refusal.code) == (refused and refused.code), refused
+            if refused:
+                self.refusals[refusal.code] += 1
+                assert refusal.says in str(refused)
+            assert answer == done
+        if done is not None and done.document.get("idempotencyKey", "").startswith("seatctl-"):
+            others = [one for one in self.now.locks.values() if one["_id"] != done.document["_id"]]
+            assert done.document["idempotencyKey"] not in [one.get("idempotencyKey") for one in others]
+        return done and done.document
+
+    def watched(self, action: Callable[[], Any], step: Step) -> Any:
+        """What `action` returns, once it is clear that it returned nothing to sale that is not free."""
+        before = self.now
+        done = action()
+        self.now = self.picture()
+        assert unsafe(before, self.now, step) == []
+        return done
+
+    def dry(self, action: Callable[[], Any]) -> Any:
+        """What `action` returns, once it is clear that it changed nothing."""
+        runs, done = self.database.jobLogs.count_documents({}), action()
+        assert self.picture() == self.now
+        assert self.database.jobLogs.count_documents({}) == runs
+        return done
+
+    def picture(self) -> Picture:
+        picture = Picture.of(self.database, self.truth, deleting=self.deleting)
+        for lock_id, lock in picture.locks.items():
+            if lock_is_readable(lock):
+                self.truth[lock_id] = lock["eventId"], lock["seats"]
+        return picture
+
+    def reload(self) -> None:
+        """Take what another program made of the database for what is."""
+        self.now = self.picture()
+        ledger = self.ledger
+        ledger.events, ledger.locks, ledger.bookings = (
+            {one_id: dict(one) for one_id, one in some.items()}
+            for some in (self.now.events, self.now.locks, self.now.bookings)
+        )
+        ledger.runs = [outline(entry) for entry in self.database.jobLogs.find()]
+        ledger.ever_locked = "seatLocks" in self.database.list_collection_names()
+
+    @invariant()
+    def everything_is_as_it_must_be(self) -> None:
+        found = [{one.lock, one.booking} - {None} or {one.event or one.index} for one in verify(self.store)]
+        if not self.predictable:
+            self.reload()
+            self.everything_unreadable_is_named(found)
+            return
+        assert self.ledger.events == self.now.events
+        assert self.ledger.locks == self.now.locks
+        assert self.ledger.bookings == self.now.bookings
+        assert self.ledger.runs == [outline(entry) for entry in self.database.jobLogs.find()]
+        wrong = [one.ids for one in self.ledger.violations()]
+        assert [ids for ids in wrong if not any(ids & one for one in found)] == [], "not found by verify"
+        assert [one for one in found if not any(ids & one for ids in wrong)] == [], "found by verify alone"
+
+    def everything_unreadable_is_named(self, found: list[set[Any]]) -> None:
+        events = [one["_id"] for one in self.now.events.values() if not event_is_readable(one)]
+        locks = [one["_id"] for one in self.now.locks.values() if may_hold(one) and not lock_is_readable(one)]
+        bookings = [
+            one["_id"]
+            for one in self.now.bookings.values()
+            if may_be_live(one) and not booking_is_readable(one)
+        ]
+        assert [one for one in [*events, *locks, *bookings] if not any(one in ids for ids in found)] == []
+
+    def keyed(self) -> list[Document]:
+        return [
+            lock
+            for lock in self.now.locks.values()
+            if lock_is_readable(lock) and lock.get("idempotencyKey") and lock["userId"] in USERS.values()
+        ]
+
+
+def answer_of(done: sales.PayResult) -> Answer:
+    return Answer(dict(done.booking.stored), done.changed)
+
+
+def attempt(action: Callable[[], Any], kind: type[Exception]) -> tuple[Any, Any]:
+    """What `action` returns, or its error of the kind that is an answer too."""
+    try:
+        return action(), None
+    except kind as error:
+        return None, error
+
+
+def is_overdue(document: Document, state: str, deadline: str, at: datetime) -> bool:
+    """As far as anybody can tell: whoever cannot read its deadline must say so."""
+    moment = document.get(deadline)
+    return document.get("status") == state and not (isinstance(moment, datetime) and moment >= at)
+
+
+def outline(entry: Any) -> Document:
+    """A log entry without what no ledger can know: where it ran, how long, in which words."""
+    numbers = ("recordsProcessed", "seatsRestored", "locksExpired", "bookingsExpired", "resourcesRecovered")
+    details = {name: entry["details"][name] for name in numbers if name in entry["details"]}
+    assert ("error" in entry) == (entry["status"] == "FAILED")
+    return {name: entry[name] for name in ("jobType", "executedAt", "status")} | {"details": details}
+
+
+def pick(documents: list[Document], which: int) -> Document:
+    return documents[which % len(documents)]

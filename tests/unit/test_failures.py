@@ -1,0 +1,129 @@
+"""Errors of the driver and the server in our words."""
+
+import pytest
+from pymongo import MongoClient
+from pymongo import errors as driver
+
+from seatctl.errors import (
+    CachePressure,
+    Contention,
+    CursorLost,
+    Misconfigured,
+    OutcomeUnknown,
+    SeatctlError,
+    SoldOut,
+    Unreachable,
+    WriteRefused,
+)
+from seatctl.mongo.client import Deployment
+from seatctl.mongo.failures import explain, hosts_of
+
+NOBODY = "mongodb://%2Fnonexistent%2Fmongod.sock/?serverSelectionTimeoutMS=200"
+TREE = "gone, Timeout: 5.0s, Topology Description: <ServerDescription ('a', 27017) server_type: Unknown>"
+SOCKET = "gone, <ServerDescription ('/run/m.sock', None) server_type: Unknown>"
+
+
+def failure(code, message="no", **details):
+    return driver.OperationFailure(message, code, {"errmsg": message, "code": code, **details})
+
+
+def transient(code=112, message="no"):
+    return failure(code, message, errorLabels=["TransientTransactionError"])
+
+
+def bulk(**details):
+    return driver.BulkWriteError({"writeErrors": [], "writeConcernErrors": [], **details})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (SoldOut("x"), SoldOut, "x"),
+        (driver.InvalidURI("mongodb://u:secret@"), Misconfigured, "malformed"),
+        (driver.ConfigurationError("The DNS query name does not exist"), Unreachable, "cannot look up"),
+        (driver.ConfigurationError("bad option"), Misconfigured, "cannot be used: bad option"),
+        (driver.DuplicateKeyError("dup", 11000), WriteRefused, "already holds such a document"),
+        (bulk(writeErrors=[{"code": 11000}]), WriteRefused, "already holds such a document"),
+        (bulk(writeErrors=[{"code": 121}]), WriteRefused, "validator refused"),
+        (failure(18), Misconfigured, "does not accept this user and password"),
+        (failure(13), Misconfigured, "not authorized to do this"),
+        (
+            failure(13, 'not authorized on box to execute command { insert: "jobLogs", ordered: true }'),
+            Misconfigured,
+            "not authorized to run insert on box.jobLogs;",
+        ),
+        (
+            failure(13, "not authorized on box to execute command { listCollections: 1, filter: {} }"),
+            Misconfigured,
+            "not authorized to run listCollections on box;",
+        ),
+        (failure(13, "command find requires authentication"), Misconfigured, "the URI names no user"),
+        (failure(121), WriteRefused, "validator refused"),
+        (transient(), Contention, "kept winning"),
+        (transient(112, "rolled back because of cache overflow"), CachePressure, "cache is full"),
+        (failure(388), CachePressure, "cache is full"),
+        (bulk(writeErrors=[{"code": 388}]), CachePressure, "cache is full"),
+        (failure(43), CursorLost, "dropped"),
+        (failure(50), Unreachable, "did not finish a command in time"),
+        (driver.WTimeoutError("waiting for replication timed out", 64), OutcomeUnknown, "majority"),
+        (driver.WriteConcernError("interrupted", 11602), OutcomeUnknown, "majority"),
+        (bulk(writeConcernErrors=[{"code": 64}]), OutcomeUnknown, "majority"),
+        (failure(91), OutcomeUnknown, "majority"),
+        (failure(189), OutcomeUnknown, "majority"),
+        (failure(26, "no such\ncollection, full error: {'x': 1}"), SeatctlError, "answered: no such coll"),
+        (RuntimeError("odd"), SeatctlError, "RuntimeError: odd"),
+        (driver.ServerSelectionTimeoutError("gone"), Unreachable, "no usable server"),
+        (driver.AutoReconnect("gone"), Unreachable, "the connection broke"),
+        (driver.AutoReconnect("Name or service not known"), Unreachable, "unknown host name"),
+        (driver.NetworkTimeout("timed out"), Unreachable, "no answer in time"),
+        (driver.ServerSelectionTimeoutError("No primary available"), Unreachable, "may be electing one"),
+        (driver.AutoReconnect("SSL handshake failed"), Unreachable, "TLS handshake failed"),
+        (driver.NotPrimaryError("not primary"), Unreachable, "the primary changed"),
+        (driver.AutoReconnect("connection closed"), Unreachable, "the connection was closed"),
+    ],
+)
+def test_each_error_becomes_one_of_ours_in_one_line(error, kind, says):
+    explained = explain(error, "db.example:27017")
+
+    assert type(explained) is kind
+    assert says in str(explained)
+    assert "\n" not in str(explained)
+    assert "secret" not in str(explained)
+
+
+@pytest.mark.parametrize(
+    ("error", "hosts"),
+    [
+        (driver.AutoReconnect("db.example:27017: [Errno 111] Connection refused"), "db.example:27017"),
+        (driver.AutoReconnect("/run/m.sock: [Errno 2] No such file or directory"), "/run/m.sock"),
+        (driver.ServerSelectionTimeoutError(TREE), "a:27017"),
+        (driver.ServerSelectionTimeoutError(SOCKET), "/run/m.sock"),
+    ],
+)
+def test_the_host_that_an_error_names_is_in_the_message(error, hosts):
+    assert f"cannot reach MongoDB at {hosts} (" in str(explain(error))
+
+
+def test_an_error_that_names_no_host_is_told_without_one():
+    assert "cannot reach MongoDB (the primary changed);" in str(
+        explain(driver.NotPrimaryError("not primary"))
+    )
+
+
+def test_the_host_of_a_server_that_went_away_is_in_the_message():
+    with pytest.raises(driver.PyMongoError) as raised:
+        Deployment(MongoClient(NOBODY), "box").now()
+    assert "cannot reach MongoDB at /nonexistent/mongod.sock (" in str(explain(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("uri", "hosts"),
+    [
+        ("mongodb://u:p@a,b:1/db?x=y", "a,b:1"),
+        ("mongodb://%2Frun%2Fm.sock/?x", "/run/m.sock"),
+        ("mongodb+srv://host?x", "host"),
+        ("nonsense", ""),
+    ],
+)
+def test_a_message_names_the_hosts_of_a_uri_and_nothing_else_of_it(uri, hosts):
+    assert hosts_of(uri) == hosts
