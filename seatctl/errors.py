@@ -1,7 +1,7 @@
 """What can go wrong, in words a person can act on. Standard library only.
 
 The docstring of each error is its default message. Each leaf knows its `code`, the word that
-scripts read in `--json`, and its `exit_code`; the numbers are the table in the README.
+scripts read in `--json`, and its `exit_code`; the numbers are the table in the guide "scripting".
 """
 
 from __future__ import annotations

@@ -133,6 +133,17 @@ class Auditor(RuleBasedStateMachine):
         user = next(typed for typed, stored in USERS.items() if stored == lock["userId"])
         return self.lock(lock["eventId"], user, lock["seats"] + more, lock["idempotencyKey"], MINUTE)
 
+    @rule(target=bookings, event=events, seats=few_seats, ttl=lock_ttls, pays=st.booleans())
+    def buyer(self, event: ObjectId, seats: int, ttl: timedelta, pays: bool) -> Any:
+        """One who comes as far as the booking, or pays."""
+        lock = self.lock(event, "ann", seats, None, ttl)
+        if not isinstance(lock, ObjectId):
+            return multiple()
+        booking = self.confirm_lock(lock, None)
+        if pays and isinstance(booking, ObjectId):
+            self.pay(booking)
+        return booking
+
     @rule(target=bookings, lock=locks, ttl=payment_ttls)
     def confirm(self, lock: ObjectId, ttl: timedelta | None) -> Any:
         return self.confirm_lock(lock, ttl)
@@ -185,14 +196,16 @@ class Auditor(RuleBasedStateMachine):
             releases=lock,
         )
 
-    @rule(wrong=events | st.just(NOWHERE))
-    def unknown_id(self, wrong: ObjectId) -> None:
+    @rule(wrong=events | st.just(NOWHERE), command=st.integers(0, 4))
+    def unknown_id(self, wrong: ObjectId, command: int) -> None:
         """An id that nothing has, or that belongs to something else."""
-        self.confirm_lock(wrong, MINUTE)
-        self.pay(wrong)
-        self.fail(wrong)
-        self.release(wrong)
-        self.lock(NOWHERE, "ann", 1, None, MINUTE)
+        (
+            lambda: self.confirm_lock(wrong, MINUTE),
+            lambda: self.pay(wrong),
+            lambda: self.fail(wrong),
+            lambda: self.release(wrong),
+            lambda: self.lock(NOWHERE, "ann", 1, None, MINUTE),
+        )[command]()
 
     # --- time and jobs ---------------------------------------------------------------------------
 
@@ -293,7 +306,8 @@ class Auditor(RuleBasedStateMachine):
         before = self.now
         done = action()
         self.now = self.picture()
-        assert unsafe(before, self.now, step) == []
+        problems = unsafe(before, self.now, step)
+        assert not problems, problems
         return done
 
     def dry(self, action: Callable[[], Any]) -> Any:
@@ -328,13 +342,16 @@ class Auditor(RuleBasedStateMachine):
             self.reload()
             self.everything_unreadable_is_named(found)
             return
-        assert self.ledger.events == self.now.events
-        assert self.ledger.locks == self.now.locks
-        assert self.ledger.bookings == self.now.bookings
-        assert self.ledger.runs == [outline(entry) for entry in self.database.jobLogs.find()]
-        wrong = [one.ids for one in self.ledger.violations()]
-        assert [ids for ids in wrong if not any(ids & one for one in found)] == [], "not found by verify"
-        assert [one for one in found if not any(ids & one for ids in wrong)] == [], "found by verify alone"
+        for kind in ("events", "locks", "bookings"):
+            expected, stored = getattr(self.ledger, kind), getattr(self.now, kind)
+            assert expected == stored, differences(expected, stored)
+        runs = [outline(entry) for entry in self.database.jobLogs.find()]
+        assert self.ledger.runs == runs, (self.ledger.runs[-2:], runs[-2:])
+        wrong = self.ledger.violations()
+        missed = [str(one) for one in wrong if not any(one.ids & ids for ids in found)]
+        assert not missed, f"verify did not find {missed}"
+        alone = [ids for ids in found if not any(ids & one.ids for one in wrong)]
+        assert not alone, f"verify alone found {alone}"
 
     def everything_unreadable_is_named(self, found: list[set[Any]]) -> None:
         events = [one["_id"] for one in self.now.events.values() if not event_is_readable(one)]
@@ -344,7 +361,9 @@ class Auditor(RuleBasedStateMachine):
             for one in self.now.bookings.values()
             if may_be_live(one) and not booking_is_readable(one)
         ]
-        assert [one for one in [*events, *locks, *bookings] if not any(one in ids for ids in found)] == []
+        unnamed = [one for one in [*events, *locks, *bookings] if not any(one in ids for ids in found)]
+        everything = {**self.now.events, **self.now.locks, **self.now.bookings}
+        assert not unnamed, f"verify does not name {[everything[one] for one in unnamed]}"
 
     def keyed(self) -> list[Document]:
         return [
@@ -356,6 +375,12 @@ class Auditor(RuleBasedStateMachine):
 
 def answer_of(done: sales.PayResult) -> Answer:
     return Answer(dict(done.booking.stored), done.changed)
+
+
+def differences(expected: dict[Any, Document], stored: dict[Any, Document]) -> list[Any]:
+    """Expected and stored documents that are not the same."""
+    ids = [one for one in {**expected, **stored} if expected.get(one) != stored.get(one)]
+    return [(expected.get(one), stored.get(one)) for one in ids]
 
 
 def attempt(action: Callable[[], Any], kind: type[Exception]) -> tuple[Any, Any]:

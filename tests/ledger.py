@@ -276,8 +276,7 @@ class Ledger:
             returns = lock and lock["status"] == "ACTIVE" and self._live_bookings_of(lock["_id"]) == [booking]
             claims.append(Claim(lock if returns else None, booking))
         # Whoever ends an overdue booking sees that its lock is missing: it needs no doubt.
-        passed_over = None if event_id is not None else at
-        self._end_overdue(claims, now, done, passed_over, recovering=recovering)
+        self._end_overdue(claims, now, done, passed_over=at, recovering=recovering)
 
     def _end_overdue(
         self,

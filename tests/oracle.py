@@ -113,7 +113,7 @@ def _pairs(lock_id: Id, lock: Document | None, bookings: list[Document]) -> list
     if lock and state == "CONSUMED" and states.count("CONFIRMED") != 1:
         found.append(Broken(5, f"consumed and not paid once: {what}", frozenset({lock_id})))
     # A booking that was INITIATED by another program may stand beside the one that counts.
-    if len([one for one in states if one != "INITIATED"]) > 1:
+    if lock and len([one for one in states if one != "INITIATED"]) > 1:
         found.append(Broken(5, f"several bookings: {what}", frozenset({lock_id})))
     return found
 

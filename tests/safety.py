@@ -79,13 +79,20 @@ def event_is_readable(event: Document) -> bool:
     return not is_by_day(event) and is_whole(total) and total >= 1 and is_whole(available)
 
 
-def lock_is_readable(lock: Document) -> bool:
+def seats_can_be_counted(lock: Document) -> bool:
+    """Whether anybody can say how many seats of which event a lock holds, if any."""
     seats = lock.get("seats")
     return (
-        isinstance(lock["_id"], ObjectId)
-        and lock.get("status") in LOCK_STATES
+        lock.get("status") in LOCK_STATES
         and isinstance(lock.get("eventId"), ObjectId)
         and (is_whole(seats) and seats >= 1)
+    )
+
+
+def lock_is_readable(lock: Document) -> bool:
+    return (
+        isinstance(lock["_id"], ObjectId)
+        and seats_can_be_counted(lock)
         and (lock["status"] != "ACTIVE" or isinstance(lock.get("expiresAt"), datetime))
     )
 
@@ -137,7 +144,7 @@ def illegible(picture: Picture, overdue_at: datetime) -> set[Id]:
         return set(picture.events)
     found = {event_id for event_id, event in picture.events.items() if not event_is_readable(event)}
     for lock in picture.locks.values():
-        if may_hold(lock) and not lock_is_readable(lock):
+        if may_hold(lock) and not seats_can_be_counted(lock):
             found |= ids_in(lock.get("eventId"))
     for booking in live:
         deadline = booking.get("paymentExpiresAt")

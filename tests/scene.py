@@ -5,20 +5,23 @@ another program would, and read back as they are stored.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from bson import ObjectId
 
 from seatctl.domain.rules import LOCK_TTL
 from seatctl.mongo.bookings import Bookings
+from seatctl.mongo.client import Deployment
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import events, sales
 from seatctl.services.events import CreateEventRequest
 from seatctl.services.jobs import RecoverOptions, SweepOptions, expire_bookings, expire_locks, recover
 from seatctl.services.sales import ConfirmRequest, LockRequest
+
+if TYPE_CHECKING:
+    import pytest
 
 Document = dict[str, Any]
 Id = Any
@@ -28,6 +31,42 @@ NOWHERE = ObjectId("0" * 24)
 MONTH, HOUR = timedelta(days=30), timedelta(hours=1)
 AT_ONCE = RecoverOptions(settle=timedelta(0))
 """Recovery that does not wait for a drift to last: nobody else writes here."""
+
+
+PAIRS = {
+    ("ACTIVE", "INITIATED"): None,
+    ("ACTIVE", "PAYMENT_PENDING"): None,
+    ("ACTIVE", "CONFIRMED"): "unsettled_lock",
+    ("ACTIVE", "FAILED"): "seats_not_returned",
+    ("ACTIVE", "EXPIRED"): "seats_not_returned",
+    ("ACTIVE", "CANCELLED"): "seats_not_returned",
+    # A CONSUMED lock is judged from its own side, by whether a CONFIRMED booking names it.
+    ("CONSUMED", "INITIATED"): None,
+    ("CONSUMED", "PAYMENT_PENDING"): None,
+    ("CONSUMED", "CONFIRMED"): None,
+    ("CONSUMED", "FAILED"): None,
+    ("CONSUMED", "EXPIRED"): None,
+    ("CONSUMED", "CANCELLED"): None,
+    ("EXPIRED", "INITIATED"): None,
+    ("EXPIRED", "PAYMENT_PENDING"): "booking_without_seats",
+    ("EXPIRED", "CONFIRMED"): "lost_lock",
+    ("EXPIRED", "FAILED"): None,
+    ("EXPIRED", "EXPIRED"): None,
+    ("EXPIRED", "CANCELLED"): None,
+    ("CANCELLED", "INITIATED"): None,
+    ("CANCELLED", "PAYMENT_PENDING"): "booking_without_seats",
+    ("CANCELLED", "CONFIRMED"): "lost_lock",
+    ("CANCELLED", "FAILED"): None,
+    ("CANCELLED", "EXPIRED"): None,
+    ("CANCELLED", "CANCELLED"): None,
+    (None, "INITIATED"): None,
+    (None, "PAYMENT_PENDING"): "booking_without_lock",
+    (None, "CONFIRMED"): "confirmed_without_lock",
+    (None, "FAILED"): None,
+    (None, "EXPIRED"): None,
+    (None, "CANCELLED"): None,
+}
+"""What is wrong with a booking in a state that names a lock in a state, or none: the whole table."""
 
 
 # --- through seatctl -----------------------------------------------------------------------------------
@@ -135,10 +174,12 @@ def states(store: Store, lock_id: Id, booking_id: Id) -> tuple[Any, Any]:
 
 
 def all_of_event(store: Store, event: Id) -> str:
-    """An event with all its locks and bookings as a text: a NaN is not equal to itself."""
+    """An event with all its locks and bookings as a text, since a NaN is not equal to itself; but for when
+    the event was last touched."""
+    but = {"updatedAt": 0}
     return str(
         [
-            list(store.database[name].find({field: {"$in": [event, str(event)]}}).sort("_id", 1))
+            list(store.database[name].find({field: {"$in": [event, str(event)]}}, but).sort("_id", 1))
             for name, field in (("events", "_id"), ("seatLocks", "eventId"), ("bookings", "event"))
         ]
     )
@@ -177,3 +218,18 @@ def meanwhile(
 
     monkeypatch.setattr(owner, method, patched)
     return happened
+
+
+def stale_clock_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The first time that a command asks for, is of an hour ago, as if it had slept since."""
+    read = Deployment.now
+    slept: list[bool] = []
+
+    def now(self: Deployment) -> datetime:
+        if not slept:
+            slept.append(True)
+            return read(self) - HOUR
+        return read(self)
+
+    monkeypatch.setattr(Deployment, "now", now)
+    return slept

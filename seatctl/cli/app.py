@@ -7,13 +7,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import care, jobs, lists, sales, setup
-from seatctl.cli.invocation import Group, Invocation, command
+from seatctl.cli.commands import care, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
-    cls=Group,
+    cls=help.Program,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -32,8 +32,6 @@ def main() -> NoReturn:
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from seatctl import __version__
-
         print(f"seatctl {__version__}")
         raise typer.Exit
 
@@ -48,33 +46,13 @@ def root(
     pass
 
 
-helping = typer.Typer()
-
-
-@command(helping, "help", panel=SET_UP, example="seatctl help lock")
-def show_help(
-    call: Invocation,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]", help="Which command.")] = None,
-) -> None:
-    """Show the help of a command."""
-    call.find_root().command.main([*(words or []), "--help"], prog_name="seatctl", standalone_mode=False)
-
-
 # In the order of `seatctl --help`.
-for commands in (sales.commands, lists.commands, jobs.commands, care.checks):
-    app.add_typer(commands)
-app.add_typer(
-    setup.schedule,
-    name="schedule",
-    rich_help_panel=CHECK,
-    help="Print a crontab or systemd units for this host.",
-)
-for commands in (care.setup, setup.commands):
-    app.add_typer(commands)
-app.add_typer(
-    setup.db,
-    name="db",
-    rich_help_panel=SET_UP,
-    help="Manage the embedded MongoDB: start, stop, status, uri.",
-)
-app.add_typer(helping)
+app.add_typer(sales.commands)
+app.add_typer(lists.commands)
+app.add_typer(jobs.commands)
+app.add_typer(care.checks)
+app.add_typer(setup.schedule, rich_help_panel=CHECK)
+app.add_typer(care.setup)
+app.add_typer(setup.commands)
+app.add_typer(setup.db, rich_help_panel=SET_UP)
+app.add_typer(help.commands)

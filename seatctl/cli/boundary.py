@@ -83,10 +83,13 @@ def log_steps() -> None:
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
     signal.signal(signal.SIGTERM, _terminate)
-    _remember_secrets(arguments)
+    for text in (*arguments, os.environ.get("SEATCTL_URI", "")):
+        secrets.remember(text)  # also where the command line is refused before it is understood
     try:
         _check_text(arguments)
         code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
+        if code == 128 + signal.SIGINT:  # Typer handles Ctrl-C itself, silently
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except typer.TyperException as error:
         # Typer has no public name for a usage error; all that it raises itself are such.
@@ -99,9 +102,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         return done.code if isinstance(done.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the boundary
         return _fail(error, arguments)
-    if code == 128 + signal.SIGINT:  # Typer handles Ctrl-C itself, silently
-        return _fail(Interrupted(signal.SIGINT, "interrupted before it was done"), arguments)
-    return code if isinstance(code, int) else 0
+    return code or 0
 
 
 def leave(code: int) -> NoReturn:
@@ -132,31 +133,18 @@ def _check_text(arguments: Sequence[str]) -> None:
         raise Usage("an argument is not valid UTF-8") from None  # quoting it could quote a password
 
 
-def _remember_secrets(arguments: Sequence[str]) -> None:
-    """What must never be printed, also where the command line is refused before it is understood."""
-    for argument in arguments:
-        if "://" in argument:
-            secrets.remember(argument.removeprefix("--uri="))
-    secrets.remember(os.environ.get("SEATCTL_URI", ""))
-
-
 # --- errors -----------------------------------------------------------------------------------------
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     path = context.command_path if context else "seatctl"
     message = " ".join(error.format_message().split()).removesuffix(".")
     option = getattr(error, "option_name", "")
-    if context and any(option in parameter.opts for parameter in _options_of_commands(context)):
+    commands = getattr(context.command, "commands", {}) if context else {}
+    if any(option in parameter.opts for command in commands.values() for parameter in command.params):
         message = f"{option} goes after the command: {path} COMMAND {option}"
     return f"{message} (see `{path} --help`)"
-
-
-def _options_of_commands(context: Any) -> list[Any]:
-    """The options and arguments of the commands in a group; none where the context is a command's."""
-    commands = getattr(context.command, "commands", {}).values()
-    return [parameter for each in commands for parameter in each.params]
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:

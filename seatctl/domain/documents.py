@@ -98,38 +98,6 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event to store. All its seats are available."""
-
-    name: str
-    date: datetime
-    seats: int
-    description: str | None
-    now: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class NewLock:
-    """A lock to store."""
-
-    event: EventId
-    user: UserId
-    seats: int
-    expires_at: datetime
-    key: str
-    now: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class NewBooking:
-    """A booking to store: it waits for its payment until the deadline."""
-
-    lock: SeatLock
-    payment_expires_at: datetime
-    now: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class JobRun:
     """An entry of the job log."""
 

@@ -89,16 +89,16 @@ REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def is_text(character: str) -> bool:
-    """Whether a character can stand in a name. Python calls spaces, joiners, direction marks and soft
-    hyphens not printable, and they belong to names in French, Japanese, Persian, Hebrew, German and emoji."""
+    """Whether a terminal shows a character and does not obey it. Python calls spaces, joiners, direction
+    marks and soft hyphens not printable, and they belong to names in French, Japanese, Persian, Hebrew,
+    German and emoji."""
+    if character in REORDERING:
+        return False
     return character.isprintable() or unicodedata.category(character) in ("Zs", "Cf")
 
 
 def printable(text: str) -> str:
     """`text` with everything that a terminal would obey as escapes: stored texts come from anybody."""
     return "".join(
-        character
-        if is_text(character) and character not in REORDERING
-        else character.encode("unicode_escape").decode()
-        for character in text
+        character if is_text(character) else character.encode("unicode_escape").decode() for character in text
     )

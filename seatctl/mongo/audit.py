@@ -176,7 +176,13 @@ class Audit:
         if any(map(schema.ONE_BOOKING_PER_LOCK.is_met_by, self._bookings.index_information().values())):
             return
         pipeline: list[Document] = [
-            {"$match": {"event": scope, "seatLockId": {"$type": "objectId"}}},
+            {
+                "$match": {
+                    "event": scope,
+                    "seatLockId": {"$type": "objectId"},
+                    "status": {"$ne": BookingStatus.INITIATED},
+                }
+            },
             {"$group": {"_id": "$seatLockId", "times": {"$sum": 1}}},
             {"$match": {"times": {"$gt": 1}}},
         ]

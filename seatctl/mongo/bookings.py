@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import Booking, BookingId, EventId, LockId, NewBooking, Unreadable
+from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
@@ -21,9 +21,9 @@ FIELDS = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
 class Bookings(Documents):
     name = schema.BOOKINGS
 
-    def insert(self, new: NewBooking) -> Booking:
-        """Raises StaleRead where a unique index has a booking of this lock by now."""
-        document = codec.new_booking(new)
+    def insert(self, lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Booking:
+        """A new PAYMENT_PENDING booking. Raises StaleRead where a unique index has one of the lock by now."""
+        document = codec.new_booking(lock, payment_expires_at, now)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
@@ -112,6 +112,11 @@ class Bookings(Documents):
             "paymentExpiresAt": {"$not": {"$gte": before}},
         }
         yield from map(codec.booking, self._find(where, FIELDS))
+
+    def still_pending(self, booking_ids: Sequence[BookingId]) -> set[BookingId]:
+        """Those of these bookings that wait for their payment."""
+        where = {"_id": {"$in": booking_ids}, "status": BookingStatus.PAYMENT_PENDING}
+        return {BookingId(booking["_id"]) for booking in self._find(where, ("_id",))}
 
     def count_overdue(self, before: datetime) -> int:
         where = {

@@ -6,7 +6,6 @@ Knows nothing of seats. `failures.py` has its errors in our words.
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.uri_parser import parse_uri
+from pymongo.uri_parser import split_options
 from pymongo.write_concern import WriteConcern
 
 from seatctl.errors import (
@@ -30,15 +29,8 @@ from seatctl.errors import (
     StaleRead,
     Unreachable,
 )
-from seatctl.mongo.failures import (
-    CURSOR_LOST,
-    TOO_LARGE,
-    code_of,
-    explain,
-    hosts_of,
-    is_cache_pressure,
-    malformed_uri,
-)
+from seatctl.mongo import failures
+from seatctl.mongo.failures import code_of, explain
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -82,10 +74,7 @@ class Deployment:
     """A reachable MongoDB with transactions, and the database in it that seatctl works on."""
 
     def __init__(
-        self,
-        client: MongoClient[Document],
-        database: str,
-        clock: Callable[[], datetime] | None = None,
+        self, client: MongoClient[Document], database: str, clock: Callable[[], datetime] | None = None
     ) -> None:
         self.client = client
         self._clock = clock
@@ -95,6 +84,7 @@ class Deployment:
             read_concern=ReadConcern("majority"),
             write_concern=MAJORITY,
         )
+        self.close = client.close
 
     def now(self) -> datetime:
         """The database server's clock in UTC, never the host's (invariant 10)."""
@@ -110,18 +100,10 @@ class Deployment:
 
     def stamp(self, field: str) -> Document:
         """An update that sets `field` to the server's clock as it writes, without asking for it first."""
-        if self._clock is not None:
-            return {"$set": {field: self._clock()}}
-        return {"$currentDate": {field: True}}
+        return {"$currentDate": {field: True}} if self._clock is None else {"$set": {field: self._clock()}}
 
     def attempts(self) -> Iterator[Attempt]:
-        """Attempts at one transaction until one succeeds. The body may run several times; it must not
-        leave the block by `return` or `break`, since the commit happens at its end::
-
-            for attempt in deployment.attempts():
-                with attempt as session:
-                    result = work(session)
-            return result
+        """Attempts at one transaction until one succeeds; `Store.transaction_attempts` shows the loop.
 
         Any exception rolls everything back and leaves the loop, except what tells that another writer
         was faster: a TransientTransactionError, or a StaleRead that the body raises. Those start over,
@@ -149,12 +131,9 @@ class Deployment:
             try:
                 yield session
             except OperationFailure as error:
-                if error.code in CURSOR_LOST:
+                if error.code in failures.CURSOR_LOST:
                     raise CursorLost from error
                 raise
-
-    def close(self) -> None:
-        self.client.close()
 
 
 class Attempt:
@@ -164,10 +143,9 @@ class Attempt:
         self.succeeded = False
         self._session = session
         self._give_up = give_up
-        self._began = 0.0
+        self._began = time.monotonic()
 
     def __enter__(self) -> ClientSession:
-        self._began = time.monotonic()
         self._session.start_transaction(
             ReadConcern("snapshot"), MAJORITY, ReadPreference.PRIMARY, max_commit_time_ms=MAJORITY_MS
         )
@@ -206,20 +184,20 @@ class Attempt:
     def _starts_over(self, error: BaseException) -> bool:
         """Whether another attempt is worth it; False leaves the error to the caller. Raises Contention
         or CachePressure when patience ends."""
-        if code_of(error) in TOO_LARGE:
+        code = code_of(error)
+        if code in failures.TOO_LARGE:
             raise CachePressure from error
-        if not isinstance(error, StaleRead) and not (
-            isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
-        ):
+        transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
+        if not (transient or isinstance(error, StaleRead)):
             return False
         if time.monotonic() <= self._give_up:
             return True
         if isinstance(error, StaleRead | ConnectionFailure):
             return False
-        if is_cache_pressure(error):
+        if failures.is_cache_pressure(error):
             raise CachePressure from error
         lasted = time.monotonic() - self._began
-        if lasted > SLOW_ATTEMPT and code_of(error) in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
+        if lasted > SLOW_ATTEMPT and code in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
             raise CachePressure(
                 f"the server ended a transaction after {lasted:.0f} s: its cache is full, or it allows no "
                 "more time. Nothing was changed; give it more cache, or use a smaller --batch-size"
@@ -233,50 +211,43 @@ class Attempt:
 def connect(
     uri: str, database: str | None, default_database: str, patience_ms: int = SERVER_SELECTION_MS
 ) -> Deployment:
-    """Reach the deployment behind `uri`.
+    """Reach the deployment behind `uri`, in `patience_ms` unless the URI says otherwise. The database is
+    `database`, else the one in the URI's path, else `default_database`.
 
-    Waits `patience_ms` for a server, unless the URI says otherwise. The database is `database`, else
-    the one in the URI's path, else `default_database`.
     Raises Misconfigured for a URI that cannot be read or a server without transactions or older than
     6.0, Unreachable when no server answers.
     """
+    hosts = failures.hosts_of(uri)
     try:
         client: MongoClient[Document] = MongoClient(uri, **_options(uri, patience_ms))
         name = database or client.get_default_database(default_database).name
-        _check_server(_wait_for_primary(client), hosts_of(uri))
+        _check_server(_wait_for_primary(client), hosts)
         return Deployment(client, name)
     except PyMongoError as error:
-        raise explain(error, hosts_of(uri)) from error
+        raise explain(error, hosts) from error
     except OSError as error:  # before the first connection: a file that an option names
         words = ": ".join(str(word) for word in (error.filename, error.strerror or error) if word)
         raise Misconfigured(f"the MongoDB URI names a file that cannot be used: {words}") from error
     except (ValueError, TypeError) as error:
-        raise malformed_uri() from error
+        raise failures.malformed_uri() from error
 
 
 def _options(uri: str, patience_ms: int) -> Document:
-    """Client options for a well-formed URI. What the URI says is left to it, unless it would weaken a
-    promise or wait without an end."""
-    scheme, separator, rest = uri.partition("://")
-    path = rest.partition("/")[2]
+    """Client options beside those of the URI, which may weaken no promise and wait for nothing without an
+    end. Raises what the driver does for an option that it does not know."""
+    address, _, query = uri.partition("?")
     # A "/" inside a password would make the parser take user and password for host and port.
-    if not separator or "@" in path.partition("?")[0]:
-        raise malformed_uri()
-    if scheme == "mongodb":
-        parse_uri(uri, validate=True, warn=False)
-    given = (option.partition("=") for option in re.split("[&;]", uri.partition("?")[2]))
-    said = {name.lower(): value for name, _, value in given}
+    if "://" not in address or "@" in address.partition("://")[2].partition("/")[2]:
+        raise failures.malformed_uri()
+    said = split_options(query) if query else {}
     options: Document = {} if "appname" in said else {"appName": "seatctl"}
     for name, default in (
         ("serverSelectionTimeoutMS", patience_ms),
         ("connectTimeoutMS", patience_ms),
         ("socketTimeoutMS", LONGEST_WAIT_MS),
     ):
-        value = said.get(name.lower(), "0")
-        if value.isdecimal() and int(value) == 0:
-            options[name] = default
-        elif value.isdecimal() and int(value) > LONGEST_WAIT_MS:
-            options[name] = LONGEST_WAIT_MS
+        seconds = said.get(name.lower())
+        options[name] = min(seconds * 1000 if seconds else default, LONGEST_WAIT_MS)
     # A date beyond year 9999 or a torn string in one document of another program must not stop a batch.
     return {
         **options,
@@ -302,37 +273,36 @@ def _check_server(hello: Document, hosts: str) -> None:
 def initiate(uri: str, replica_set: str, host: str) -> None:
     """Make a fresh `mongod` a replica set of one under `host`, or tell it its new address, and wait
     until it is primary. Raises Unreachable when that does not happen."""
-    give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
+    new = {"_id": replica_set, "members": [{"_id": 0, "host": host}]}
     try:
         with MongoClient[Document](uri, serverSelectionTimeoutMS=SERVER_SELECTION_MS) as client:
-            while not _configure(client, replica_set, host) and time.monotonic() < give_up:
-                time.sleep(0.01)
+            config = _configuration(client, new)
+            if config["members"][0]["host"] != host:
+                config["members"][0]["host"] = host
+                config["version"] += 1
+                client.admin.command("replSetReconfig", config, force=True)
             _wait_for_primary(client)
     except PyMongoError as error:
         raise explain(error, "the embedded MongoDB") from error
 
 
-def _configure(client: MongoClient[Document], replica_set: str, host: str) -> bool:
-    """Make sure of a replica set of one under `host`; False while the server is still finding out
-    whether it is one: just after its start it denies that, and refuses to become one."""
-    try:
-        config = client.admin.command("replSetGetConfig")["config"]
-    except OperationFailure as error:
-        if error.code != NOT_YET_INITIALIZED:
-            raise
-        members = [{"_id": 0, "host": host}]
+def _configuration(client: MongoClient[Document], new: Document) -> Document:
+    """The server's replica set; a server without one is given this one."""
+    give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
+    while True:
         try:
-            client.admin.command("replSetInitiate", {"_id": replica_set, "members": members})
-        except OperationFailure as refusal:
-            if refusal.code != ALREADY_INITIALIZED:
+            config: Document = client.admin.command("replSetGetConfig")["config"]
+            return config
+        except OperationFailure as error:
+            if error.code != NOT_YET_INITIALIZED or time.monotonic() > give_up:
                 raise
-            return False
-    else:
-        member = config["members"][0]
-        if member["host"] != host:
-            config.update(members=[{**member, "host": host}], version=config["version"] + 1)
-            client.admin.command("replSetReconfig", config, force=True)
-    return True
+        try:
+            client.admin.command("replSetInitiate", new)
+        except OperationFailure as error:
+            # Just after its start, one that has a replica set denies it, and refuses to become one.
+            if error.code != ALREADY_INITIALIZED:
+                raise
+        time.sleep(0.01)
 
 
 def _wait_for_primary(client: MongoClient[Document]) -> Document:
@@ -343,8 +313,8 @@ def _wait_for_primary(client: MongoClient[Document]) -> Document:
         if hello.get("isWritablePrimary"):
             return hello
         if time.monotonic() > give_up:
-            state = (
-                "is not initiated; run rs.initiate() on it" if hello.get("isreplicaset") else "has no primary"
+            uninitiated = "is not initiated; run rs.initiate() on it"
+            raise Unreachable(
+                f"the replica set {uninitiated if hello.get('isreplicaset') else 'has no primary'}"
             )
-            raise Unreachable(f"the replica set {state}")
         time.sleep(0.01)

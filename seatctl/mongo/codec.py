@@ -20,9 +20,6 @@ from seatctl.domain.documents import (
     Flaw,
     Kind,
     LockId,
-    NewBooking,
-    NewEvent,
-    NewLock,
     SeatLock,
     Unreadable,
     UserId,
@@ -133,43 +130,45 @@ def _flaw_of_booking(
 # --- new documents -----------------------------------------------------------------------------------
 
 
-def new_event(new: NewEvent) -> Document:
+def new_event(name: str, date: datetime, seats: int, description: str | None, now: datetime) -> Document:
     document: Document = {
         "_id": ObjectId(),
-        "name": new.name,
-        "eventDate": new.date,
-        "totalSeats": new.seats,
-        "availableSeats": new.seats,
-        "createdAt": new.now,
-        "updatedAt": new.now,
+        "name": name,
+        "eventDate": date,
+        "totalSeats": seats,
+        "availableSeats": seats,
+        "createdAt": now,
+        "updatedAt": now,
     }
-    return document if new.description is None else {**document, "description": new.description}
+    return document if description is None else {**document, "description": description}
 
 
-def new_lock(new: NewLock) -> Document:
+def new_lock(
+    event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
+) -> Document:
     return {
         "_id": ObjectId(),
-        "eventId": new.event,
-        "userId": new.user,
-        "seats": new.seats,
+        "eventId": event_id,
+        "userId": user,
+        "seats": seats,
         "status": LockStatus.ACTIVE.value,
-        "expiresAt": new.expires_at,
-        "idempotencyKey": new.key,
-        "createdAt": new.now,
-        "updatedAt": new.now,
+        "expiresAt": expires_at,
+        "idempotencyKey": key,
+        "createdAt": now,
+        "updatedAt": now,
     }
 
 
-def new_booking(new: NewBooking) -> Document:
+def new_booking(lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Document:
     return {
         "_id": ObjectId(),
-        "event": new.lock.event,
-        "user": new.lock.user,
-        "seatLockId": new.lock.id,
+        "event": lock.event,
+        "user": lock.user,
+        "seatLockId": lock.id,
         "status": BookingStatus.PAYMENT_PENDING.value,
-        "paymentExpiresAt": new.payment_expires_at,
-        "createdAt": new.now,
-        "updatedAt": new.now,
+        "paymentExpiresAt": payment_expires_at,
+        "createdAt": now,
+        "updatedAt": now,
     }
 
 

@@ -9,11 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bson import ObjectId
-from pymongo.errors import CursorNotFound, OperationFailure
+from pymongo.errors import OperationFailure
 
 from seatctl.domain.documents import StoredDocument
 from seatctl.errors import CursorLost
-from seatctl.mongo.failures import DOCUMENT_VALIDATION_FAILED, explain
+from seatctl.mongo import schema
+from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -43,6 +44,12 @@ class Documents:
         self._session = session
         self._documents: Collection[Document] = deployment.database[self.name]
 
+    def ensure_collection(self) -> None:
+        """Create the collection where there is none yet. A transaction that creates it is no guard: another
+        one, in a snapshot of the same moment, may see what it changed elsewhere, and not the collection."""
+        if self.name not in self._deployment.database.list_collection_names(authorizedCollections=True):
+            schema.ensure_collection(self._deployment.database, self.name)
+
     def insert_as_stored(self, document: Document) -> None:
         """Insert a document as another program would, for the demo and the tests."""
         self._insert(document)
@@ -60,8 +67,10 @@ class Documents:
             yield from self._documents.find(
                 where, projection, batch_size=CURSOR_BATCH, session=self._session, **options
             )
-        except CursorNotFound as error:
-            raise CursorLost from error
+        except OperationFailure as error:
+            if error.code in CURSOR_LOST:
+                raise CursorLost from error
+            raise
 
     def _one(self, where: Document, fields: Iterable[str] | None = None) -> Document | None:
         projection = None if fields is None else dict.fromkeys(fields, 1)

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -21,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -31,106 +29,58 @@ from seatctl.errors import Misconfigured, Unreachable
 REPLICA_SET = "seatctl"
 SOCKET_PATH_LIMIT = 100
 """Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
-PROC = Path("/proc")
 STOP_PATIENCE = 30.0
 LARGEST_LOG = 1_000_000
 """Bytes. It runs for months, and writes about a kilobyte for each command."""
-TRANSACTION_LIFETIME = 10
-"""Seconds. MongoDB's default is 60; a batch takes 0.2."""
-
-HOW_TO_GET_ONE = (
-    "install one with `pip install 'seatctl[embedded]'` or from MongoDB's packages, "
-    "or run `docker run -d -p 27017:27017 mongo:7` and set SEATCTL_URI=mongodb://localhost:27017"
-)
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
     """The files of one embedded MongoDB."""
 
-    data: Path
-    runtime: Path
-
-    @property
-    def db(self) -> Path:
-        return self.data / "db"
-
-    @property
-    def log(self) -> Path:
-        return self.data / "mongod.log"
-
-    @property
-    def socket(self) -> Path:
-        return self.runtime / "mongod.sock"
-
-    @property
-    def ready(self) -> Path:
-        """Exists once the replica set was initiated: before that, writes would go to a standalone."""
-        return self.data / "initiated"
-
-    @property
-    def start_lock(self) -> Path:
-        return self.data / "start.lock"
-
-    @property
-    def uri(self) -> str:
-        return f"mongodb://{quote_plus(str(self.socket))}/?directConnection=true"
+    def __init__(self, data: Path, runtime: Path) -> None:
+        self.data = data
+        self.runtime = runtime
+        self.db = data / "db"
+        self.lock = self.db / "mongod.lock"
+        self.log = data / "mongod.log"
+        self.start_lock = data / "start.lock"
+        self.ready = data / "initiated"
+        """Exists once the replica set was initiated."""
+        self.socket = runtime / "mongod.sock"
+        self.uri = f"mongodb://{quote_plus(str(self.socket))}/?directConnection=true"
 
     @property
     def pid(self) -> int | None:
         """The process that has the data open: mongod keeps its lock file locked while it runs, so
         that neither a crash nor a new process with its old number is mistaken for it."""
-        lock_file = self.db / "mongod.lock"
-        if not _is_locked(lock_file):
-            return None
-        number = lock_file.read_text().strip()
-        return int(number) if number.isdecimal() else None
+        number = self.lock.read_text().strip() if _is_locked(self.lock) else ""
+        return int(number) if number else None
 
 
 def place() -> Place:
     """Where this user's embedded MongoDB lives, by the XDG rules; creates nothing. Raises Misconfigured
     for a user without a home directory."""
-    home = _home()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise Misconfigured(
+            f"no database is configured, and user {os.getuid()} has no home directory for the embedded "
+            "MongoDB; set SEATCTL_URI or HOME"
+        ) from None
     if sys.platform == "darwin":
         base = home / "Library" / "Application Support"
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     data = (base / "seatctl").absolute()
-    runtime = data / "run"
-    if len(os.fsencode(runtime / "mongod.sock")) > SOCKET_PATH_LIMIT:
-        name = f"seatctl-{os.getuid()}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
-        short = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp", name)  # noqa: S108 - checked in _private
-        too_long = len(os.fsencode(short / "mongod.sock")) > SOCKET_PATH_LIMIT
-        runtime = Path("/tmp", name) if too_long else short  # noqa: S108 - checked in _private
-    return Place(data, runtime)
-
-
-def _home() -> Path:
-    if home := os.environ.get("HOME"):
-        return Path(home)
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        raise Misconfigured(
-            f"no database is configured, and user {os.getuid()} has no home directory for the embedded "
-            "MongoDB; set SEATCTL_URI or HOME"
-        ) from None
+    name = f"seatctl-{os.getuid()}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
+    parents = filter(None, (os.environ.get("XDG_RUNTIME_DIR"), "/tmp"))  # noqa: S108 - checked in _private
+    places = (Place(data, runtime) for runtime in (data / "run", *(Path(each, name) for each in parents)))
+    return next(each for each in places if len(os.fsencode(each.socket)) <= SOCKET_PATH_LIMIT)
 
 
 def exists() -> bool:
-    """Whether an embedded database was ever created for this user. Raises Misconfigured where that
-    cannot be seen."""
-    return _is_there(place().ready)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:
-        raise Misconfigured(
-            f"cannot read {path.parent}, the place of the embedded MongoDB: {error.strerror}; "
-            "set SEATCTL_URI or HOME"
-        ) from error
+    """Whether an embedded database was ever created for this user."""
+    return os.access(place().ready, os.F_OK)  # False also where the directory cannot be entered
 
 
 def answers(where: Place) -> bool:
@@ -148,12 +98,13 @@ def ensure_running() -> str:
     starts it and the others wait. Raises Misconfigured without a usable `mongod`, Unreachable when
     it does not start."""
     where = place()
-    # While another process is starting it, it may answer and not be initiated yet.
-    if not (_is_there(where.ready) and answers(where)) or _is_locked(where.start_lock):
-        with _start_lock(where):
-            if not (where.ready.exists() and answers(where)):
-                _start(where)
-    _limit_log(where)
+    with _start_lock(where):
+        if not (where.ready.exists() and answers(where)):
+            _start(where)
+        with suppress(OSError):
+            if where.log.stat().st_size > LARGEST_LOG:
+                shutil.copyfile(where.log, where.log.with_suffix(".log.old"))
+                os.truncate(where.log, 0)  # the server appends, so it writes on at the new end
     return where.uri
 
 
@@ -161,7 +112,7 @@ def stop() -> bool:
     """Stop it, keeping the data; False if it did not run. Raises Unreachable if it will not end,
     Misconfigured when another process has the data open."""
     where = place()
-    if not _is_there(where.data):
+    if where.pid is None:
         return False
     with _start_lock(where):
         return _stop(where)
@@ -204,31 +155,30 @@ def _private(directory: Path) -> None:
 
 
 def _start(where: Place) -> None:
-    from seatctl.mongo import client as connection
+    from seatctl.mongo.client import initiate
 
-    if where.pid is not None:  # its socket is gone, e.g. to a cleaner of temporary files
-        _stop(where)
+    _stop(where)  # its socket is gone, e.g. to a cleaner of temporary files
     where.socket.unlink(missing_ok=True)
     binary, environment = find_mongod(where)
     command = [
         *(str(binary), "--dbpath", str(where.db), "--logpath", str(where.log), "--logappend", "--quiet"),
-        "--fork",
-        *("--bind_ip", str(where.socket), "--nounixsocket", "--replSet", REPLICA_SET),
+        *("--fork", "--bind_ip", str(where.socket), "--nounixsocket", "--replSet", REPLICA_SET),
         *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "128"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-        # A client that was killed within a transaction keeps others from its event for this long.
-        *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_LIFETIME}"),
+        # A client that was killed within a transaction keeps others from its event for as many seconds.
+        # The default is 60; a batch takes 0.2.
+        *("--setParameter", "transactionLifetimeLimitSeconds=10"),
     ]
+    where.log.unlink(missing_ok=True)
     try:
-        where.log.unlink(missing_ok=True)
-        started = subprocess.run(  # noqa: S603 - no shell, our own arguments
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
+        subprocess.run(  # noqa: S603 - no shell, our own arguments
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unreachable(f"the embedded MongoDB did not start: {error}; see {where.log}") from error
-    if started.returncode:
-        raise Unreachable(f"the embedded MongoDB did not start: {_last_words(where)}; see {where.log}")
-    connection.initiate(where.uri, REPLICA_SET, str(where.socket))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unreachable(
+            f"the embedded MongoDB did not start: {_last_error(where.log)}; see {where.log}"
+        ) from error
+    initiate(where.uri, REPLICA_SET, str(where.socket))
     where.ready.touch(mode=0o600)
 
 
@@ -244,7 +194,7 @@ def _stop(where: Place) -> bool:
         )
     os.kill(pid, signal.SIGTERM)
     give_up = time.monotonic() + STOP_PATIENCE
-    while where.pid is not None:
+    while _is_locked(where.lock):
         if time.monotonic() > give_up:
             raise Unreachable(f"the embedded MongoDB (pid {pid}) does not end; see {where.log}")
         time.sleep(0.02)
@@ -254,43 +204,24 @@ def _stop(where: Place) -> bool:
 def _is_our_mongod(where: Place, pid: int) -> bool:
     """Whether the process is a server that `_start` started on this data. Its home may have been moved
     since; then the directory that it was started on is gone."""
-    try:
-        words = (PROC / str(pid) / "cmdline").read_text().replace("\0", " ")
-    except OSError:
+    if sys.platform == "darwin":
         ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-        try:
-            words = subprocess.run(ps, capture_output=True, text=True, check=False).stdout  # noqa: S603
-        except OSError:
-            return False
+        words = subprocess.run(ps, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    else:
+        command = Path(f"/proc/{pid}/cmdline")
+        words = command.read_text().replace("\0", " ") if command.exists() else ""
     found = re.search(r" --dbpath (.+) --logpath ", words)
-    started_on = Path(found[1]) if found else None
-    return started_on is not None and (started_on == where.db or not started_on.exists())
+    return found is not None and (Path(found[1]) == where.db or not Path(found[1]).exists())
 
 
-def _limit_log(where: Place) -> None:
-    """Begin the log anew when it is large; the last one is kept. The server appends, so it writes on
-    at the new end."""
-    with suppress(OSError):
-        if where.log.stat().st_size > LARGEST_LOG:
-            shutil.copyfile(where.log, where.log.with_suffix(".log.old"))
-            os.truncate(where.log, 0)
-
-
-def _last_words(where: Place) -> str:
+def _last_error(log: Path) -> str:
     """Why mongod gave up, from its log."""
-    try:
-        lines = where.log.read_text(errors="replace").splitlines()
-    except OSError:
-        return "it wrote no log"
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("s") in ("F", "E"):
-            reason = entry.get("attr", {}).get("error", "")
-            return shorten(f"{entry.get('msg')} {reason}".strip(), 200)
-    return "no reason given"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    errors = re.findall(r'^\{.*"s":"[EF]".*\}$', text, re.MULTILINE)
+    if not errors:
+        return "no reason given"
+    entry = json.loads(errors[-1])
+    return shorten(f"{entry['msg']} {entry.get('attr', {}).get('error', '')}".strip(), 200)
 
 
 # --- finding a mongod ------------------------------------------------------------------------------
@@ -301,27 +232,27 @@ def find_mongod(where: Place) -> tuple[Path, dict[str, str]]:
     the package. Raises Misconfigured saying what was tried and how to get one."""
     base = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), "HOME": str(where.data)}
     if chosen := os.environ.get("SEATCTL_MONGOD"):
-        problem = _does_not_run(Path(chosen), base)
-        if problem:
+        if problem := _problem(Path(chosen), base):
             raise Misconfigured(f"SEATCTL_MONGOD={chosen} cannot be used: {problem}")
         return Path(chosen), base
+    on_path = shutil.which("mongod")
+    candidates = [(Path(on_path), base)] if on_path else []
+    for packaged in _in_packages("fiftyone/db/bin/mongod")[:1]:
+        candidates += [(packaged, {**base, "LD_LIBRARY_PATH": str(_link_openssl(where))})]
     tried = []
-    if on_path := shutil.which("mongod"):
-        problem = _does_not_run(Path(on_path), base)
-        if not problem:
-            return Path(on_path), base
-        tried.append(f"{on_path}: {problem}")
-    for packaged in _in_packages("fiftyone/db/bin/mongod"):
-        for environment in (base, {**base, "LD_LIBRARY_PATH": str(_link_openssl(where))}):
-            problem = _does_not_run(packaged, environment)
-            if not problem:
-                return packaged, environment
-        tried.append(f"the seatctl[embedded] package's: {problem}")
-    found = "; ".join(tried) or "none found"
-    raise Misconfigured(f"no database is configured and no usable mongod is here ({found}); {HOW_TO_GET_ONE}")
+    for binary, environment in candidates:
+        if not (problem := _problem(binary, environment)):
+            return binary, environment
+        tried.append(f"{binary}: {problem}")
+    raise Misconfigured(
+        f"no database is configured and no usable mongod is here ({'; '.join(tried) or 'none found'}); "
+        "install one with `pip install 'seatctl[embedded]'` or from MongoDB's packages, or set SEATCTL_URI "
+        "to a replica set"
+    )
 
 
-def _does_not_run(binary: Path, environment: dict[str, str]) -> str | None:
+def _problem(binary: Path, environment: dict[str, str]) -> str | None:
+    """Why this is no mongod that runs here; None if it is."""
     try:
         shown = subprocess.run(  # noqa: S603 - no shell; the user's or the package's binary
             [binary, "--version"], env=environment, capture_output=True, text=True, timeout=30, check=False
@@ -343,12 +274,10 @@ def _link_openssl(where: Place) -> Path:
     """The packaged Linux build wants OpenSSL 1.1, which distributions no longer ship. Two other
     packages carry it under names of their own; link those to the plain ones."""
     links = where.data / "lib"
-    links.mkdir(mode=0o700, exist_ok=True)
+    links.mkdir(parents=True, exist_ok=True)
     for name in ("libssl", "libcrypto"):
-        link = links / f"{name}.so.1.1"
-        for library in _in_packages(f"*.libs/{name}-*.so.1.1"):
-            if not link.exists() or link.resolve() != library.resolve():
-                link.unlink(missing_ok=True)
-                link.symlink_to(library)
-            break
+        for library in _in_packages(f"*.libs/{name}-*.so.1.1")[:1]:
+            link = links / f"{name}.so.1.1"
+            link.unlink(missing_ok=True)
+            link.symlink_to(library)
     return links

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from seatctl.domain.documents import Event, EventId, NewEvent, StoredDocument, Unreadable
+from seatctl.domain.documents import Event, EventId, StoredDocument, Unreadable
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Document, Documents, chunks, id_is
 
@@ -15,8 +15,11 @@ EVENTS_AT_ONCE = 10_000
 class Events(Documents):
     name = schema.EVENTS
 
-    def insert(self, new: NewEvent) -> StoredDocument:
-        document = codec.new_event(new)
+    def insert(
+        self, name: str, date: datetime, seats: int, description: str | None, now: datetime
+    ) -> StoredDocument:
+        """A new event with all its seats available."""
+        document = codec.new_event(name, date, seats, description, now)
         self._insert(document)
         return document
 

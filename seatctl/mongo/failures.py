@@ -5,30 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from pymongo.errors import (
-    BulkWriteError,
-    ConfigurationError,
-    ConnectionFailure,
-    DuplicateKeyError,
-    InvalidName,
-    InvalidURI,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-    WriteConcernError,
-)
+from pymongo import errors as driver
 
+from seatctl import errors
 from seatctl.domain.timespec import shorten
-from seatctl.errors import (
-    CachePressure,
-    Contention,
-    CursorLost,
-    Misconfigured,
-    OutcomeUnknown,
-    SeatctlError,
-    Unreachable,
-    WriteRefused,
-)
+from seatctl.errors import SeatctlError
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED, TIME_LIMIT_EXCEEDED = 13, 18, 121, 50
 DUPLICATE_KEY = 11000
@@ -43,19 +24,21 @@ down while it was asked: ShutdownInProgress, PrimarySteppedDown, InterruptedDueT
 TOO_LARGE = frozenset({257, 388})
 """TransactionTooLarge and TransactionTooLargeForCache: the same transaction fails again each time."""
 TEMPORARILY_UNAVAILABLE = 365
+FULL_ERROR = ", full error:"
+"""Begins the driver's copy of the whole answer behind the server's words."""
 
-REASONS = (
-    ("refused", "connection refused"),
-    ("No such file", "no such socket"),
-    ("Name or service not known", "unknown host name"),
-    ("nodename nor servname", "unknown host name"),
-    ("timed out", "no answer in time"),
-    ("No primary", "no primary; the replica set may be electing one"),
-    ("no replica set members match", "no primary; the replica set may be electing one"),
-    ("SSL", "TLS handshake failed"),
-    ("not primary", "the primary changed"),
-    ("closed", "the connection was closed"),
-)
+REASONS = {
+    "refused": "connection refused",
+    "No such file": "no such socket",
+    "Name or service not known": "unknown host name",
+    "nodename nor servname": "unknown host name",
+    "timed out": "no answer in time",
+    "No primary": "no primary; the replica set may be electing one",
+    "no replica set members match": "no primary; the replica set may be electing one",
+    "SSL": "TLS handshake failed",
+    "not primary": "the primary changed",
+    "closed": "the connection was closed",
+}
 """What the driver's text about a lost connection says, and what that means."""
 
 
@@ -65,28 +48,22 @@ def hosts_of(uri: str) -> str:
     return unquote(authority.rsplit("@", 1)[-1])
 
 
-def malformed_uri() -> Misconfigured:
+def malformed_uri() -> errors.Misconfigured:
     # Never quote the parser: its message may contain the part of the password where it failed.
-    return Misconfigured(
+    return errors.Misconfigured(
         "the MongoDB URI is malformed; it looks like mongodb://host:27017/database, where user:password@ "
         "may stand before the host, with : / ? # [ ] @ % in them percent-encoded"
     )
 
 
 def code_of(error: BaseException) -> int | None:
-    """The server's error code: of a bulk write, the first one that it reports."""
-    if isinstance(error, BulkWriteError):
-        details = error.details or {}
-        reports = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
-        code: int | None = reports[0].get("code") if reports else error.code
-        return code
-    return error.code if isinstance(error, OperationFailure) else None
+    return error.code if isinstance(error, driver.OperationFailure) else None
 
 
 def is_cache_pressure(error: BaseException) -> bool:
     """Whether the server rolled back because its cache is full, and not because of another writer."""
     return code_of(error) in {*TOO_LARGE, TEMPORARILY_UNAVAILABLE} or (
-        isinstance(error, OperationFailure) and "cache" in str(error).partition(", full error:")[0]
+        isinstance(error, driver.OperationFailure) and "cache" in str(error).partition(FULL_ERROR)[0]
     )
 
 
@@ -95,86 +72,69 @@ def explain(error: Exception, hosts: str = "") -> SeatctlError:
 
     `hosts` is where it happened; without it, the hosts that the error itself names.
     """
-    hosts = hosts or _hosts_named_by(error)
-    server = f"MongoDB at {hosts}" if hosts else "MongoDB"
     if isinstance(error, SeatctlError):
         return error
-    if isinstance(error, InvalidURI | InvalidName):
+    if isinstance(error, driver.InvalidURI | driver.InvalidName):
         return malformed_uri()
-    if isinstance(error, ConfigurationError):
-        return _explain_configuration(error, hosts or "the host")
-    if isinstance(error, ConnectionFailure):
-        return Unreachable(f"cannot reach {server} ({_reason(error)}); check that it runs, then try again")
-    if isinstance(error, DuplicateKeyError) or code_of(error) == DUPLICATE_KEY:
-        return WriteRefused(f"the database already holds such a document: {_one_line(error)}")
-    if isinstance(error, OperationFailure):
+    if isinstance(error, driver.ConfigurationError):
+        if "DNS" in str(error) or "resolution" in str(error):
+            where = hosts or "the host"
+            return errors.Unreachable(f"cannot look up {where}: no SRV record; check the name and the DNS")
+        return errors.Misconfigured(f"the MongoDB URI cannot be used: {_one_line(error)}")
+    hosts = hosts or _hosts_named_by(str(error))
+    server = f"MongoDB at {hosts}" if hosts else "MongoDB"
+    if isinstance(error, driver.ConnectionFailure):
+        reason = next((REASONS[sign] for sign in REASONS if sign in str(error)), "the connection failed")
+        return errors.Unreachable(f"cannot reach {server} ({reason}); check that it runs, then try again")
+    if isinstance(error, driver.OperationFailure):
         return _explain_failure(error, server)
     return SeatctlError(f"{type(error).__name__}: {_one_line(error)}")
 
 
-def _explain_configuration(error: ConfigurationError, hosts: str) -> SeatctlError:
-    if "DNS" in str(error) or "resolution" in str(error):
-        return Unreachable(
-            f"cannot look up {hosts}: no answer for its SRV record; check the name and the DNS"
-        )
-    return Misconfigured(f"the MongoDB URI cannot be used: {_one_line(error)}")
-
-
-def _explain_failure(error: OperationFailure, server: str) -> SeatctlError:
-    code = code_of(error)
-    if code == AUTHENTICATION_FAILED:
-        return Misconfigured(
-            f"{server} does not accept this user and password; "
-            "authSource in the URI says which database knows the user"
-        )
-    if code == UNAUTHORIZED:
-        return _explain_unauthorized(error, server)
-    if code == DOCUMENT_VALIDATION_FAILED:
-        return WriteRefused(
+def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlError:
+    if error.code == DUPLICATE_KEY:
+        return errors.WriteRefused(f"the database already holds such a document: {_one_line(error)}")
+    if error.code == DOCUMENT_VALIDATION_FAILED:
+        return errors.WriteRefused(
             "the database's validator refused a document; `seatctl verify` names what is wrong"
         )
+    if error.code in (AUTHENTICATION_FAILED, UNAUTHORIZED):
+        return errors.Misconfigured(_what_is_forbidden(error, server))
     if is_cache_pressure(error):
-        return CachePressure()
-    if isinstance(error, WriteConcernError) or code in OUTCOME_UNKNOWN:
-        return OutcomeUnknown()
-    if code in CURSOR_LOST:
-        return CursorLost()
-    if code == TIME_LIMIT_EXCEEDED:
-        return Unreachable(f"{server} did not finish a command in time; try again")
+        return errors.CachePressure()
+    if isinstance(error, driver.WriteConcernError) or error.code in OUTCOME_UNKNOWN:
+        return errors.OutcomeUnknown()
+    if error.code in CURSOR_LOST:
+        return errors.CursorLost()
+    if error.code == TIME_LIMIT_EXCEEDED:
+        return errors.Unreachable(f"{server} did not finish a command in time; try again")
     if error.has_error_label("TransientTransactionError"):
-        return Contention()
+        return errors.Contention()
     return SeatctlError(f"MongoDB answered: {_one_line(error)}")
 
 
-def _explain_unauthorized(error: OperationFailure, server: str) -> Misconfigured:
-    if "requires authentication" in str(error):
-        return Misconfigured(
-            f"{server} wants a user, and the URI names no user; write user:password@ before its host"
+def _what_is_forbidden(error: driver.OperationFailure, server: str) -> str:
+    if error.code == AUTHENTICATION_FAILED:
+        return (
+            f"{server} does not accept this user and password; "
+            "authSource in the URI says which database knows the user"
         )
+    if "requires authentication" in str(error):
+        return f"{server} wants a user, and the URI names no user; write user:password@ before its host"
     # A command that is about no collection has a number in that place: listCollections: 1.
     what = re.search(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([\w.$-]+)\")?", str(error))
     action = f"run {what[2]} on {what[1]}{'.' + what[3] if what[3] else ''}" if what else "do this"
-    return Misconfigured(f"the database user is not authorized to {action}; the README lists the privileges")
+    return f"the database user is not authorized to {action}; `seatctl help privileges` lists them"
 
 
-def _hosts_named_by(error: Exception) -> str:
-    """The hosts in the driver's text: of a server selection all that it tried, else the one in front."""
-    if not isinstance(error, PyMongoError):
-        return ""
-    tried = re.findall(r"<ServerDescription \('([^']+)', (\d+|None)\)", str(error))
+def _hosts_named_by(text: str) -> str:
+    """The hosts in the driver's words: of a server selection all that it tried, else the one in front."""
+    tried = re.findall(r"<ServerDescription \('([^']+)', (\d+|None)\)", text)
     if tried:
         return ",".join(host if port == "None" else f"{host}:{port}" for host, port in tried)
-    front = re.match(r"(/\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+): ", str(error))
-    return front[1] if front and isinstance(error, ConnectionFailure) else ""
-
-
-def _reason(error: ConnectionFailure) -> str:
-    text = str(error)
-    for sign, reason in REASONS:
-        if sign in text:
-            return reason
-    return "no usable server" if isinstance(error, ServerSelectionTimeoutError) else "the connection broke"
+    front = re.match(r"(/\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+): ", text)
+    return front[1] if front else ""
 
 
 def _one_line(error: Exception) -> str:
-    return shorten(" ".join(str(error).partition(", full error:")[0].split()), 200)
+    return shorten(" ".join(str(error).partition(FULL_ERROR)[0].split()), 200)

@@ -11,12 +11,8 @@ from seatctl.domain.documents import BookingId, EventId, LockId, UserId
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Usage
 
-_WRAPPED = re.compile(r"""(?:ObjectId\(\s*)?["']?([0-9a-fA-F]{24})["']?(?:\s*\))?""")
-
 
 def parse_event_id(text: str) -> EventId:
-    """24 hex digits as printed, in quotes, or as `ObjectId("…")`. Raises Usage for anything else; so do
-    the others."""
     return EventId(parse_document_id(text))
 
 
@@ -29,8 +25,8 @@ def parse_booking_id(text: str) -> BookingId:
 
 
 def parse_document_id(text: str) -> object:
-    """The id of a document of any kind."""
-    match = _WRAPPED.fullmatch(text.strip())
+    """24 hex digits as printed, in quotes, or as `ObjectId("…")`. Raises Usage for anything else."""
+    match = re.fullmatch(r"""(?:ObjectId\(\s*)?["']?([0-9a-fA-F]{24})["']?(?:\s*\))?""", text.strip())
     if match is None:
         raise Usage(f"{shorten(text)!r} is not an id; an id has 24 hexadecimal digits")
     return ObjectId(match[1])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import EventId, LockId, NewLock, SeatLock, Unreadable, UserId
+from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, UserId
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
@@ -28,9 +28,11 @@ class OverdueLock(NamedTuple):
 class SeatLocks(Documents):
     name = schema.LOCKS
 
-    def insert(self, new: NewLock) -> SeatLock:
-        """Raises DuplicateKeyError where the guard index already has a lock with this key."""
-        document = codec.new_lock(new)
+    def insert(
+        self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
+    ) -> SeatLock:
+        """A new ACTIVE lock."""
+        document = codec.new_lock(event_id, user, seats, expires_at, key, now)
         self._insert(document)
         return _own(document)
 

@@ -1,24 +1,23 @@
-"""Indexes and validators, and how they get into a database. Every index names its reader.
+"""Indexes and validators, and how they get into a database.
 
-Two of them are guards: uniqueness that two processes could break between reading and writing.
-Those exist before the first write that needs them, also where nobody ran `init`.
+Two of the indexes are guards: seatctl's own transactions need none, but another program's may.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymongo import IndexModel
-from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Unreachable, WriteRefused
-from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED, UNAUTHORIZED
+from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -32,7 +31,7 @@ COLLECTIONS = (*STATE, JOB_LOGS)
 BUILD_SECONDS = 50
 """How long an index may take: a little less than the driver waits for an answer."""
 
-INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT, NAMESPACE_EXISTS = 85, 86, 48
+INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT = 85, 86
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Index:
     collection: str
     name: str
     keys: tuple[tuple[str, int], ...]
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.collection}.{self.name}"
@@ -64,13 +63,37 @@ class Index:
         return any(map(self.is_met_by, database[self.collection].index_information().values()))
 
     def create(self, database: Database[Document]) -> None:
-        """Create it, or do nothing if it is there. Waits for a majority of the members: the default
-        waits for all of them, and one that is down would stop every writer."""
-        database[self.collection].create_indexes(
-            [IndexModel(list(self.keys), name=self.name, **self.options)],
-            commitQuorum="majority",
-            maxTimeMS=BUILD_SECONDS * 1000,
-        )
+        """Create it. Raises WriteRefused when documents or another index stand against it, Unreachable
+        when it takes too long."""
+        model = IndexModel(list(self.keys), name=self.name, **self.options)
+        try:
+            # The default is to wait for all members, and one that is down would stop every writer.
+            database[self.collection].create_indexes(
+                [model], commitQuorum="majority", maxTimeMS=BUILD_SECONDS * 1000
+            )
+        except DuplicateKeyError as error:
+            same = (error.details or {}).get("keyValue", {})
+            named = " and ".join(f"{key} {shorten(repr(value))}" for key, value in same.items())
+            raise WriteRefused(
+                f"{self.collection} has several documents with {named or 'the same keys'}, which the index "
+                f"{self.name} must rule out; until somebody corrects that, nothing new can be guaranteed"
+            ) from None
+        except OperationFailure as error:
+            if error.code in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT):
+                raise WriteRefused(
+                    f"{self.collection} has another index by the name of {self.name}, which does not do what "
+                    f'that is for; drop it in mongosh: db.{self.collection}.dropIndex("{self.name}")'
+                ) from None
+            if error.code == TIME_LIMIT_EXCEEDED:
+                arguments = (
+                    f"{json.dumps(dict(self.keys))}, {json.dumps({'name': self.name, **self.options})}"
+                )
+                raise Unreachable(
+                    f"the index {self} was not complete after {BUILD_SECONDS} s: a majority of the members "
+                    "is missing, or there is much to index; then create it in mongosh: "
+                    f"db.{self.collection}.createIndex({arguments})"
+                ) from error
+            raise
 
 
 ONE_LOCK_PER_KEY = Index(
@@ -86,12 +109,12 @@ ONE_BOOKING_PER_LOCK = Index(
     (("seatLockId", 1),),
     {"unique": True, "partialFilterExpression": {"seatLockId": {"$type": "objectId"}}},
 )
-GUARDS = (ONE_LOCK_PER_KEY, ONE_BOOKING_PER_LOCK)
-
 # The sums of an event's seats by status, and the digests of its sold locks, are read from this index
 # alone.
-LOCKS_OF_EVENT = Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("seats", 1), ("_id", 1)), {})
-BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)), {})
+LOCKS_OF_EVENT = Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("seats", 1), ("_id", 1)))
+KEYS_IN_0_1_0 = [("eventId", 1), ("status", 1), ("_id", 1)]
+"""Those of `locks_of_event` in a database that version 0.1.0 made."""
+BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)))
 
 # As few as can be: within a transaction MongoDB 6.0 reads and parses the collection's catalog entry
 # twice for each index of each document that it updates. Measured, for a lock that expires: 62 µs of
@@ -113,65 +136,18 @@ OPEN_BOOKINGS = Index(
     (("event", 1), ("paymentExpiresAt", 1)),
     {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
 )
-READERS = (
+INDEXES = (
+    ONE_LOCK_PER_KEY,
+    ONE_BOOKING_PER_LOCK,
     OPEN_LOCKS,
     OPEN_BOOKINGS,
     LOCKS_OF_EVENT,
     BOOKINGS_OF_EVENT,
-    Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1)), {}),
-    Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1)), {}),
-    Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1)), {}),
+    Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1))),
+    Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1))),
+    Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1))),
 )
 RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]
-
-
-def ensure_guard(database: Database[Document], guard: Index) -> None:
-    """Create a guard unless it, or another program's unique index that rules out the same, is there.
-
-    Each writer that relies on a guard asks for it. One of our name is created again even if it is
-    listed, which waits for a build that is under way: the server lists an index before it is complete.
-    A user who may not create indexes is fine where the guard exists.
-    Raises WriteRefused where documents that are stored already, or another index, stand against it.
-    """
-    listed = {
-        name
-        for name, found in database[guard.collection].index_information().items()
-        if guard.is_met_by(found)
-    }
-    if listed - {guard.name}:
-        return
-    try:
-        _create(database, guard)
-    except OperationFailure as error:
-        if error.code != UNAUTHORIZED or not listed:
-            raise
-
-
-def _create(database: Database[Document], index: Index) -> None:
-    """Create an index. Raises WriteRefused when it cannot be, Unreachable when it takes too long."""
-    try:
-        index.create(database)
-    except DuplicateKeyError as error:
-        same = (error.details or {}).get("keyValue", {})
-        named = " and ".join(f"{field} {shorten(repr(value))}" for field, value in same.items())
-        raise WriteRefused(
-            f"{index.collection} has several documents with {named or 'the same keys'}, which the index "
-            f"{index.name} must rule out; until somebody corrects that, nothing new can be guaranteed"
-        ) from None
-    except OperationFailure as error:
-        if error.code in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT):
-            raise WriteRefused(
-                f"{index.collection} has another index by the name of {index.name}, which does not do what "
-                f"that is for; drop it in mongosh: db.{index.collection}.dropIndex({json.dumps(index.name)})"
-            ) from None
-        if error.code == TIME_LIMIT_EXCEEDED:
-            arguments = f"{json.dumps(dict(index.keys))}, {json.dumps({'name': index.name, **index.options})}"
-            raise Unreachable(
-                f"the index {index} was not complete after {BUILD_SECONDS} s: a majority of the members is "
-                "missing, or there is much to index; then create it in mongosh: "
-                f"db.{index.collection}.createIndex({arguments})"
-            ) from error
-        raise
 
 
 def retention(database: Database[Document]) -> timedelta | None:
@@ -195,12 +171,8 @@ def missing(database: Database[Document]) -> list[str]:
     """What `create` would create, as `collection` or `collection.index`."""
     there = set(database.list_collection_names())
     wanted = [name for name in COLLECTIONS if name not in there]
-    wanted += [
-        str(index)
-        for index in (*GUARDS, *READERS)
-        if index.collection not in there or not index.is_in(database)
-    ]
-    if JOB_LOGS not in there or retention(database) is None:
+    wanted += [str(index) for index in INDEXES if not index.is_in(database)]
+    if retention(database) is None:
         wanted.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
     return wanted
 
@@ -212,12 +184,13 @@ def create(database: Database[Document], keep: timedelta | None, default: timede
     created = missing(database)
     for name in COLLECTIONS:
         if name in created:
-            _create_collection(database, name)
-    for guard in GUARDS:
-        ensure_guard(database, guard)
-    for index in READERS:
+            ensure_collection(database, name)
+    replaced = _drop_outdated(database)
+    for index in INDEXES:
         if str(index) in created:
-            _create(database, index)
+            index.create(database)
+    if replaced:
+        created[created.index(str(LOCKS_OF_EVENT))] += " in place of that of version 0.1.0"
     current = retention(database)
     wanted = keep or current or default
     if current != wanted:
@@ -227,15 +200,22 @@ def create(database: Database[Document], keep: timedelta | None, default: timede
     return created
 
 
-def _create_collection(database: Database[Document], name: str) -> None:
-    """Create a collection, or do nothing when somebody else was faster."""
+def ensure_collection(database: Database[Document], name: str) -> None:
+    """Create a collection, unless somebody else is faster."""
     try:
         database.create_collection(name)
-    except CollectionInvalid:
-        pass
-    except OperationFailure as error:
-        if error.code != NAMESPACE_EXISTS:
+    except PyMongoError:
+        if name not in database.list_collection_names():
             raise
+
+
+def _drop_outdated(database: Database[Document]) -> bool:
+    """Drop our own index that version 0.1.0 made with other keys, unless another does what it is for."""
+    found = database[LOCKS].index_information().get(LOCKS_OF_EVENT.name, {})
+    if found.get("key") != KEYS_IN_0_1_0 or LOCKS_OF_EVENT.is_in(database):
+        return False
+    database[LOCKS].drop_index(LOCKS_OF_EVENT.name)
+    return True
 
 
 def _retain(database: Database[Document], seconds: int) -> None:

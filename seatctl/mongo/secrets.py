@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, unquote_plus
 
-SECRET_OPTION = re.compile(r"[?&;](?:tlsCertificateKeyFilePassword|proxyPassword)=([^&;]+)", re.IGNORECASE)
-SESSION_TOKEN = re.compile(r"AWS_SESSION_TOKEN:([^&;,]+)")
+SECRET_OPTION = re.compile(
+    r"[?&;](?:tlsCertificateKeyFilePassword|proxyPassword)=([^&;]+)|AWS_SESSION_TOKEN:([^&;,]+)",
+    re.IGNORECASE,
+)
 
 remembered: set[str] = set()
 """Every secret in each form in which it may be printed: as written, and decoded."""
@@ -14,11 +16,10 @@ remembered: set[str] = set()
 
 def remember(uri: str) -> None:
     """Keep the secrets of a URI, well-formed or not, out of everything that `scrub` sees from now on."""
-    secrets = [*SECRET_OPTION.findall(uri), *SESSION_TOKEN.findall(uri)]
-    if "@" in uri:
-        userinfo = uri.partition("://")[2].rpartition("@")[0]
-        if ":" in userinfo:
-            secrets += [userinfo, userinfo.partition(":")[2]]
+    secrets = [password or token for password, token in SECRET_OPTION.findall(uri)]
+    userinfo = uri.partition("://")[2].rpartition("@")[0]
+    if ":" in userinfo:
+        secrets += [userinfo, userinfo.partition(":")[2]]
     for secret in secrets:
         # Shorter ones are in every word.
         remembered.update(form for form in (secret, unquote(secret), unquote_plus(secret)) if len(form) > 3)

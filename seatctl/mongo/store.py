@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from seatctl.domain.documents import Kind, StoredDocument
 from seatctl.domain.rules import RETENTION
-from seatctl.errors import Misconfigured
+from seatctl.errors import CursorLost, Misconfigured
 from seatctl.mongo import schema
 from seatctl.mongo.audit import Audit
 from seatctl.mongo.bookings import Bookings
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from seatctl.mongo.client import Attempt, Deployment
+
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+LOOKS = 5
+"""How often a point in time is read, where the server drops it."""
 
 
 def _plain(name: str) -> str:
@@ -79,6 +86,18 @@ class Store:
         with self.deployment.snapshot() as session:
             yield Store(self.deployment, session)
 
+    def at_one_time(self, read: Callable[[Store], T]) -> T:
+        """What `read` makes of a snapshot. A snapshot that the server drops is read again.
+        Raises CursorLost when it keeps dropping them."""
+        for _ in range(LOOKS - 1):
+            try:
+                with self.snapshot() as at:
+                    return read(at)
+            except CursorLost:
+                log.info("the server dropped the point in time that was being read; reading again")
+        with self.snapshot() as at:
+            return read(at)
+
     # --- the database as a whole ---------------------------------------------------------------------
 
     def exists(self) -> bool:
@@ -119,10 +138,9 @@ class Store:
         # Those that the user may see: that needs no privilege on the database itself.
         return self.database.list_collection_names(authorizedCollections=True)
 
-    def namesake(self) -> str | None:
-        """A database on this server whose name differs from this one's in case alone."""
-        names = self.deployment.client.list_database_names()
-        return next((n for n in names if n != self.name and n.lower() == self.name.lower()), None)
+    def databases(self) -> list[str]:
+        """The databases of this server that the user may see."""
+        return self.deployment.client.list_database_names()
 
     def missing(self) -> list[str]:
         """What `init` would create."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seatctl.domain.timespec import shorten
@@ -44,49 +43,37 @@ def find_target(
         raise Usage("give --uri or --uri-file, not both")
     if database is not None and not database.strip():
         raise Usage("--database must not be empty")
-    name = _checked_name(database or environment.get("SEATCTL_DATABASE") or None)
+    name = database or environment.get("SEATCTL_DATABASE") or None
+    # Checked here, since the driver would blame the URI.
+    if name and (not name.isprintable() or re.search(r'[\s/\\."$]', name) or len(name.encode()) > 63):
+        raise Misconfigured(
+            f"{shorten(ascii(name))} cannot be a database's name; use up to 63 letters, digits, - and _"
+        )
     if uri is not None:
-        return Target(_clean(uri, "--uri"), name)
-    if uri_file is not None:
-        return _from_file(Path(uri_file), name, "--uri-file")
-    if environment.get("SEATCTL_URI"):
-        return Target(_clean(environment["SEATCTL_URI"], "SEATCTL_URI"), name)
-    if environment.get("SEATCTL_URI_FILE"):
-        return _from_file(Path(environment["SEATCTL_URI_FILE"]), name, "SEATCTL_URI_FILE")
-    if environment.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(environment["CREDENTIALS_DIRECTORY"], CREDENTIAL)
-        if credential.exists():
-            found = _from_file(credential, name, "the credential seatctl-uri")
-            # systemd grants it by an ACL, whose mask looks like a group that may read.
-            return replace(found, warnings=())
+        return Target(_checked(uri, "--uri"), name)
+    if uri_file is None and environment.get("SEATCTL_URI"):
+        return Target(_checked(environment["SEATCTL_URI"], "SEATCTL_URI"), name)
+    if path := uri_file or environment.get("SEATCTL_URI_FILE"):
+        others_read = f"{path} can be read by others than its owner; run `chmod 600 {path}`"
+        text = _text_of(Path(path))
+        return Target(text, name, (others_read,) if Path(path).stat().st_mode & 0o044 else ())
+    if directory := environment.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(directory, CREDENTIAL)
+        if credential.exists():  # its mode says nothing: systemd grants it by an ACL
+            return Target(_text_of(credential), name)
     return Target(None, name)
 
 
-def _checked_name(name: str | None) -> str | None:
-    # Checked here, since the driver would blame the URI.
-    if name is None or (
-        name.isprintable() and not re.search(r'[\s/\\."$]', name) and len(name.encode()) < 64
-    ):
-        return name
-    raise Misconfigured(
-        f"{shorten(ascii(name))} cannot be a database's name; use up to 63 letters, digits, - and _"
-    )
-
-
-def _from_file(path: Path, database: str | None, source: str) -> Target:
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        mode = path.stat().st_mode
+        return _checked(path.read_text(encoding="utf-8"), f"the file {path}")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise Misconfigured(f"cannot read the URI from {path} ({source}): {reason}") from error
-    warnings: tuple[str, ...] = ()
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        warnings = (f"{path} can be read by others than its owner; run `chmod 600 {path}`",)
-    return Target(_clean(text, f"the file {path}"), database, warnings)
+        raise Misconfigured(f"cannot read the URI from {path}: {reason}") from error
 
 
-def _clean(uri: str, source: str) -> str:
+def _checked(uri: str, source: str) -> str:
+    """The URI without surrounding space, if it looks like one; its secrets are remembered."""
     uri = uri.strip()
     secrets.remember(uri)
     if not uri:
@@ -95,6 +82,6 @@ def _clean(uri: str, source: str) -> str:
         raise Misconfigured(
             f"{source} does not hold a MongoDB URI; one starts with mongodb:// or mongodb+srv://"
         )
-    if any(character.isspace() for character in uri):
+    if re.search(r"\s", uri):
         raise Misconfigured(f"{source} holds more than one URI, or one with spaces in it")
     return uri

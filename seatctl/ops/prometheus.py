@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seatctl.domain.states import Fault, JobStatus
 from seatctl.errors import Misconfigured
@@ -22,20 +22,11 @@ if TYPE_CHECKING:
 
     from seatctl.services.health import Health
 
-STDOUT = "-"
 OTHER = "OTHER"
 """Any status of a run that only other programs write: labels come from a fixed list."""
 
-
-class Sample(NamedTuple):
-    labels: Mapping[str, str]
-    value: float
-
-
-class Metric(NamedTuple):
-    name: str
-    help_text: str
-    samples: list[Sample]
+Labelled: TypeAlias = tuple[str, str, tuple[str, ...], Mapping[Any, float]]
+"""A metric's name, its help, its labels, and its numbers by the values of the labels."""
 
 
 def text(health: Health) -> str:
@@ -47,13 +38,16 @@ def text(health: Health) -> str:
 
 
 def write(health: Health, path: str) -> None:
-    """Replace the file at `path` (`*.prom` in the collector's directory) in one step, so that nobody reads
-    half of it, readable by everybody whatever the umask: node_exporter is another user. What exists and is
-    no regular file, such as a pipe or /dev/null, is written to and never replaced.
+    """Replace the file at `path` (`*.prom` in the collector's directory; `-` is stdout) in one step, so that
+    nobody reads half of it, readable by everybody whatever the umask: node_exporter is another user. What
+    exists and is no regular file, such as a pipe or /dev/null, is written to and never replaced.
 
     Raises Misconfigured when it cannot be written, or without the client library.
     """
     metrics, target = text(health), Path(path)
+    if path == "-":
+        print(metrics, end="")
+        return
     try:
         if target.exists() and not target.is_file():
             target.write_text(metrics)
@@ -74,88 +68,39 @@ def _registry(health: Health) -> CollectorRegistry:
             "metrics need the package prometheus-client; install it with pip install 'seatctl[metrics]'"
         ) from None
     registry = CollectorRegistry()
-    for metric in (*_totals(health), *_jobs(health), *_inventory(health)):
-        if metric.samples:
-            names = list(metric.samples[0].labels)
-            gauge = Gauge(f"seatctl_{metric.name}", metric.help_text, names, registry=registry)
-            for labels, value in metric.samples:
-                (gauge.labels(**labels) if labels else gauge).set(value)
+    for name, help_text, number in _totals(health):
+        Gauge(f"seatctl_{name}", help_text, registry=registry).set(number)
+    for name, help_text, labels, numbers in (*_jobs(health), *_inventory(health)):
+        if numbers:
+            gauge = Gauge(f"seatctl_{name}", help_text, labels, registry=registry)
+            for values, number in numbers.items():
+                gauge.labels(*values).set(number)
     return registry
 
 
-TOTALS: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
-    (
-        "healthy",
-        "1 when seatctl health finds no problem, else 0.",
-        lambda health: health.healthy,
-    ),
-    (
-        "problems",
-        "Problems that seatctl health finds.",
-        lambda health: len(health.problems),
-    ),
-    (
-        "warnings",
-        "Warnings that seatctl health gives.",
-        lambda health: len(health.warnings),
-    ),
-    (
-        "check_timestamp_seconds",
-        "When this was measured, by the database's clock.",
-        lambda health: _unix(health.checked_at),
-    ),
-    (
-        "window_seconds",
-        "How far back seatctl_job_runs counts.",
-        lambda health: health.window.total_seconds(),
-    ),
-    (
-        "overdue_locks",
-        "Locks that expire-locks would expire now.",
-        lambda health: health.locks.overdue,
-    ),
-    (
-        "overdue_bookings",
-        "Bookings that expire-bookings would expire now.",
-        lambda health: health.bookings.overdue,
-    ),
-    (
-        "oldest_overdue_lock_age_seconds",
-        "How long the oldest of seatctl_overdue_locks has been overdue, 0 if there is none.",
-        lambda health: _seconds(health.locks.oldest),
-    ),
-    (
-        "oldest_overdue_booking_age_seconds",
-        "How long the oldest of seatctl_overdue_bookings has been overdue, 0 if there is none.",
-        lambda health: _seconds(health.bookings.oldest),
-    ),
-    (
-        "events",
-        "Events in the database.",
-        lambda health: health.seats.events,
-    ),
-    (
-        "capacity_seats",
-        "Total seats of all events.",
-        lambda health: health.seats.total,
-    ),
-    (
-        "inconsistent_events",
-        "Events with violations, as seatctl verify finds them.",
-        lambda health: len(health.inconsistent_events),
-    ),
-    (
-        "missing_schema_objects",
-        "Collections, indexes and other objects that seatctl init would create.",
-        lambda health: len(health.missing),
-    ),
-    (
-        "clock_difference_seconds",
-        "How far this host's clock is ahead of the database's.",
-        lambda health: health.clock_difference.total_seconds(),
-    ),
-)
-"""The metrics without labels."""
+def _totals(health: Health) -> Iterator[tuple[str, str, float]]:
+    """The metrics without labels: name, help, number."""
+    yield "healthy", "1 when seatctl health finds no problem, else 0.", health.healthy
+    yield "problems", "Problems that seatctl health finds.", len(health.problems)
+    yield "warnings", "Warnings that seatctl health gives.", len(health.warnings)
+    measured = "When this was measured, by the database's clock."
+    yield "check_timestamp_seconds", measured, _unix(health.checked_at)
+    yield "window_seconds", "How far back seatctl_job_runs counts.", _seconds(health.window)
+    backlogs = (("lock", health.locks), ("booking", health.bookings))
+    for what, backlog in backlogs:
+        yield f"overdue_{what}s", f"{what.title()}s that expire-{what}s would expire now.", backlog.overdue
+    for what, backlog in backlogs:
+        overdue = f"How long the oldest of seatctl_overdue_{what}s has been overdue, 0 if there is none."
+        yield f"oldest_overdue_{what}_age_seconds", overdue, _seconds(backlog.oldest)
+    yield "events", "Events in the database.", health.seats.events
+    yield "capacity_seats", "Total seats of all events.", health.seats.total
+    inconsistent = "Events with violations, as seatctl verify finds them."
+    yield "inconsistent_events", inconsistent, len(health.inconsistent_events)
+    missing = "Collections, indexes and other objects that seatctl init would create."
+    yield "missing_schema_objects", missing, len(health.missing)
+    ahead = "How far this host's clock is ahead of the database's."
+    yield "clock_difference_seconds", ahead, _seconds(health.clock_difference)
+
 
 LAST_RUN_DETAILS = (
     ("duration_seconds", "How long the last run of a job took.", "duration", 1000),
@@ -165,76 +110,43 @@ LAST_RUN_DETAILS = (
 """Metric, help, field of the run's details, and what it is divided by."""
 
 
-def _totals(health: Health) -> Iterator[Metric]:
-    for name, help_text, value in TOTALS:
-        yield Metric(name, help_text, [Sample({}, value(health))])
+def _jobs(health: Health) -> Iterator[Labelled]:
+    jobs, by_job = health.jobs.items(), ("job",)
+    runs = {(job, status): 0 for job in health.jobs for status in (*JobStatus, OTHER)}
+    for job, state in jobs:
+        for status, number in state.statuses.items():
+            runs[job, status if (job, status) in runs else OTHER] += number
+    counted = "Runs of a job by outcome within the last seatctl_window_seconds."
+    yield "job_runs", counted, ("job", "status"), runs
+    ran = {(job,): _unix(state.last_run) for job, state in jobs}
+    yield "job_last_run_timestamp_seconds", "When a job last ran, 0 if never.", by_job, ran
+    succeeded = {(job,): _unix(state.last_success) for job, state in jobs}
+    yield "job_last_success_timestamp_seconds", "When a job last succeeded, 0 if never.", by_job, succeeded
+    failed = {(job,): state.last_error is not None for job, state in jobs}
+    yield "job_last_run_failed", "1 when the last run of a job failed, else 0.", by_job, failed
+    for name, help_text, field, unit in LAST_RUN_DETAILS:
+        details = {(job,): state.detail(field) for job, state in jobs}
+        known = {job: value / unit for job, value in details.items() if value is not None}
+        yield f"job_last_run_{name}", help_text, by_job, known
 
 
-def _jobs(health: Health) -> Iterator[Metric]:
-    jobs = {job.value: state for job, state in health.jobs.items()}
-    runs = [
-        Sample({"job": name, "status": status}, number)
-        for name, state in jobs.items()
-        for status, number in _by_known_status(state.statuses).items()
-    ]
-    yield Metric("job_runs", "Runs of a job by outcome within the last seatctl_window_seconds.", runs)
-    yield Metric(
-        "job_last_run_timestamp_seconds",
-        "When a job last ran, 0 if never.",
-        _by_job((name, _unix(state.last_run)) for name, state in jobs.items()),
+def _inventory(health: Health) -> Iterator[Labelled]:
+    totals = health.seats
+    seats = {("available",): totals.available, ("locked",): totals.locked, ("sold",): totals.sold}
+    by_state = (
+        "Seats of all events by state: available by the events' counters, locked and sold by their locks."
     )
-    yield Metric(
-        "job_last_success_timestamp_seconds",
-        "When a job last succeeded, 0 if never.",
-        _by_job((name, _unix(state.last_success)) for name, state in jobs.items()),
-    )
-    yield Metric(
-        "job_last_run_failed",
-        "1 when the last run of a job failed, else 0.",
-        _by_job((name, state.last_error is not None) for name, state in jobs.items()),
-    )
-    for metric, help_text, field, unit in LAST_RUN_DETAILS:
-        values = ((name, state.detail(field)) for name, state in jobs.items())
-        samples = _by_job((name, value / unit) for name, value in values if value is not None)
-        yield Metric(f"job_last_run_{metric}", help_text, samples)
-
-
-def _inventory(health: Health) -> Iterator[Metric]:
-    seats = health.seats
-    states = {"available": seats.available, "locked": seats.locked, "sold": seats.sold}
-    yield Metric(
-        "seats",
-        "Seats of all events by state: available by the events' counters, locked and sold by their locks.",
-        [Sample({"state": state}, number) for state, number in states.items()],
-    )
+    yield "seats", by_state, ("state",), seats
     found = Counter(violation.fault for violation in health.violations)
-    yield Metric(
-        "findings",
-        "Violations that seatctl verify finds, by fault; counter_drift is events with a wrong counter.",
-        [Sample({"fault": fault.value}, found[fault]) for fault in Fault],
-    )
-    fields = {"available": "availableSeats", "locked": "locked", "sold": "sold"}
-    yield Metric(
-        "event_seats",
-        "Seats of one event by state.",
-        [
-            Sample({"event": str(event["_id"]), "state": state}, number)
-            for event in health.events
-            for state, field in fields.items()
-            if (number := whole_number(event.get(field))) is not None
-        ],
-    )
-
-
-def _by_job(values: Iterable[tuple[str, float]]) -> list[Sample]:
-    return [Sample({"job": job}, value) for job, value in values]
-
-
-def _by_known_status(statuses: Mapping[str, int]) -> dict[str, int]:
-    numbers = {**dict.fromkeys(map(str, JobStatus), 0), OTHER: 0}
-    for status, number in statuses.items():
-        numbers[status if status in numbers else OTHER] += number
-    return numbers
+    by_fault = "Violations that seatctl verify finds, by fault; counter_drift is events with a wrong counter."
+    yield "findings", by_fault, ("fault",), {(fault,): found[fault] for fault in Fault}
+    event_seats = {
+        (str(event["_id"]), state): number
+        for event in health.events
+        for state, field in (("available", "availableSeats"), ("locked", "locked"), ("sold", "sold"))
+        if (number := whole_number(event.get(field))) is not None
+    }
+    yield "event_seats", "Seats of one event by state.", ("event", "state"), event_seats
 
 
 def _unix(moment: datetime | None) -> float:

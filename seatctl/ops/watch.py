@@ -6,15 +6,15 @@ have fewer rows, and the last sections go first.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
-from seatctl.output import live, tables
+from seatctl.output import console, tables
 from seatctl.services import lookup
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ SMALLEST_SECTION = 4
 """Lines that a section needs: its headings, two rows, and an empty line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What one reading of the database found: documents by collection, and the names of their events."""
 
     database: str
@@ -38,40 +37,43 @@ class Snapshot:
 
 def watch(store: Store, interval: timedelta) -> None:
     """Redraw every `interval` until Ctrl-C."""
-    try:
-        with live.live_screen() as screen:
-            while True:
-                width, height = screen.size
-                screen.draw(render(read(store, height), width, height, interval))
-                time.sleep(interval.total_seconds())
-    except KeyboardInterrupt:
-        return
+    with contextlib.suppress(KeyboardInterrupt), console.live_screen() as screen:
+        while True:
+            width, height = screen.console.size
+            screen.update(render(read(store, height), width, height, interval), refresh=True)
+            time.sleep(interval.total_seconds())
 
 
 def read(store: Store, rows: int) -> Snapshot:
     """The first `rows` documents of each section."""
-    locks = list(lookup.locks(store, None, None, None, rows))
-    bookings = list(lookup.bookings(store, None, None, None, rows))
     documents = {
         "events": list(lookup.events(store, lookup.EventOrder.FULLEST, rows)),
         "jobLogs": list(lookup.job_runs(store, None, None, None, rows)),
-        "seatLocks": locks,
-        "bookings": bookings,
+        "seatLocks": list(lookup.locks(store, None, None, None, rows)),
+        "bookings": list(lookup.bookings(store, None, None, None, rows)),
     }
-    named = [lock.get("eventId") for lock in locks] + [booking.get("event") for booking in bookings]
+    named = [lock.get("eventId") for lock in documents["seatLocks"]]
+    named += [booking.get("event") for booking in documents["bookings"]]
     names = store.events.names({event for event in named if _is_hashable(event)})
     return Snapshot(store.name, store.now(), documents, names)
 
 
 def render(snapshot: Snapshot, width: int, height: int, interval: timedelta) -> Part:
     """The whole screen: the sections, and a status line at the bottom."""
-    parts = [
-        _section(SECTIONS[name], snapshot, snapshot.documents[name][:rows], width)
-        for name, rows in share_lines(height - 1, snapshot.documents).items()
-    ]
+    parts = []
+    for name, rows in share_lines(height - 1, snapshot.documents).items():
+        columns = {column: cell for column, (least, cell) in SECTIONS[name].items() if width >= least}
+        cells = [
+            [
+                cell(found, snapshot) if callable(cell) else tables.value(found, cell)
+                for cell in columns.values()
+            ]
+            for found in snapshot.documents[name][:rows]
+        ]
+        parts.append(tables.live_table(tuple(columns), cells))
     now = format_time(snapshot.now.replace(microsecond=0))
     status = f"Ctrl-C to quit, updated every {format_duration(interval)}  {now}  {snapshot.database}"
-    return live.full_screen(parts, status)
+    return console.full_screen(parts, status)
 
 
 def share_lines(lines: int, documents: Mapping[str, Sequence[object]]) -> dict[str, int]:
@@ -89,46 +91,22 @@ def share_lines(lines: int, documents: Mapping[str, Sequence[object]]) -> dict[s
 
 # --- sections -----------------------------------------------------------------------------------------
 
-Value: TypeAlias = Callable[["StoredDocument", Snapshot], object]
+Cell: TypeAlias = "str | Callable[[StoredDocument, Snapshot], object]"
+"""A field, as in `tables.Field`, or what is made of the document."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column, and the narrowest window that shows it."""
-
-    name: str
-    min_width: int
-    value: Value
-
-
-def _section(
-    columns: Sequence[Column], snapshot: Snapshot, found: Iterable[StoredDocument], width: int
-) -> Part:
-    min_widths = {column.name: column.min_width for column in columns}
-    rows = [[column.value(document, snapshot) for column in columns] for document in found]
-    return live.glance_table(min_widths, rows, width)
-
-
-def _field(name: str) -> Value:
-    return lambda document, _: document.get(name)
-
-
-def _detail(name: str) -> Value:
-    return lambda run, _: tables.detail(run, name)
-
-
-def _event_name(field: str) -> Value:
-    def value(document: StoredDocument, snapshot: Snapshot) -> object:
+def _event_name(field: str) -> Cell:
+    def cell(document: StoredDocument, snapshot: Snapshot) -> object:
         event = document.get(field)
         return snapshot.names.get(event, event) if _is_hashable(event) else event
 
-    return value
+    return cell
 
 
-def _time_left(status: str, field: str) -> Value:
+def _time_left(status: str, field: str) -> Cell:
     """Until the deadline, of documents in the state in which there is one."""
 
-    def value(document: StoredDocument, snapshot: Snapshot) -> object:
+    def cell(document: StoredDocument, snapshot: Snapshot) -> object:
         deadline, now = document.get(field), snapshot.now
         if document.get("status") != status:
             return None
@@ -137,17 +115,14 @@ def _time_left(status: str, field: str) -> Value:
         left = format_duration(deadline - now)
         return left if deadline > now else f"overdue {left}"
 
-    return value
+    return cell
 
 
-def _age(field: str) -> Value:
-    def value(document: StoredDocument, snapshot: Snapshot) -> object:
-        moment = document.get(field)
-        if not isinstance(moment, datetime):
-            return moment
-        return f"{format_duration(max(snapshot.now - moment, timedelta()))} ago"
-
-    return value
+def _started(run: StoredDocument, snapshot: Snapshot) -> object:
+    moment = run.get("executedAt")
+    if not isinstance(moment, datetime):
+        return moment
+    return f"{format_duration(max(snapshot.now - moment, timedelta()))} ago"
 
 
 def _is_hashable(value: object) -> bool:
@@ -159,42 +134,43 @@ def _is_hashable(value: object) -> bool:
     return True
 
 
-SECTIONS = {
-    "events": (
-        Column("id", 130, _field("_id")),
-        Column("event", 0, _field("name")),
-        Column("date", 100, _field("eventDate")),
-        Column("filled", 60, lambda event, _: tables.occupancy(event)),
-        Column("available #", 0, _field("availableSeats")),
-        Column("locked #", 0, _field("locked")),
-        Column("sold #", 0, _field("sold")),
-        Column("total #", 100, _field("totalSeats")),
-    ),
-    "jobLogs": (
-        Column("id", 130, _field("_id")),
-        Column("job run", 0, _field("jobType")),
-        Column("outcome", 0, _field("status")),
-        Column("started", 0, _age("executedAt")),
-        Column("processed #", 60, _detail("recordsProcessed")),
-        Column("returned #", 60, _detail("seatsRestored")),
-        Column("ms #", 100, _detail("duration")),
-        Column("host", 100, _field("host")),
-        Column("error", 72, _field("error")),
-    ),
-    "seatLocks": (
-        Column("id", 130, _field("_id")),
-        Column("lock", 0, _field("status")),
-        Column("time left", 0, _time_left(LockStatus.ACTIVE, "expiresAt")),
-        Column("seats #", 0, _field("seats")),
-        Column("user", 60, _field("userId")),
-        Column("of event", 0, _event_name("eventId")),
-    ),
-    "bookings": (
-        Column("id", 130, _field("_id")),
-        Column("booking", 0, _field("status")),
-        Column("time left", 0, _time_left(BookingStatus.PAYMENT_PENDING, "paymentExpiresAt")),
-        Column("user", 60, _field("user")),
-        Column("of event", 0, _event_name("event")),
-    ),
+SECTIONS: dict[str, dict[str, tuple[int, Cell]]] = {
+    "events": {
+        "id": (130, "_id"),
+        "event": (0, "name"),
+        "date": (100, "eventDate"),
+        "filled": (60, lambda event, _: tables.occupancy(event)),
+        "available #": (0, "availableSeats"),
+        "locked #": (0, "locked"),
+        "sold #": (0, "sold"),
+        "total #": (100, "totalSeats"),
+    },
+    "jobLogs": {
+        "id": (130, "_id"),
+        "job run": (0, "jobType"),
+        "outcome": (0, "status"),
+        "started": (0, _started),
+        "processed #": (60, "details.recordsProcessed"),
+        "returned #": (60, "details.seatsRestored"),
+        "ms #": (100, "details.duration"),
+        "host": (100, "host"),
+        "error": (72, "error"),
+    },
+    "seatLocks": {
+        "id": (130, "_id"),
+        "lock": (0, "status"),
+        "time left": (0, _time_left(LockStatus.ACTIVE, "expiresAt")),
+        "seats #": (0, "seats"),
+        "user": (60, "userId"),
+        "of event": (0, _event_name("eventId")),
+    },
+    "bookings": {
+        "id": (130, "_id"),
+        "booking": (0, "status"),
+        "time left": (0, _time_left(BookingStatus.PAYMENT_PENDING, "paymentExpiresAt")),
+        "user": (60, "user"),
+        "of event": (0, _event_name("event")),
+    },
 }
-"""By collection, in the order on the screen."""
+"""By collection, in the order on the screen: each column with the narrowest window that shows it, since
+an id is left out where it has no room, never cut."""

@@ -8,10 +8,14 @@ anybody.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
+
+from seatctl.domain.timespec import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.table import Table
 
     Part: TypeAlias = RenderableType
@@ -24,10 +28,13 @@ def console() -> Console:
     """stdout: with colour and the window's width in a terminal, as wide as needed elsewhere."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        return Console(highlight=False, markup=False, emoji=False)
+    terminal = sys.stdout.isatty()
     return Console(
-        file=sys.stdout, width=ANY_WIDTH, color_system=None, highlight=False, markup=False, emoji=False
+        width=None if terminal else ANY_WIDTH,
+        color_system="auto" if terminal else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
     )
 
 
@@ -66,3 +73,25 @@ def _cards(wide: Table) -> Table:
             cards.add_row(column.header, cell)
         cards.add_section()
     return cards
+
+
+def live_screen() -> Live:
+    """The whole terminal, to be redrawn in place; at the end of its `with` it is left as it was."""
+    from rich.live import Live
+
+    # Not redirected: nothing prints meanwhile, and Rich's replacement of stdout has no encoding.
+    return Live(
+        console=console(), screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    )
+
+
+def full_screen(parts: Iterable[Part], last_line: str) -> Part:
+    """Several parts, one below the other, and a line at the bottom of the screen."""
+    from rich.console import Group
+    from rich.layout import Layout
+    from rich.text import Text
+
+    screen = Layout()
+    bottom = Text(printable(last_line), "reverse", no_wrap=True, overflow="ellipsis")
+    screen.split_column(Layout(Group(*parts)), Layout(bottom, size=1))
+    return screen

@@ -4,9 +4,9 @@ cell, a strange one is shown as it is."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seatctl.domain.timespec import format_duration, printable
 from seatctl.domain.words import count, format_number
@@ -34,6 +34,8 @@ STYLES = {
 NUMBER = " #"
 """How the name of a column ends that holds numbers."""
 NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
+SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
+"""Columns of a live table that lose their end where the window is too narrow: texts of any length."""
 BAR_WIDTH = 12
 
 
@@ -52,36 +54,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
             overflow="fold",
         )
     for row in rows:
-        cells = zip(row, columns, strict=True)
-        result.add_row(*(styled(value, number=column.endswith(NUMBER)) for value, column in cells))
+        result.add_row(*_cells(row, columns))
     return result
 
 
-def styled(value: object, *, number: bool = False) -> Text:
-    """A value as a cell: states in their colour, numbers of a column of numbers with separators."""
+def _cells(row: Sequence[object], columns: Sequence[str]) -> list[Text]:
+    """States in their colour, whole numbers in a column of numbers with separators."""
     from rich.text import Text
 
-    if isinstance(value, Text):
-        return value
-    whole = whole_number(value) if number else None
-    shown = text(value) if whole is None else format_number(whole)
-    return Text(shown, STYLES.get(shown, ""))
-
-
-def events_table(events: Iterable[StoredDocument], title: str | None = None) -> Table:
-    """Events with the `locked` and `sold` seats that services/lookup.py adds."""
-    columns = ("id", "name", "date", "filled", "available #", "locked #", "sold #", "total #")
-    rows = (
-        (
-            event["_id"],
-            event.get("name"),
-            event.get("eventDate"),
-            occupancy(event),
-            *(event.get(field) for field in ("availableSeats", "locked", "sold", "totalSeats")),
-        )
-        for event in events
-    )
-    return table(columns, rows, title=title)
+    cells = []
+    for value, column in zip(row, columns, strict=True):
+        whole = whole_number(value) if column.endswith(NUMBER) else None
+        shown = text(value) if whole is None else format_number(whole)
+        cells.append(value if isinstance(value, Text) else Text(shown, STYLES.get(shown, "")))
+    return cells
 
 
 def occupancy(event: StoredDocument) -> Text:
@@ -101,47 +87,82 @@ def occupancy(event: StoredDocument) -> Text:
     return bar.append(f" {round(100 * (sold + locked) / total):>3}%")
 
 
-def locks_table(locks: Iterable[StoredDocument], title: str | None = None) -> Table:
-    columns = ("id", "event", "user", "seats #", "status", "expires", "key")
-    fields = ("eventId", "userId", "seats", "status", "expiresAt", "idempotencyKey")
-    rows = ((lock["_id"], *(lock.get(field) for field in fields)) for lock in locks)
-    return table(columns, rows, title=title)
+# --- documents ----------------------------------------------------------------------------------------
 
+Field: TypeAlias = "str | Callable[[Mapping[str, Any]], object]"
+"""What a cell shows of a document: a field, `details.duration` for one in another, or what is made of it."""
 
-def bookings_table(bookings: Iterable[StoredDocument], title: str | None = None) -> Table:
-    columns = ("id", "event", "user", "lock", "status", "pay by")
-    fields = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
-    rows = ((booking["_id"], *(booking.get(field) for field in fields)) for booking in bookings)
-    return table(columns, rows, title=title)
-
-
-def job_runs_table(runs: Iterable[StoredDocument], title: str | None = None) -> Table:
-    columns = ("id", "job", "started", "status", "processed #", "seats returned #", "ms #", "host", "error")
-    rows = (
-        (
-            run["_id"],
-            *(run.get(field) for field in ("jobType", "executedAt", "status")),
-            *(detail(run, name) for name in ("recordsProcessed", "seatsRestored", "duration")),
-            *(run.get(field) for field in ("host", "error")),
-        )
-        for run in runs
-    )
-    return table(columns, rows, title=title)
-
-
-def detail(run: StoredDocument, name: str) -> object:
-    """A value from the `details` of a job run, None where there is none."""
-    details = run.get("details")
-    return details.get(name) if isinstance(details, Mapping) else None
-
-
-TABLES = {
-    "events": events_table,
-    "seatLocks": locks_table,
-    "bookings": bookings_table,
-    "jobLogs": job_runs_table,
+LISTS: dict[str, dict[str, Field]] = {
+    "events": {
+        "id": "_id",
+        "name": "name",
+        "date": "eventDate",
+        "filled": occupancy,
+        "available #": "availableSeats",
+        "locked #": "locked",
+        "sold #": "sold",
+        "total #": "totalSeats",
+    },
+    "seatLocks": {
+        "id": "_id",
+        "event": "eventId",
+        "user": "userId",
+        "seats #": "seats",
+        "status": "status",
+        "expires": "expiresAt",
+        "key": "idempotencyKey",
+    },
+    "bookings": {
+        "id": "_id",
+        "event": "event",
+        "user": "user",
+        "lock": "seatLockId",
+        "status": "status",
+        "pay by": "paymentExpiresAt",
+    },
+    "jobLogs": {
+        "id": "_id",
+        "job": "jobType",
+        "started": "executedAt",
+        "status": "status",
+        "processed #": "details.recordsProcessed",
+        "seats returned #": "details.seatsRestored",
+        "ms #": "details.duration",
+        "host": "host",
+        "error": "error",
+    },
 }
-"""By collection."""
+"""The columns of each list, by collection."""
+
+SUMMARY: dict[str, Field] = {
+    "job": "jobType",
+    "runs #": "runs",
+    "success": lambda row: "" if row["successRate"] is None else f"{row['successRate']:.1%}",
+    "processed #": "recordsProcessed",
+    "seats returned #": "seatsRestored",
+    "median ms #": "medianDuration",
+    "worst ms #": "worstDuration",
+}
+VIOLATIONS = {"fault": "fault", "problem": "message", "what to do": "remedy"}
+REPAIRS = {"fault": "fault", "problem": "message", "outcome": "outcome"}
+
+
+def list_table(
+    documents: Iterable[StoredDocument], columns: Mapping[str, Field], title: str | None = None
+) -> Table:
+    """One document a line."""
+    rows = ([value(document, field) for field in columns.values()] for document in documents)
+    return table(tuple(columns), rows, title=title)
+
+
+def value(document: StoredDocument, field: Field) -> object:
+    """What a field shows of a document; None where it is missing."""
+    if callable(field):
+        return field(document)
+    found: object = document
+    for name in field.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def document_table(document: StoredDocument, title: str) -> Table:
@@ -157,40 +178,37 @@ def document_table(document: StoredDocument, title: str) -> Table:
     return table(("field", "value"), rows, title=title)
 
 
-def violations_table(documents: Iterable[StoredDocument], last: str = "what to do") -> Table:
-    """Violations, with the remedy or, where `recover` dealt with them, the outcome."""
-    return table(
-        ("fault", "problem", last),
-        ((item["fault"], item["message"], item.get("outcome") or item.get("remedy")) for item in documents),
-    )
-
-
 def checks_table(checks: Iterable[tuple[str, object, object]]) -> Table:
     """What was checked, the expected and the actual value."""
-    return table(
-        ("check", "expected", "actual", "result"),
-        (
-            (what, expected, actual, "ok" if expected == actual else "WRONG")
-            for what, expected, actual in checks
-        ),
-    )
+    rows = ((*check, "ok" if check[1] == check[2] else "WRONG") for check in checks)
+    return table(("check", "expected", "actual", "result"), rows)
 
 
-def summary_table(rows: Iterable[StoredDocument]) -> Table:
-    """`jobs --summary`: one line a job."""
-    columns = ("job", "runs #", "success", "processed #", "seats returned #", "median ms #", "worst ms #")
-    fields = ("recordsProcessed", "seatsRestored", "medianDuration", "worstDuration")
-    return table(
-        columns,
-        (
-            (row["jobType"], row["runs"], _percent(row["successRate"]), *(row[field] for field in fields))
-            for row in rows
-        ),
-    )
+def live_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table without lines, one line a row: long texts lose their end where the window is too narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        # Rich narrows the columns that may wrap; their cells then end with an ellipsis.
+        result.add_column(
+            column.removesuffix(NUMBER),
+            justify="right" if column.endswith(NUMBER) else "left",
+            no_wrap=column not in SHORTENED,
+        )
+    for row in rows:
+        cells = _cells(row, columns)
+        for cell in cells:
+            cell.no_wrap, cell.overflow = True, "ellipsis"
+        result.add_row(*cells)
+    if not result.rows:
+        result.add_row(Text("none", "dim"))
+    result.add_row()
+    return result
 
 
-def _percent(rate: object) -> str:
-    return f"{100 * rate:.1f}%" if isinstance(rate, int | float) else ""
+# --- health -------------------------------------------------------------------------------------------
 
 
 def health_parts(state: Mapping[str, Any]) -> list[Part]:
@@ -205,23 +223,19 @@ def health_parts(state: Mapping[str, Any]) -> list[Part]:
 
 
 def _job_health_table(jobs: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = ["job", "runs #", "outcomes", "last run", "last outcome"]
-    rows = [
-        [
-            job,
-            facts["runs"],
-            ", ".join(f"{status} {format_number(runs)}" for status, runs in facts["statuses"].items()),
-            facts["lastRun"],
-            facts["lastStatus"] or "never ran",
-        ]
-        for job, facts in jobs.items()
-    ]
+    columns: dict[str, Field] = {
+        "job": "job",
+        "runs #": "runs",
+        "outcomes": lambda facts: ", ".join(
+            f"{status} {format_number(runs)}" for status, runs in facts["statuses"].items()
+        ),
+        "last run": "lastRun",
+        "last outcome": lambda facts: facts["lastStatus"] or "never ran",
+    }
     # Where every last run succeeded this column would say nothing, and the table fits 80 columns.
     if any(facts["lastSuccess"] != facts["lastRun"] for facts in jobs.values()):
-        columns.append("last success")
-        for row, facts in zip(rows, jobs.values(), strict=True):
-            row.append(facts["lastSuccess"])
-    return table(columns, rows)
+        columns["last success"] = "lastSuccess"
+    return list_table(({"job": job, **facts} for job, facts in jobs.items()), columns)
 
 
 def _inventory_table(backlog: Mapping[str, Any], inventory: Mapping[str, Any]) -> Table:

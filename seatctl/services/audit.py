@@ -7,14 +7,12 @@ read only where those differ; open locks and pending bookings are read and judge
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import LIVE, BookingStatus, Fault, LockStatus
-from seatctl.errors import CursorLost
 from seatctl.mongo.audit import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
@@ -31,14 +29,10 @@ from seatctl.services.violations import (
     unreadable,
 )
 
-log = logging.getLogger(__name__)
-
 LARGEST_RANGE = 1_000
 """Events in one range: enough that a range is worth its six queries."""
 RANGES = 8
 """Into so many ranges a small number of events is divided, so that two threads can work on them."""
-LOOKS = 5
-"""How often a range is read, where the server drops its snapshot."""
 
 
 def verify(store: Store) -> Iterator[Violation]:
@@ -82,13 +76,7 @@ def _of_no_range(store: Store) -> Iterator[Violation]:
 
 
 def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation]:
-    for look in range(LOOKS):
-        try:
-            with store.snapshot() as at:
-                return list(once(_of_scope(at, scope, doubt)))
-        except CursorLost:
-            log.info("the server dropped the snapshot of a range of events; read again (%d)", look + 1)
-    raise CursorLost
+    return store.at_one_time(lambda at: list(once(_of_scope(at, scope, doubt))))
 
 
 def once(violations: Iterable[Violation]) -> Iterator[Violation]:

@@ -7,22 +7,18 @@ in time. An event without clearance is left alone and named; the rest of the run
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 from functools import cached_property
+from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId, Flaw, LockId, Unreadable
 from seatctl.domain.states import BookingStatus
 from seatctl.domain.words import count
-from seatctl.errors import CursorLost
 from seatctl.mongo.audit import BookingCounts, HeldSeats, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.schema import LOCKS
 from seatctl.mongo.store import Store
-
-LOOKS = 3
-"""How often a look at one point in time is tried, where the server drops it."""
 
 
 class Cause(Enum):
@@ -39,8 +35,7 @@ class Cause(Enum):
     """Locks hold more seats than there are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """Why one event has no clearance, as a cause and as a sentence."""
 
     cause: Cause
@@ -99,13 +94,7 @@ class Clearance:
     def _look(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
             return dict.fromkeys(event_ids, self.database)
-        for _ in range(LOOKS):
-            try:
-                with self._store.snapshot() as at:
-                    return self._look_at(at, event_ids)
-            except CursorLost:
-                continue
-        raise CursorLost
+        return self._store.at_one_time(lambda at: self._look_at(at, event_ids))
 
     def _look_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         scope = some(event_ids)
@@ -155,7 +144,9 @@ def doubt_of_event(event_id: EventId, event: Event | Unreadable | None, held: He
         reason = f"event {event_id}: {count(held.unreadable, 'lock')} cannot be read; `seatctl verify` names"
         return Doubt(Cause.UNREADABLE, f"{reason} {'it' if held.unreadable == 1 else 'them'}")
     if held.seats > event.total:
-        reason = f"event {event_id}: locks hold {held.seats} of {count(event.total, 'seat')}"
+        reason = (
+            f"event {event_id}: locks hold {held.seats} of {count(event.total, 'seat')}; see `seatctl verify`"
+        )
         return Doubt(Cause.OVERBOOKED, reason)
     if event.available + held.seats > event.total:
         reason = (

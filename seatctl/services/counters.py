@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId, Unreadable
 from seatctl.domain.rules import TOUCHED
@@ -20,8 +20,7 @@ LOOKS = 5
 """Looks at a drift while it has to last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(NamedTuple):
     """What a look within a transaction found, and whether the counter was set right."""
 
     violation: Violation | None
@@ -75,33 +74,43 @@ def _reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     return None
 
 
-def lasting_drifts(
-    store: Store, event_ids: Iterable[EventId], settle: timedelta, go_on: Callable[[], bool]
-) -> dict[EventId, int]:
-    """By how many seats each of these counters is too low, as the smallest of several looks over the time
-    `settle`: another program without transactions may be between its two writes. One look is enough where
-    nobody changed the event within the last minute."""
-    drifts, touched = _drifts(store, event_ids)
+class Drift(NamedTuple):
+    """By how many seats a counter is too low, and whether somebody changed the event within a minute."""
+
+    event: EventId
+    seats: int
+    touched: bool
+
+
+def drifts_of(store: Store, event_ids: Iterable[EventId]) -> list[Drift]:
+    """How far the counters of those of these events that can be read are too low now (or too high, if less
+    than 0)."""
+    scope, touched_after = some(event_ids), store.now() - TOUCHED
+    held, events = store.at_one_time(lambda at: (at.audit.held_seats(scope), at.audit.events(scope)))
+    return [
+        Drift(
+            event.id,
+            event.total - held.get(event.id, HeldSeats()).seats - event.available,
+            event.updated_at is not None and event.updated_at > touched_after,
+        )
+        for event in events.values()
+        if isinstance(event, Event)
+    ]
+
+
+def lasting(
+    store: Store, drifts: Sequence[Drift], settle: timedelta, go_on: Callable[[], bool]
+) -> list[Drift]:
+    """The drifts that last, each the smallest of several looks over the time `settle`: another program
+    without transactions may be between its two writes. Where nobody changed the event within the last
+    minute, there is no such program, and the first look is enough."""
+    smallest = {drift.event: drift for drift in drifts}
+    touched = [drift.event for drift in drifts if drift.touched]
     for _ in range(LOOKS if touched else 0):
         if not go_on():
             break
         time.sleep(settle.total_seconds() / LOOKS)
-        again, _ = _drifts(store, touched)
-        for event_id in touched:
-            drifts[event_id] = min(drifts[event_id], again.get(event_id, 0))
-    return drifts
-
-
-def _drifts(store: Store, event_ids: Iterable[EventId]) -> tuple[dict[EventId, int], list[EventId]]:
-    """How far each counter is too low now, and which of the events were changed within the last minute."""
-    scope, now = some(event_ids), store.now()
-    drifts: dict[EventId, int] = {}
-    touched: list[EventId] = []
-    with store.snapshot() as at:
-        held = at.audit.held_seats(scope)
-        for event_id, event in at.audit.events(scope).items():
-            if isinstance(event, Event):
-                drifts[event_id] = event.total - held.get(event_id, HeldSeats()).seats - event.available
-                if event.updated_at is not None and event.updated_at > now - TOUCHED:
-                    touched.append(event_id)
-    return drifts, touched
+        for drift in drifts_of(store, touched):
+            if drift.seats < smallest[drift.event].seats:
+                smallest[drift.event] = drift
+    return [drift for drift in smallest.values() if drift.seats > 0]

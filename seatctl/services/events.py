@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, NewEvent, StoredDocument
+from seatctl.domain.documents import Event, EventId, StoredDocument
 from seatctl.domain.requests import moment, seat_count, text
 from seatctl.domain.rules import MAX_DESCRIPTION
 from seatctl.mongo.store import Store
 from seatctl.services.found import not_found, readable
 
 
-@dataclass(frozen=True, slots=True)
-class CreateEventRequest:
+class CreateEventRequest(NamedTuple):
     """An event as a caller asks for it: `date` is UTC, or how long from now."""
 
     name: str
@@ -22,8 +21,7 @@ class CreateEventRequest:
     description: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateEventResult:
+class CreateEventResult(NamedTuple):
     event: StoredDocument
     id: EventId
     date: datetime
@@ -33,17 +31,12 @@ class CreateEventResult:
 def create_event(store: Store, request: CreateEventRequest) -> CreateEventResult:
     """A new event with all its seats available. Raises Usage for a name or number that makes no sense."""
     now = store.now()
-    new = NewEvent(
-        name=text("name", request.name),
-        date=moment("date", request.date, now),
-        seats=seat_count(request.seats),
-        description=None
-        if request.description is None
-        else text("description", request.description, MAX_DESCRIPTION, lines=True),
-        now=now,
-    )
-    stored = store.events.insert(new)
-    return CreateEventResult(stored, EventId(stored["_id"]), new.date, new.date < now)
+    name, seats = text("name", request.name), seat_count(request.seats)
+    date, description = moment("date", request.date, now), request.description
+    if description is not None:
+        description = text("description", description, MAX_DESCRIPTION, lines=True)
+    stored = store.events.insert(name, date, seats, description, now)
+    return CreateEventResult(stored, EventId(stored["_id"]), date, date < now)
 
 
 def get_event(store: Store, event_id: EventId) -> Event:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
-from seatctl.domain.documents import Booking, EventId, Kind, Unreadable
+from seatctl.domain.documents import Booking, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.rules import BATCH
-from seatctl.domain.states import LockStatus
+from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import CachePressure, CursorLost, SeatctlError, WriteRefused
@@ -25,7 +25,7 @@ from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.batches import in_portions, side_by_side
 from seatctl.services.clearance import Clearance, Doubt
-from seatctl.services.seats import Ending, expire, seats_of
+from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ class Treatment(Enum):
     END_WITHOUT_SEATS = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedItem:
+class SkippedItem(NamedTuple):
     """An item that a program must not change: which, and why."""
 
     kind: Kind
@@ -64,6 +63,8 @@ class Batch:
     skipped: list[SkippedItem] = field(default_factory=list)
     notes: list[SkippedItem] = field(default_factory=list)
     """Items that ended and that a person should hear of: their lock is missing."""
+    shared: list[LockId] = field(default_factory=list)
+    """ACTIVE locks that several bookings name: returned at the end if all those have ended."""
 
     @property
     def endings(self) -> list[Ending]:
@@ -82,6 +83,7 @@ class Batch:
         self.without_seats += other.without_seats
         self.skipped += other.skipped
         self.notes += other.notes
+        self.shared += other.shared
 
 
 class SweepClearance(Clearance):
@@ -161,32 +163,44 @@ class BookingSweep:
         lock_ids = [booking.lock for booking in bookings]
         locks = store.locks.by_id(lock_ids)
         protectors = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
+        perhaps_paid = []
         for booking in bookings:
             lock, deadline = locks.get(booking.lock), booking.payment_expires_at
             assert deadline is not None  # it is PAYMENT_PENDING
             if isinstance(lock, Unreadable):
                 batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, f"its {lock}"))
             elif lock and lock.status is LockStatus.CONSUMED:
-                reason = f"its lock {lock.id} is CONSUMED: somebody may have paid"
-                batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+                perhaps_paid.append(booking)
             elif lock and lock.status is LockStatus.ACTIVE and protectors[lock.id] == 1:
                 held = OverdueLock(lock.id, lock.event, lock.seats, deadline)
                 batch.returning.append(Ending(deadline, held, booking.id))
             else:
-                # Its lock holds nothing any more, or is kept by another booking.
+                # Its lock holds nothing any more, or another booking keeps it.
                 batch.returning.append(Ending(deadline, None, booking.id))
+                if lock and lock.status is LockStatus.ACTIVE:
+                    batch.shared.append(lock.id)
             if lock is None:
                 reason = f"its lock {booking.lock} does not exist, so no seats were returned"
                 batch.notes.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+        batch.skipped += _still_pending(store, perhaps_paid)
         return batch
+
+
+def _still_pending(store: Store, bookings: Sequence[Booking]) -> Iterator[SkippedItem]:
+    """Those whose lock is CONSUMED although they wait for their payment: not those that were paid since they
+    were read."""
+    now_read = store.bookings.still_pending([booking.id for booking in bookings]) if bookings else set()
+    for booking in bookings:
+        if booking.id in now_read:
+            reason = f"its lock {booking.lock} is CONSUMED: somebody may have paid"
+            yield SkippedItem(Kind.BOOKING, booking.id, reason)
 
 
 def _unreadable(items: Iterable[Item]) -> list[SkippedItem]:
     return [SkippedItem(item.kind, item.id, item.reason) for item in items if isinstance(item, Unreadable)]
 
 
-@dataclass(frozen=True, slots=True)
-class SweepRun:
+class SweepRun(NamedTuple):
     """One run of a sweep: what is overdue `before` a time, at the server's `now`, in batches."""
 
     sweep: Sweep
@@ -205,21 +219,58 @@ def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: T
 
     Raises CursorLost when the server keeps dropping the list of what is overdue.
     """
+    shared: set[LockId] = set()
     for _ in range(LISTS):
-        items = run.sweep.read(store, run.before, run.event)
-        portions = in_portions(items, run.batch_size, _event_of, go_on)
         try:
-            if run.dry_run:
-                yield from (_plan(store, run, portion) for portion, _ in portions)
-            else:
-                yield from side_by_side(portions, lambda portion: _carry_out(store, run, portion))
+            for batch in _batches(store, run, go_on):
+                shared.update(batch.shared)
+                yield batch
         except CursorLost:
             # What is done is overdue no more. A dry run has done nothing, and would count it twice.
             if run.dry_run:
                 raise
         else:
+            yield from (_return_shared(store, run, lock_id) for lock_id in shared if go_on())
             return
     raise CursorLost("the server kept dropping the list of what is overdue; try again")
+
+
+def _batches(store: Store, run: SweepRun, go_on: Callable[[], bool]) -> Iterator[Batch]:
+    items = run.sweep.read(store, run.before, run.event)
+    portions = in_portions(items, run.batch_size, _event_of, go_on)
+    if run.dry_run:
+        return (_plan(store, run, portion) for portion, _ in portions)
+    return side_by_side(portions, lambda portion: _carry_out(store, run, portion))
+
+
+def _return_shared(store: Store, run: SweepRun, lock_id: LockId) -> Batch:
+    """Return a lock that several bookings named, unless one of them keeps it still. It is done when all
+    batches are: the bookings may be in two of them, and neither sees what the other one ends."""
+    batch = Batch()
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            batch = _return_shared_within(tx, run, lock_id)
+    return batch
+
+
+def _return_shared_within(tx: Store, run: SweepRun, lock_id: LockId) -> Batch:
+    lock = tx.locks.get(lock_id)
+    if not isinstance(lock, SeatLock) or lock.status is not LockStatus.ACTIVE:
+        return Batch()
+    for _, booking in tx.bookings.protecting([lock_id]):
+        if not (run.dry_run and isinstance(booking, Booking) and _is_overdue(booking, run.before)):
+            return Batch()
+    if doubt := doubt_about(tx, lock):
+        return Batch(skipped=[SkippedItem(Kind.LOCK, lock_id, str(doubt))])
+    if not run.dry_run:
+        end_lock(tx, lock, run.now, with_seats=True, by_job=True)
+    held = OverdueLock(lock.id, lock.event, lock.seats, run.before)
+    return Batch(returning=[Ending(run.before, held)])
+
+
+def _is_overdue(booking: Booking, before: datetime) -> bool:
+    deadline = booking.payment_expires_at
+    return booking.status is BookingStatus.PAYMENT_PENDING and deadline is not None and deadline < before
 
 
 def _event_of(item: Item) -> EventId | None:
@@ -290,8 +341,8 @@ def return_overdue(store: Store, event_id: EventId) -> Batch:
     """Expire whatever is overdue on one event (invariant 6)."""
     now = store.now()
     done = Batch()
-    for sweep in (BookingSweep(), LockSweep()):
-        run = SweepRun(sweep, now, now, SweepClearance(store), event=event_id)
+    for sweep, bookings_before in ((BookingSweep(), now), (LockSweep(), None)):
+        run = SweepRun(sweep, now, now, SweepClearance(store, bookings_before), event=event_id)
         for batch in run_sweep(store, run):
             done.add(batch)
     return done

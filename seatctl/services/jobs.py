@@ -12,9 +12,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from seatctl.domain.documents import Unreadable
 from seatctl.domain.requests import moment
@@ -35,7 +34,6 @@ from seatctl.services.expiry import (
     run_sweep,
 )
 from seatctl.services.interruption import Stop, listening
-from seatctl.services.recovery import Recovery
 from seatctl.services.report import JobReport
 from seatctl.services.seats import seats_of
 
@@ -69,8 +67,7 @@ class _Silent:
 SILENT: Progress = _Silent()
 
 
-@dataclass(frozen=True, slots=True)
-class SweepOptions:
+class SweepOptions(NamedTuple):
     """How a sweep runs. `as_of` moves "now" for it, to a time or by a duration; a time in the future needs
     `force`, or `dry_run`, since it would expire locks that are not overdue."""
 
@@ -80,8 +77,7 @@ class SweepOptions:
     batch_size: int = BATCH
 
 
-@dataclass(frozen=True, slots=True)
-class RecoverOptions:
+class RecoverOptions(NamedTuple):
     """How recovery runs. `settle` is how long a drift must last before a counter is raised by it, on an
     event that was changed within the last minute."""
 
@@ -140,6 +136,8 @@ def _moment_of_run(options: SweepOptions, now: datetime) -> datetime:
 def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) -> JobReport:
     """Both sweeps, then every violation that a program may repair, then the counters. Repeatable, also beside
     buyers and beside itself (invariants 1 to 5, 8 and 11)."""
+    from seatctl.services.recovery import Recovery  # 5 ms that the sweeps, run every minute, need not spend
+
     now = store.now()
     with _logged(store, JobType.RECOVERY, now, dry_run=options.dry_run) as (report, stop):
         recovery = Recovery(store, report, stop, now, options.settle)

@@ -14,11 +14,12 @@ from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.mongo.store import Store
 from seatctl.services.audit import doubt_of_counters, verify
 from seatctl.services.clearance import Cause, Doubt
-from seatctl.services.counters import correct, lasting_drifts
+from seatctl.services.counters import correct, drifts_of, lasting
 from seatctl.services.expiry import SweepClearance, Treatment
 from seatctl.services.interruption import Stop
-from seatctl.services.repairs import NOTHING, REPAIRS, WITHOUT_SEATS, Repair
+from seatctl.services.repairs import NOTHING, REPAIRS, Repair
 from seatctl.services.report import JobReport, Outcome, RepairStep
+from seatctl.services.seats import NO_COUNTER
 from seatctl.services.violations import Violation
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Recovery:
 
     def clearance(self, overdue_before: datetime | None) -> SweepClearance:
         """Clearance for the sweeps of recovery, which may also end what no counter went down for."""
-        return _RecoveryClearance(self, self._store, overdue_before)
+        return _RecoveryClearance(self, self._store, overdue_before, dry_run=self._report.dry_run)
 
     def repair_all(self) -> None:
         """Repair what `verify` finds, the counters last. A dry run only says what it would do."""
@@ -104,12 +105,15 @@ class Recovery:
 
     def _correct_counters(self, events: set[object]) -> None:
         """Lower what is too high at once; raise what is too low by a drift that lasts."""
-        event_ids = [EventId(event) for event in events]
-        doubt = doubt_of_counters(self._store)
-        drifts = lasting_drifts(self._store, event_ids, self._settle, self._stop.go_on)
-        for event_id in event_ids:
+        drifts = drifts_of(self._store, map(EventId, events))
+        too_low = [drift for drift in drifts if drift.seats > 0]
+        for drift in drifts:
+            if drift not in too_low:
+                self.correct_counter(drift.event, at_most=0)
+        doubt = doubt_of_counters(self._store) if too_low else None
+        for drift in lasting(self._store, too_low, self._settle, self._stop.go_on):
             self._stop.check(self._report.interrupted)
-            self.correct_counter(event_id, max(0, drifts.get(event_id, 0)), doubt)
+            self.correct_counter(drift.event, drift.seats, doubt)
 
     def correct_counter(self, event_id: EventId, at_most: int, doubt: Doubt | None = None) -> bool:
         """Set one counter right, raising it by `at_most` seats; whether it is right now."""
@@ -128,14 +132,16 @@ class _RecoveryClearance(SweepClearance):
     """Where a counter is too high, it is lowered first, and then takes the seats. What belongs to an
     overbooked event, or to none, ends, and its seats go nowhere."""
 
-    def __init__(self, recovery: Recovery, store: Store, overdue_before: datetime | None) -> None:
+    def __init__(
+        self, recovery: Recovery, store: Store, overdue_before: datetime | None, *, dry_run: bool
+    ) -> None:
         super().__init__(store, overdue_before)
         self._recovery = recovery
-        self._dry_run = recovery._report.dry_run  # noqa: SLF001 - one module, two halves
+        self._dry_run = dry_run
         self._told: set[EventId] = set()
 
     def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:
-        if doubt.cause not in WITHOUT_SEATS:
+        if doubt.cause not in NO_COUNTER:
             return Treatment.SKIP
         if doubt.cause is Cause.TOO_HIGH:
             if not self._dry_run and not self._recovery.correct_counter(event_id, at_most=0):

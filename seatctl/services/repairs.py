@@ -4,9 +4,8 @@ changes only what is still as `verify` found it."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_LOCK, BookingStatus, Fault, LockStatus
@@ -14,17 +13,12 @@ from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.audit import HeldSeats, some
 from seatctl.mongo.store import Store
-from seatctl.services import seats
-from seatctl.services.clearance import Cause, Clearance
 from seatctl.services.report import Outcome
+from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
 
-WITHOUT_SEATS = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
-"""Doubts that say that no counter went down for a lock: recovery may end it, and raises none."""
 
-
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(NamedTuple):
     """What a transaction did about one violation; `words` say it, empty where nothing was wrong any more."""
 
     words: str = ""
@@ -93,13 +87,10 @@ def return_seats(tx: Store, violation: Violation, now: datetime) -> Repair:
 
 def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> Repair:
     """End an ACTIVE lock that nothing protects, in the way that the clearance of its event allows."""
-    doubt = Clearance(tx).doubts([lock.event]).get(lock.event)
-    if doubt is not None and doubt.cause not in WITHOUT_SEATS:
+    doubt = doubt_about(tx, lock)
+    if doubt is not None and doubt.cause not in NO_COUNTER:
         return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
-    if doubt is None:
-        seats.give(tx, {lock.event: lock.seats}, now)
-    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True) is None:
-        raise StaleRead
+    end_lock(tx, lock, now, with_seats=doubt is None, by_job=True)
     if doubt is not None:
         return Repair("lock EXPIRED, no counter raised", locks=1)
     words = f"lock EXPIRED, {count(lock.seats, 'seat')} returned"

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from seatctl.domain.documents import EventId, JobRun, StoredDocument
 from seatctl.domain.states import Fault, JobStatus, JobType
@@ -33,8 +34,7 @@ class Outcome(Enum):
 UNRESOLVED = frozenset({Outcome.NEEDS_PERSON, Outcome.OVERSOLD, Outcome.UNSETTLED})
 
 
-@dataclass(frozen=True, slots=True)
-class RepairStep:
+class RepairStep(NamedTuple):
     """A violation that recovery met, and what became of it, as an outcome and in words."""
 
     violation: Violation

@@ -4,16 +4,14 @@ call again after a crash or a lost answer."""
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from seatctl.domain.documents import (
     Booking,
     BookingId,
     EventId,
     LockId,
-    NewBooking,
-    NewLock,
     SeatLock,
     Unreadable,
     UserId,
@@ -35,17 +33,15 @@ from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SoldOut, StaleRead, WrongState
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services import seats
-from seatctl.services.clearance import Clearance
 from seatctl.services.events import get_event
 from seatctl.services.expiry import return_overdue
 from seatctl.services.found import not_found, readable
+from seatctl.services.seats import doubt_about, end_lock, seats_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LockRequest:
+class LockRequest(NamedTuple):
     """Seats of an event for a user. With a `key`, the same request again returns the same lock."""
 
     event: EventId
@@ -55,8 +51,7 @@ class LockRequest:
     ttl: timedelta = LOCK_TTL
 
 
-@dataclass(frozen=True, slots=True)
-class LockResult:
+class LockResult(NamedTuple):
     """The lock; whether this call made it; and how many seats the event has left if so."""
 
     lock: SeatLock
@@ -64,8 +59,7 @@ class LockResult:
     available: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmRequest:
+class ConfirmRequest(NamedTuple):
     """A lock to turn into a booking. Without a `payment_ttl` there are 15 minutes to pay, or as long as the
     lock runs if that is longer."""
 
@@ -73,8 +67,7 @@ class ConfirmRequest:
     payment_ttl: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmResult:
+class ConfirmResult(NamedTuple):
     """The booking; whether this call made it; and whether its deadline is earlier than the lock's was."""
 
     booking: Booking
@@ -82,8 +75,7 @@ class ConfirmResult:
     shortened: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PayResult:
+class PayResult(NamedTuple):
     booking: Booking
     changed: bool
 
@@ -95,13 +87,15 @@ def lock(store: Store, request: LockRequest) -> LockResult:
     """Take seats until now + `ttl`. On an event with too few seats left, what is overdue there is returned
     first (invariant 6). Raises Usage, NotFound, SoldOut, KeyReused, DamagedDocument, CountedByDay."""
     request = _checked(request)
+    if request.key is not None:
+        store.locks.ensure_collection()
     if result := _take_seats(store, request):
         return result
     get_event(store, request.event)
     returned = return_overdue(store, request.event)
     log.info(
         "too few seats left; returned %s that were overdue",
-        count(seats.seats_of(returned.returning).total(), "seat"),
+        count(seats_of(returned.returning).total(), "seat"),
     )
     if result := _take_seats(store, request):
         return result
@@ -118,7 +112,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
 def _checked(request: LockRequest) -> LockRequest:
     """The request, its key without surrounding space. Raises Usage."""
     key = None if request.key is None else text("key", request.key)
-    return replace(request, seats=seat_count(request.seats), key=key, ttl=ttl(request.ttl))
+    return request._replace(seats=seat_count(request.seats), key=key, ttl=ttl(request.ttl))
 
 
 def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
@@ -137,19 +131,13 @@ def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
         if earlier is not None:
             check_same_request(readable(earlier), request.seats)
             return LockResult(readable(earlier), created=False)
-    event = seats.take(tx, request.event, request.seats)
+    event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
     assert event.updated_at is not None  # the server stamped it as it took the seats
-    new = NewLock(
-        event=request.event,
-        user=request.user,
-        seats=request.seats,
-        expires_at=to_milliseconds(event.updated_at + request.ttl),
-        key=request.key or new_key(),
-        now=event.updated_at,
-    )
-    made = tx.locks.insert(new)
+    now, key = event.updated_at, request.key or new_key()
+    deadline = to_milliseconds(now + request.ttl)
+    made = tx.locks.insert(event.id, request.user, request.seats, deadline, key, now)
     _log_counter(event.id, event.available, -request.seats)
     return LockResult(made, created=True, available=event.available)
 
@@ -170,6 +158,7 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     """
     if request.payment_ttl is not None:
         ttl(request.payment_ttl)
+    store.bookings.ensure_collection()
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = _confirm_within(tx, request)
@@ -189,7 +178,7 @@ def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     deadline = moment("payment-ttl", payment_deadline(found, request.payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
-    booking = tx.bookings.insert(NewBooking(found, deadline, now))
+    booking = tx.bookings.insert(found, deadline, now)
     shortened = found.expires_at is not None and deadline < found.expires_at
     return ConfirmResult(booking, created=True, shortened=shortened)
 
@@ -279,15 +268,10 @@ def release(store: Store, lock_id: LockId) -> SeatLock:
 
 
 def _return_one(tx: Store, held: SeatLock) -> SeatLock:
-    """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none,
-    StaleRead where somebody else was faster."""
-    now = tx.now()
-    if doubt := Clearance(tx).doubts([held.event]).get(held.event):
+    """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
+    if doubt := doubt_about(tx, held):
         raise DamagedDocument(f"the seats of lock {held.id} cannot be returned: {doubt}")
-    seats.give(tx, {held.event: held.seats}, now)
-    ended = tx.locks.change(held.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now)
-    if ended is None:
-        raise StaleRead
+    ended = end_lock(tx, held, tx.now(), with_seats=True, by_job=False)
     event = tx.events.get(held.event)
     if event is not None and not isinstance(event, Unreadable):
         _log_counter(event.id, event.available, held.seats)

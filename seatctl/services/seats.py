@@ -1,4 +1,4 @@
-"""Taking and returning seats: the only place where a counter moves by what a lock holds.
+"""Returning seats: of many locks that a sweep ends at once, or of one lock.
 
 The event's counter is the first write of every transaction here. Counter last, a sweep beside four
 buyers never finished (write conflicts for 120 s); counter first, it took 0.8 s.
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import BookingId, Event, EventId, LockId
+from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock
+from seatctl.domain.states import LockStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
+from seatctl.services.clearance import Cause, Clearance, Doubt
 
 
 class Ending(NamedTuple):
@@ -33,19 +35,6 @@ class Ending(NamedTuple):
         return self.lock.id
 
 
-def take(tx: Store, event_id: EventId, seats: int) -> Event | None:
-    """Counter down, if the event has that many seats (invariant 2); returns it as it is then. The lock that
-    holds them is inserted in the same transaction."""
-    return tx.events.take_seats(event_id, seats)
-
-
-def give(tx: Store, seats: dict[EventId, int], now: datetime) -> None:
-    """Counters up. Raises StaleRead, and so rolls the transaction back, unless every event took its seats.
-    The locks that held them end in the same transaction, by a compare-and-set each (invariant 3)."""
-    if tx.events.add_seats(seats, now) != len(seats):
-        raise StaleRead
-
-
 def expire(
     tx: Store, returning: Sequence[Ending], without_seats: Sequence[Ending], before: datetime, now: datetime
 ) -> None:
@@ -54,7 +43,9 @@ def expire(
     The seats of `returning` go back to their events; those of `without_seats` go nowhere, because no
     counter went down for them. Each lock and booking must be overdue still at `before`.
     """
-    give(tx, seats_of(returning), now)
+    seats = seats_of(returning)
+    if tx.events.add_seats(seats, now) != len(seats):
+        raise StaleRead
     endings = [*returning, *without_seats]
     bookings = [ending.booking for ending in endings if ending.booking is not None]
     locks = [ending.lock.id for ending in endings if ending.lock is not None]
@@ -78,3 +69,25 @@ def seats_of(endings: Sequence[Ending]) -> Counter[EventId]:
         if lock is not None:
             seats[lock.event] += lock.seats
     return seats
+
+
+# --- one lock ------------------------------------------------------------------------------------------
+
+NO_COUNTER = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
+"""Doubts that say that no counter went down for a lock: recovery may end it, and raises none."""
+
+
+def doubt_about(tx: Store, lock: SeatLock) -> Doubt | None:
+    """Why this lock's seats must not be returned (invariant 11), or None."""
+    return Clearance(tx).doubts([lock.event]).get(lock.event)
+
+
+def end_lock(tx: Store, lock: SeatLock, now: datetime, *, with_seats: bool, by_job: bool) -> SeatLock:
+    """ACTIVE → EXPIRED, and the counter up first if the event takes the seats. Raises StaleRead, and so rolls
+    back, when somebody else was faster or the counter has no room (invariants 2 and 3)."""
+    if with_seats and tx.events.add_seats({lock.event: lock.seats}, now) != 1:
+        raise StaleRead
+    ended = tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=by_job)
+    if ended is None:
+        raise StaleRead
+    return ended

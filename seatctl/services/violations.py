@@ -84,8 +84,9 @@ def counted_by_day(event: Unreadable) -> Violation:
 
 def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iterator[Violation]:
     """What is wrong with a lock that holds seats, and with the bookings that name it."""
-    if len(bookings) > 1:
-        message = several_bookings(lock.id, len(bookings))
+    several = [one for one in bookings if not _is_initiated(one)]
+    if len(several) > 1:
+        message = several_bookings(lock.id, len(several))
         yield Violation(Fault.SEVERAL_BOOKINGS, message, lock.event, lock.id)
     readable = [booking for booking in bookings if isinstance(booking, Booking)]
     yield from (unreadable(booking) for booking in bookings if isinstance(booking, Unreadable))
@@ -106,6 +107,10 @@ def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iter
             continue  # a person has to look at the other booking first
         if fault:
             yield of_pair(fault, booking, lock)
+
+
+def _is_initiated(booking: Booking | Unreadable) -> bool:
+    return isinstance(booking, Booking) and booking.status is BookingStatus.INITIATED
 
 
 def judge_booking(booking: Booking, lock: SeatLock | Unreadable | None) -> Iterator[Violation]:

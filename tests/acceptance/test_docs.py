@@ -2,135 +2,181 @@
 
 from __future__ import annotations
 
-import os
+import getpass
 import re
 import subprocess
-import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from conftest import read
-from integration.test_privileges import ROLES
-
-from seatctl import errors
-from seatctl.cli.app import app
-from seatctl.mongo import embedded
-
-README = read("README.md")
-SCRIPTS = sysconfig.get_path("scripts")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-VARIABLE = (
-    (re.compile(r"\b[0-9a-f]{24}\b"), "ID"),
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
-    (re.compile(r"\(\d+ ms\)"), "(N ms)"),
-    (re.compile(r"│ +\d+ │ [\w.-]+ +│ +│$", re.MULTILINE), "│ N │ HOST │ │"),
-    (re.compile(r"[╭├╰][─┬┼┴]+[╮┤╯]"), "RULE"),
-    (re.compile(r" +"), " "),
+from conftest import open_store
+from examples import (
+    DOCUMENTS,
+    README,
+    blocks,
+    known_commands,
+    mentions,
+    options_in,
+    play,
+    play_session,
+    roles_of_the_guide,
+    rows,
+    section,
+    users_of_the_guide,
 )
+from pymongo import MongoClient
+from servers import Server
+from stories import new_event, new_lock
+
+from seatctl.help import TOPICS
+from seatctl.services.sales import ConfirmRequest, confirm
+
+LONGEST = 320
+PASSWORD = "c0rrect-horse"  # noqa: S105 - of a server that lives as long as the test
 
 
-def test_the_readme_begins_with_a_block_of_two_commands() -> None:
-    assert README.startswith("```")
-    assert len(BLOCKS[0][1].splitlines()) == 2
-
-
-def settle(text: str) -> str:
-    """`text` with what differs from run to run taken out."""
-    for pattern, name in VARIABLE:
-        text = pattern.sub(name, text)
-    return text.strip()
-
-
-def tour() -> list[tuple[str, str]]:
-    """All commands of the console blocks, with the output that stands below each."""
-    steps = []
-    for language, text in BLOCKS:
-        if language == "console":
-            for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-                command, _, output = step.partition("\n")
-                steps.append((command, output))
-    return steps
-
-
-def play(commands: list[str], home: Path) -> list[str]:
-    """The output of each command, stdout and stderr together, in one shell that keeps its variables."""
-    mark = "=== next ==="
-    script = "\n".join(f"{command}\nstatus=$?\necho '{mark}'\n(exit $status)" for command in commands)
-    environment = {"HOME": str(home), "PATH": f"{SCRIPTS}:{os.defpath}", "LANG": "C.UTF-8"}
-    shell = subprocess.run(
-        ["bash", "-c", f"exec 2>&1\n{script}"],  # noqa: S607 - whichever the reader has
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return shell.stdout.split(f"{mark}\n")[:-1]
+def test_the_readme_begins_with_its_title_a_sentence_and_two_blocks_of_one_command() -> None:
+    before, _, rest = README.partition("```")
+    assert re.match(r"# seatctl\n\nSeat inventory[^#]+\.\n", before)
+    assert rest.startswith("sh\n")
+    install, test = (block.strip() for block in blocks(README)[:2])
+    assert re.fullmatch(r"python3 -m venv .*pip install .*seatctl demo", install)
+    assert re.fullmatch(r".*pip install .*python -m pytest", test)
+    assert len(README.splitlines()) <= LONGEST
 
 
 def test_each_command_of_the_tour_prints_what_stands_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    try:
-        printed = play([command for command, _ in tour()], tmp_path)
-    finally:
-        embedded.stop()
-    for (command, expected), output in zip(tour(), printed, strict=True):
-        assert settle(expected) == settle(output), command
+    play_session(README, tmp_path)
 
 
-def leaves(error: type[errors.SeatctlError]) -> list[type[errors.SeatctlError]]:
-    return [error] + [leaf for kind in error.__subclasses__() for leaf in leaves(kind)]
-
-
-def test_the_table_of_exit_codes_has_those_of_all_errors_and_no_other() -> None:
-    rows = re.findall(r"^\| (\d+(?: / \d+)?) \|", README, re.MULTILINE)
-    listed = {int(code) for row in rows for code in row.split("/")}
-    raised = {error.exit_code for error in leaves(errors.SeatctlError)}
-
-    assert listed == raised | {0, 130, 143}
-
-
-def known_commands() -> dict[str, set[str]]:
-    """Each command, `db` and `schedule` with their second word, and its options."""
-    found = {}
-    for name, command in typer.main.get_command(app).commands.items():
-        for path, leaf in [(name, command)] + [
-            (f"{name} {sub}", leaf) for sub, leaf in getattr(command, "commands", {}).items()
-        ]:
-            found[path] = {option for param in leaf.params for option in param.opts} | {"--help"}
-    return found
-
-
-def mentions() -> list[tuple[str, str]]:
-    """The command lines of seatctl in the README's code: each command, and what follows it."""
-    blocks = "\n".join(text for language, text in BLOCKS if language in ("sh", "console"))
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
-    code = "\n".join([blocks, *spans])
-    return sorted(set(re.findall(r"(?<!-u )\bseatctl ((?:(?:db|schedule) )?[a-z][a-z-]+)([^|&)\n]*)", code)))
-
-
-@pytest.mark.parametrize(("command", "rest"), mentions())
+@pytest.mark.parametrize(("command", "rest"), mentions(DOCUMENTS.values()))
 def test_a_mentioned_command_line_names_a_command_and_options_that_exist(command: str, rest: str) -> None:
     known = known_commands()
     assert command in known
-    assert set(re.findall(r"(?<= )(--[a-z-]+|-[a-z])\b", rest)) <= known[command]
+    assert options_in(rest) <= known[command]
 
 
 def test_no_command_is_missing() -> None:
-    assert {name.split()[0] for name in known_commands()} <= set(re.findall(r"[a-z-]+", README))
+    mentioned = {command.split()[0] for command, _ in mentions(DOCUMENTS.values())}
+    mentioned |= set(re.findall(r"`([a-z-]+)`", "".join(DOCUMENTS.values())))
+    assert {name.split()[0] for name in known_commands()} <= mentioned
 
 
-def test_the_roles_are_those_that_the_tests_found_to_be_the_least() -> None:
-    written: dict[str, set[tuple[str, str]]] = {}
-    for role, text in re.findall(
-        r'role: "(\w+)", roles: \[\], privileges: \[(.*?)^\]\}\)', README, re.MULTILINE | re.DOTALL
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_each_block_for_a_shell_is_one_that_bash_can_read(name: str) -> None:
+    for block in blocks(DOCUMENTS[name], "sh"):
+        checked = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True, check=False)  # noqa: S607
+        assert (checked.returncode, checked.stderr) == (0, ""), block
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_each_file_that_is_named_exists(name: str) -> None:
+    project = Path(__file__).parents[2]
+    named = set(re.findall(r"(?<![./\w])((?:seatctl|tests)/[\w/]+(?:\.\w+)?)", DOCUMENTS[name]))
+    assert not [path for path in named if not (project / path).exists()]
+
+
+def test_the_readme_links_to_each_guide_in_both_forms() -> None:
+    linked = {
+        cells[0].partition("(")[2].partition(")")[0]: cells[1] for cells in rows(section(README, "Guides"))
+    }
+    assert linked == {f"seatctl/help/{topic}.md": f"`seatctl help {topic}`" for topic in TOPICS}
+
+
+# --- the set-up on a server, as it stands there -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A replica set with authentication, with the roles and users of the guide."""
+    key = tmp_path_factory.mktemp("auth") / "key"
+    key.write_text("bm90IGEgc2VjcmV0")
+    key.chmod(0o600)
+    server = Server(tcp=True, options=("--auth", "--keyFile", str(key))).start()
+    with server.client() as first:  # nobody exists yet: the localhost exception
+        first.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+    with MongoClient(server.uri, username="root", password=PASSWORD) as root:
+        database = root["event_booking_db"]
+        for role, grants in roles_of_the_guide().items():
+            privileges = [
+                {"resource": {"db": database.name, "collection": collection}, "actions": [action]}
+                for action, collection in sorted(grants)
+            ]
+            database.command("createRole", role, privileges=privileges, roles=[])
+        for user, roles in users_of_the_guide().items():
+            database.command("createUser", user, pwd=PASSWORD, roles=roles)
+    yield server
+    server.stop()
+
+
+def of_this_host(commands: str, directory: Path) -> list[str]:
+    """Commands of the README as they can be run here: without sudo, with files of the test's own."""
+    commands = re.sub(r"\bsudo (-u seatctl )?", "", commands)
+    commands = commands.replace("/etc/seatctl", str(directory)).replace("/etc/systemd/system", str(directory))
+    commands = commands.replace("--user seatctl", f"--user {getpass.getuser()}")
+    return [line.partition(" #")[0] for line in commands.splitlines() if line.startswith("seatctl ")]
+
+
+def write_uri(server: Server, user: str, path: Path) -> None:
+    """A URI file with the README's URI, of a user on this server."""
+    (uris,) = blocks(section(README, "Install on a server"), "text")
+    (uri,) = {re.sub(r"//\w+:", f"//{user}:", line) for line in uris.splitlines()}
+    uri = uri.replace("PASSWORD", PASSWORD).replace("db1,db2,db3", server.host)
+    path.write_text(uri.replace("replicaSet=rs0", f"replicaSet={server.replica_set}"))
+    path.chmod(0o600)
+
+
+def test_a_server_is_set_up_and_the_jobs_run_as_the_readme_says(secured: Server, tmp_path: Path) -> None:
+    write_uri(secured, "seatctl_init", tmp_path / "init-uri")
+    write_uri(secured, "seatctl", tmp_path / "uri")
+    (cron, units, health) = blocks(section(README, "Run the jobs"), "sh")
+    init = of_this_host(blocks(section(README, "Install on a server"), "sh")[-1], tmp_path)
+    schedules = of_this_host(cron + units, tmp_path)
+    done = play([f"cd {tmp_path}", *init, *schedules], tmp_path)
+    assert [code for _, code in done] == [0] * 5, done
+
+    written = {path.name for path in tmp_path.glob("seatctl-*")}
+    assert set(re.findall(r"seatctl-[\w-]+(?:\.service|\.timer)", units)) <= written
+    assert "seatctl-failure@.service" in written
+    crontab = (tmp_path / "seatctl.crontab").read_text()
+    lines = re.findall(r"^(?:@reboot|[* ]{9}) (?:sleep 30 && )?(.*)", crontab, re.MULTILINE)
+    assert len(lines) == 3
+    settings = {"SEATCTL_URI_FILE": str(tmp_path / "uri")}
+    done = play([*lines, *of_this_host(health, tmp_path)], tmp_path, **settings)
+    assert [code for _, code in done] == [0] * 4, done
+    assert [output for output, _ in done][:3] == [""] * 3
+
+
+def test_an_operator_may_do_the_daily_tasks_and_look_when_something_is_wrong(
+    secured: Server, tmp_path: Path
+) -> None:
+    """As the user that the README names, with real ids."""
+    write_uri(secured, "seatctl_operator", tmp_path / "uri")
+    write_uri(secured, "seatctl_init", tmp_path / "init-uri")
+    ((_, ready),) = play([f"seatctl init --uri-file {tmp_path}/init-uri"], tmp_path)
+    assert ready == 0
+    store = open_store((tmp_path / "uri").read_text())
+    event = new_event(store, "Gala", 9)
+    held, sold, failing = (new_lock(store, event, "ada").id for _ in range(3))
+    bookings = iter([confirm(store, ConfirmRequest(lock)).booking.id for lock in (sold, failing)])
+    store.deployment.close()
+
+    tasks = re.findall(
+        r"`(seatctl [^`]+)`", "\n".join(cells[1] for cells in rows(section(README, "Daily tasks")))
+    )
+    tasks = [re.sub(r"\bBOOKING_ID\b", lambda _: str(next(bookings)), task) for task in tasks]
+    tasks = [re.sub(r"\bLOCK_ID\b", str(held), task) for task in tasks]
+    tasks = [re.sub(r"\bID\b", str(event), task) for task in tasks if task != "seatctl watch"]
+    (wrong,) = blocks(section(README, "When something is wrong"), "sh")
+    tasks += [line.partition(" #")[0] for line in wrong.splitlines() if line.startswith("seatctl ")]
+
+    for task, (output, code) in zip(
+        tasks, play(tasks, tmp_path, SEATCTL_URI_FILE=str(tmp_path / "uri")), strict=True
     ):
-        grants = re.findall(r'collection: "(\w*)" \}, actions: \[([^\]]*)\]', text)
-        written[role] = {(action, name) for name, actions in grants for action in re.findall(r"\w+", actions)}
-
-    assert written == ROLES
-    granted = re.findall(r"^db\.createUser\(.* roles: \[(.*)\] \}\)$", README, re.MULTILINE)
-    assert {role for roles in granted for role in re.findall(r"\w+", roles)} == set(ROLES)
+        assert code == (5 if task.startswith("seatctl health") and "has never run" in output else 0), (
+            task,
+            output,
+        )

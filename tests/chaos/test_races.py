@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import scene
-from conftest import EPOCH, Clock, available, edit
+from conftest import EPOCH, available
 from oracle import violations
 from race import (
     Answer,
@@ -34,15 +34,9 @@ from race import (
 
 from seatctl.domain.documents import Booking, EventId, SeatLock
 from seatctl.domain.states import JobType
-from seatctl.errors import DeadlinePassed, Refused, SoldOut, WrongState
-from seatctl.mongo.audit import Audit
-from seatctl.mongo.bookings import Bookings
-from seatctl.mongo.client import Deployment
-from seatctl.mongo.events import Events
-from seatctl.mongo.locks import SeatLocks
+from seatctl.errors import Refused, SoldOut, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services import counters, jobs, sales
-from seatctl.services.jobs import RecoverOptions
+from seatctl.services import sales
 
 if TYPE_CHECKING:
     from servers import Server
@@ -438,151 +432,3 @@ def test_four_recoveries_at_once_repair_each_violation_once(arena: Arena, rounds
         assert sum(details["recordsProcessed"] for details in told) == 10 + 5 + 1
         assert [arena.available(event), arena.available(drifted)] == [90, 93]
         arena.check()
-
-
-# --- one inside the other ------------------------------------------------------------------------
-#
-# Interleavings that processes hit once in a thousand rounds, put together step by step.
-
-
-def twin(store: Store, clock: Clock) -> Store:
-    """Another process on the same database, whose clock is a second ahead: the same change twice would be
-    no change, and hide a double one."""
-    return Store(Deployment(store.deployment.client, store.name, clock=Clock(clock() + SECOND)))
-
-
-def check(store: Store, happened: list[object]) -> None:
-    assert happened
-    assert violations(store.database) == []
-
-
-def test_a_payment_whose_deadline_was_moved_while_it_was_checked_is_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    booked = scene.book(store, scene.create(store))[1]
-    happened = scene.meanwhile(
-        monkeypatch, SeatLocks, "get", lambda: edit(store, "bookings", booked, paymentExpiresAt=LONG_AGO)
-    )
-    with pytest.raises(DeadlinePassed, match="refund is due"):
-        sales.pay(store, booked)
-    assert scene.booking_of(store, booked)["status"] == "PAYMENT_PENDING"
-    check(store, happened)
-
-
-def test_a_payment_that_is_done_while_the_same_payment_reads_is_one_payment(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    booked = scene.book(store, scene.create(store))[1]
-    other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Bookings, "get", lambda: sales.pay(other, booked))
-    assert not sales.pay(store, booked).changed
-    check(store, happened)
-
-
-INTRUDERS: dict[str, Callable[[Store, object], object]] = {
-    "pay": sales.pay,
-    "fail_payment": sales.fail_payment,
-    "expire_bookings": lambda store, _booking: expire_bookings(store, EPOCH + HOUR),
-}
-
-
-@pytest.mark.parametrize("intruder", INTRUDERS)
-@pytest.mark.parametrize(
-    "step", [(Bookings, "overdue"), (SeatLocks, "by_id"), (Bookings, "protecting"), (Events, "by_id")]
-)
-def test_a_sweep_whose_booking_is_settled_after_it_was_planned_returns_its_seats_once(
-    store: Store,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    intruder: str,
-    step: tuple[type[Any], str],
-) -> None:
-    """By a payment, by a failed payment, by another sweep."""
-    event = scene.create(store, 10)
-    scene.lock(store, event, 5)  # room on the counter
-    held, booked = scene.book(store, event, 2)
-    other = twin(store, clock)
-    scene.meanwhile(monkeypatch, *step, lambda: INTRUDERS[intruder](other, booked))
-    run = expire_bookings(store, EPOCH + HOUR)
-    sold = "CONFIRMED" if intruder == "pay" else "EXPIRED"
-    assert complaints([run]) == []
-    assert available(store, event) == (3 if scene.lock_of(store, held)["status"] == "CONSUMED" else 5)
-    assert scene.booking_of(store, booked)["status"] in (sold, "FAILED", "EXPIRED")
-    assert violations(store.database) == []
-
-
-def test_a_sweep_whose_locks_another_sweep_expires_first_has_nothing_to_complain_about(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    event = scene.create(store, 2)
-    for user in ("one", "another"):
-        scene.lock(store, event, 1, user)
-    other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Bookings, "protecting", lambda: expire_locks(other, EPOCH + HOUR))
-    run = expire_locks(store, EPOCH + HOUR)
-    assert complaints([run]) == []
-    assert run["details"]["seatsRestored"] == 0
-    assert available(store, event) == 2
-    check(store, happened)
-
-
-def test_recovery_between_the_plan_of_a_sweep_and_its_transaction_returns_the_seats_once(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    event = scene.create(store, 10)
-    for user in ("early", "late"):
-        scene.lock(store, event, 1, user)
-    clock.advance(minutes=5)
-    scene.lock(store, event, 1, "stays")
-    clock.advance(minutes=6)
-    other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Bookings, "protecting", lambda: recover(other))
-    expire_locks(store)
-    assert available(store, event) == 9
-    check(store, happened)
-
-
-def test_a_lock_confirmed_after_a_sweep_of_the_future_looked_for_its_booking_stays(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also by a sweep as of a time beyond the payment's deadline (invariant 4)."""
-    held = scene.lock(store, scene.create(store, 10))
-    other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Bookings, "protecting", lambda: scene.confirm(other, held))
-    expire_locks(store, EPOCH + HOUR)
-    assert scene.lock_of(store, held)["status"] == "ACTIVE"
-    check(store, happened)
-
-
-def test_seats_taken_while_recovery_looks_at_a_drift_stay_taken(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A counter that is too low is raised to what the locks say when it is written, not when it was read."""
-    event = scene.create(store, 10)
-    scene.add(store, event, -4)
-    other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Audit, "events", lambda: scene.lock(other, event, 3))
-    recover(store)
-    assert available(store, event) == 7
-    check(store, happened)
-
-
-def test_a_drift_that_ends_while_recovery_watches_it_raises_no_counter(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another program without transactions took the counter down and has not stored its lock yet."""
-    event = scene.create(store, 10)
-    scene.add(store, event, -3)
-    looks: list[float] = []
-
-    def lock_stored_meanwhile(seconds: float) -> None:
-        if not looks:
-            scene.insert_lock(store, event, 3, due=HOUR)
-        looks.append(seconds)
-
-    monkeypatch.setattr(counters.time, "sleep", lock_stored_meanwhile)
-    report = jobs.recover(store, RecoverOptions(settle=timedelta(seconds=5)))
-    assert sum(looks) == 5
-    assert report.counters_corrected == 0
-    assert available(store, event) == 7
-    assert violations(store.database) == []

@@ -155,9 +155,7 @@ def test_a_counter_that_is_raised_by_hand_between_reading_and_writing_is_not_ove
     assert "99 available and 3 held are more than its 100 seats" in report.error
 
 
-def test_a_forced_run_in_the_future_spares_a_lock_that_is_confirmed_meanwhile(
-    store, clock, event, monkeypatch
-):
+def test_a_forced_run_in_the_future_spares_a_lock_that_is_confirmed_meanwhile(store, event, monkeypatch):
     """Beyond the deadline that confirm gave it, too."""
     held, other = lock(store, event), lock(store, event)
     happened = meanwhile(monkeypatch, Bookings, "protecting", lambda: confirm(store, held))
@@ -168,7 +166,7 @@ def test_a_forced_run_in_the_future_spares_a_lock_that_is_confirmed_meanwhile(
 
 
 def test_a_forced_run_in_the_future_spares_a_lock_that_another_program_books_meanwhile(
-    store, clock, event, monkeypatch
+    store, event, monkeypatch
 ):
     """Though that program has not touched the lock."""
     held, other = lock(store, event), lock(store, event)

@@ -31,7 +31,7 @@ from seatctl.errors import Interrupted, Misconfigured, SoldOut
 from seatctl.mongo import secrets
 from seatctl.mongo.job_logs import JobLogs
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import expiry, seats
+from seatctl.services import expiry, recovery, seats
 
 RUN = {
     JobType.LOCK_EXPIRY: run_expire_locks,
@@ -126,7 +126,7 @@ def test_a_dry_run_returns_what_the_entry_would_say_and_logs_nothing(store, cloc
     assert store.database.jobLogs.count_documents({}) == 0
 
 
-def test_a_dry_run_that_fails_logs_nothing(store, event, monkeypatch):
+def test_a_dry_run_that_fails_logs_nothing(store, monkeypatch):
     monkeypatch.setattr(SeatLocks, "overdue", fail)
     with pytest.raises(SoldOut):
         run_expire_locks(store, dry_run=True)
@@ -199,7 +199,7 @@ def test_what_ended_without_a_lock_is_noted_and_several_are_counted(store, clock
     )
 
 
-def test_the_entry_tells_the_hundred_events_that_got_most_seats(store, clock):
+def test_the_entry_tells_the_hundred_events_that_got_most_seats(store):
     events = [create(store) for _ in range(103)]
     for number, event in enumerate(events):
         insert_lock(store, event, 1 + number % 50)
@@ -321,10 +321,8 @@ def test_the_second_signal_acts_at_once_as_it_did_before(store, event, monkeypat
 
 
 def test_a_recovery_is_interrupted_between_two_repairs(store, event, monkeypatch):
-    from seatctl.services import recovery
-
     for _ in range(3):
-        held, booked = book(store, event)
+        _, booked = book(store, event)
         edit(store, "bookings", booked, status="CONFIRMED")
     happened = meanwhile(
         monkeypatch, recovery.Recovery, "_repair", lambda: signal.raise_signal(signal.SIGTERM)

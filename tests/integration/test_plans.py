@@ -1,7 +1,7 @@
 """Each query that runs often reads by an index, and hardly a document that it does not want.
 
-Real commands run on a database full of what is over and done with. The driver tells of each query
-just before it is sent; it is explained there and then, on the documents that it will meet.
+The services run on a database full of what is over and done with. The driver tells of each query just
+before it is sent; it is explained there and then, on the documents that it will meet.
 """
 
 from __future__ import annotations
@@ -9,25 +9,32 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import ObjectId
-from conftest import EPOCH
+from conftest import EPOCH, examined
 from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from terminal import here
+from scene import (
+    Document,
+    Id,
+    confirm,
+    lock,
+    run_expire_bookings,
+    run_expire_locks,
+    run_recover,
+)
 
-from seatctl.cli import boundary as edge
-from seatctl.domain.model import BookingStatus, Document, Id, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
-from seatctl.services import audit as findings
-from seatctl.services import expiry, health
+from seatctl.services import expiry, health, lookup, sales
+from seatctl.services.audit import verify
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -57,7 +64,7 @@ class Plan:
     @property
     def flaw(self) -> str | None:
         """Why this reads too much, or None."""
-        if "COLLSCAN" in self.stages:
+        if "COLLSCAN" in self.stages and self.examined > 1:  # one document: is there any?
             return f"{self.command} scans the collection"
         if self.examined > BOUND * self.wanted:
             return f"{self.command} examines {self.examined:,} documents for {self.wanted:,}"
@@ -72,6 +79,8 @@ def explain(database: Database[Document], sent: Mapping[str, Any]) -> Plan:
     if kind == "aggregate":  # returns groups
         matched = command["pipeline"][0].get("$match", {})
         wanted = database[collection].count_documents(matched)
+        if any("$lookup" in stage for stage in command["pipeline"]):
+            wanted *= 2  # and the documents that those name
     elif kind == "find":
         wanted = answer["executionStats"]["nReturned"]
     else:
@@ -99,6 +108,7 @@ NO_QUERIES = {
     "getMore",
     "createIndexes",
     "listIndexes",
+    "listCollections",
     "commitTransaction",
     "abortTransaction",
     "endSessions",
@@ -218,7 +228,6 @@ class World:
     database: Database[Document]
     events: Iterator[ObjectId]
     """Without end, so that each case works on events of its own, which have a past like the others."""
-    capsys: pytest.CaptureFixture[str] | None = None
 
     def add(self, locks: int, due: timedelta, *, booked: bool = False, events: int = 1) -> Document:
         """Insert ACTIVE locks, `booked` with bookings that wait for payment, that run out at `due`
@@ -233,25 +242,17 @@ class World:
             self.database[schema.BOOKINGS].insert_many(pending)
         return made[0]
 
-    def run(self, line: str) -> None:
-        """Run a command; its words in capitals stand for documents that are made for it."""
-        words = [str(self._new(word)) if word.isupper() else word for word in line.split()]
-        assert self.capsys
-        result = here(self.capsys, *words)
-        assert (line, 0) == (line, result.code), result.stderr
+    def event(self) -> Id:
+        return next(self.events)
 
-    def _new(self, what: str) -> Id:
-        match what:
-            case "EVENT":
-                return next(self.events)
-            case "LOCK":
-                return self.add(1, HOUR)["_id"]
-            case "BOOKED_LOCK":
-                return self.add(1, HOUR, booked=True)["_id"]
-            case "BOOKING":
-                lock = self.add(1, HOUR, booked=True)
-                return next(self.database[schema.BOOKINGS].find({"seatLockId": lock["_id"]}))["_id"]
-        raise AssertionError(what)
+    def lock(self) -> Id:
+        return self.add(1, HOUR)["_id"]
+
+    def booked_lock(self) -> Id:
+        return self.add(1, HOUR, booked=True)["_id"]
+
+    def booking(self) -> Id:
+        return self.database[schema.BOOKINGS].find_one({"seatLockId": self.booked_lock()})["_id"]
 
 
 @contextmanager
@@ -260,77 +261,67 @@ def open_world(server: Server, old: int, *, indexed: bool) -> Iterator[World]:
     with server.client() as plain:
         events = load(plain[name], old)
         if indexed:
-            Store(Deployment(plain, name, transactions=True)).init(DECADE)
+            Store(Deployment(plain, name)).init(DECADE)
         explainer = Explainer(plain[name])
         with MongoClient[Document](server.uri, tz_aware=True, event_listeners=[explainer]) as client:
-            store = Store(Deployment(client, name, transactions=True, clock=lambda: EPOCH))
+            store = Store(Deployment(client, name, clock=lambda: EPOCH))
             yield World(store, explainer, plain[name], cycle(events))
         plain.drop_database(name)
 
 
 @pytest.fixture(scope="module")
-def initialised(replica: Server) -> Iterator[World]:
+def world(replica: Server) -> Iterator[World]:
+    """A big database as `init` leaves it."""
     with open_world(replica, OLD, indexed=True) as world:
         yield world
 
 
 @pytest.fixture
-def world(initialised: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> World:
-    """A big database as `init` leaves it; commands that run here find it."""
-    monkeypatch.setattr(edge.Call, "store", lambda _call, **_: initialised.store)
-    return replace(initialised, capsys=capsys)
-
-
-@pytest.fixture
-def bare_world(
-    replica: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    """The same with no index but those on `_id`, and nothing that would create one; much smaller."""
-    monkeypatch.setattr(schema, "ensure_guard", lambda *_: None)
+def bare_world(replica: Server) -> Iterator[World]:
+    """The same with no index but those on `_id`; much smaller."""
     with open_world(replica, OLD // 100, indexed=False) as world:
-        monkeypatch.setattr(edge.Call, "store", lambda _call, **_: world.store)
-        yield replace(world, capsys=capsys)
+        yield world
 
 
 # --- what runs often -------------------------------------------------------------------------------
 
-Action = Callable[[World], None]
-
-
-def command(line: str) -> Action:
-    return lambda world: world.run(line)
+Action = Callable[[World], object]
 
 
 def same_key_again(world: World) -> None:
-    line = f"lock {next(world.events)} --user u --seats 1 --key once"
-    world.run(line)
-    world.run(line)
+    event = world.event()
+    assert lock(world.store, event, key="once") == lock(world.store, event, key="once")
 
 
-def expire_locks(world: World) -> None:
+def overdue_locks(world: World) -> None:
     world.add(OVERDUE, -HOUR, events=50)
-    world.run("expire-locks --dry-run")
-    world.run("expire-locks")
+    assert run_expire_locks(world.store, dry_run=True).locks >= OVERDUE
+    assert run_expire_locks(world.store).locks >= OVERDUE
 
 
-def expire_bookings(world: World) -> None:
+def overdue_bookings(world: World) -> None:
     world.add(OVERDUE, -HOUR, booked=True, events=50)
-    world.run("expire-bookings --dry-run")
-    world.run("expire-bookings")
+    assert run_expire_bookings(world.store, dry_run=True).bookings >= OVERDUE
+    assert run_expire_bookings(world.store).bookings >= OVERDUE
 
 
 def sold_out(world: World) -> None:
     """What `lock` does on a sold-out event before it decides."""
     for booked in (False, True):
         event = world.add(50, -HOUR, booked=booked)["eventId"]
-        expiry.reclaim(world.store, event)
+        assert len(expiry.return_overdue(world.store, event).endings) >= 50
 
 
 def read_again(world: World) -> None:
     """What a sweep does about a batch in which something has changed."""
-    for kind, name in ((expiry.lock_sweep, schema.LOCKS), (expiry.booking_sweep, schema.BOOKINGS)):
-        some = [document["_id"] for document in world.database[name].find().limit(5_000)]
-        kind(world.store).read_again(some)
+    later, sweeps = EPOCH + 2 * HOUR, (expiry.LockSweep(), expiry.BookingSweep())
+    batches = []
+    for sweep in sweeps:
+        event = world.add(1_000, HOUR, booked=True)["eventId"]
+        batches.append(list(sweep.read(world.store, later, event)))
+    world.explainer.sent, world.explainer.plans = 0, []
+    for sweep, items in zip(sweeps, batches, strict=True):
+        assert len(list(sweep.read_again(world.store, items, later))) == len(items) >= 1_000
 
 
 def job_runs(world: World) -> None:
@@ -342,50 +333,77 @@ def job_runs(world: World) -> None:
 def backlog(world: World) -> None:
     """What `health` asks about the sweeps."""
     world.add(OVERDUE, -HOUR, booked=True, events=50)
-    for kind in (expiry.lock_sweep, expiry.booking_sweep):
-        health._backlog(world.store, kind(world.store), EPOCH)
+    for sweep in (expiry.LockSweep(), expiry.BookingSweep()):
+        health._backlog(world.store, sweep, EPOCH)
 
 
-def pairs(world: World) -> None:
-    """What `verify` asks about every lock and booking."""
-    store = world.store
-    doubtful = list(findings._doubtful(store, None))
-    assert [*findings._judge(store, doubtful, None), *store.damaged_locks()] == []
+def audit(world: World) -> None:
+    """All of `verify`, on events with a past."""
+    assert {violation.fault for violation in verify(world.store)} == {"counter_drift"}
+
+
+def recovery(world: World) -> None:
+    """What `recover` reads where there is nothing to repair but a counter."""
+    assert run_recover(world.store, dry_run=True).steps
+
+
+def listing(read: Callable[..., Iterator[Any]], *filters: Any, limit: int = 50) -> Action:
+    return lambda world: [*read(world.store, *filters, limit)] and None
+
+
+def listing_of_event(read: Callable[..., Iterator[Any]]) -> Action:
+    return lambda world: [*read(world.store, world.event(), None, None, 0)] and None
 
 
 EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.COLLECTIONS)
 SET_EVENTS, SET_LOCKS, SET_BOOKINGS = (f"update {name}" for name in schema.COLLECTIONS[:3])
-TAKE, COUNT_RUNS = f"findAndModify {schema.EVENTS}", f"aggregate {schema.JOB_LOGS}"
+SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS, SUM_RUNS = (f"aggregate {name}" for name in schema.COLLECTIONS)
+ONE_EVENT, ONE_LOCK, ONE_BOOKING = (f"findAndModify {name}" for name in schema.COLLECTIONS[:3])
+CLEARANCE = {EVENT, SUM_LOCKS, SUM_BOOKINGS}
 
 BY_ID = {
-    "lock": (command("lock EVENT --user u --seats 1"), {TAKE}),
-    "pay": (command("pay BOOKING"), {BOOKING, LOCK, SET_BOOKINGS, SET_LOCKS}),
+    "lock": (lambda world: lock(world.store, world.event()), {ONE_EVENT}),
     "read again": (read_again, {LOCK, BOOKING}),
-    "locks": (command("locks"), {LOCK}),
-    "bookings": (command("bookings"), {BOOKING}),
+    "pay": (
+        lambda world: sales.pay(world.store, world.booking()),
+        {EVENT, BOOKING, LOCK, ONE_BOOKING, ONE_LOCK},
+    ),
+    "locks": (listing(lookup.locks, None, None, None), {LOCK}),
+    "bookings": (listing(lookup.bookings, None, None, None), {BOOKING}),
 }
 BY_AN_INDEX_OF_OURS = {
-    "key look-up": (same_key_again, {LOCK, TAKE}),
-    "confirm": (command("confirm LOCK"), {LOCK, BOOKING, SET_LOCKS}),
-    "confirm again": (command("confirm BOOKED_LOCK"), {LOCK, BOOKING}),
-    "pay --failed": (command("pay --failed BOOKING"), {BOOKING, LOCK, SET_EVENTS, SET_BOOKINGS, SET_LOCKS}),
-    "release": (command("release LOCK"), {LOCK, BOOKING, SET_EVENTS, SET_LOCKS}),
-    "expire-locks": (expire_locks, {LOCK, BOOKING, EVENT, SET_EVENTS, SET_LOCKS}),
-    "expire-bookings": (expire_bookings, {BOOKING, LOCK, EVENT, SET_EVENTS, SET_BOOKINGS, SET_LOCKS}),
-    "nothing due": (command("expire-locks --as-of 2020-01-01"), {LOCK}),
-    "nothing to pay": (command("expire-bookings --as-of 2020-01-01"), {BOOKING}),
-    "sold out": (sold_out, {LOCK, BOOKING, SET_EVENTS, SET_LOCKS, SET_BOOKINGS}),
-    "health: job runs": (job_runs, {RUN, COUNT_RUNS}),
-    "health: backlog": (backlog, {LOCK, BOOKING, EVENT}),
-    "verify: pairs": (pairs, {LOCK, BOOKING}),
-    "jobs": (command("jobs"), {RUN}),
-    "jobs --type": (command("jobs --type recovery"), {RUN}),
-    "jobs --status success": (command("jobs --status success"), {RUN}),
-    "jobs --status failed": (command("jobs --status failed"), {RUN}),
-    "jobs --type --status": (command("jobs --type recovery --status failed"), {RUN}),
-    "jobs --summary": (command("jobs --summary"), {COUNT_RUNS}),
-    "locks --event": (command("locks --event EVENT"), {LOCK}),
-    "bookings --event": (command("bookings --event EVENT --limit 0"), {BOOKING}),
+    "key look-up": (same_key_again, {LOCK, ONE_EVENT}),
+    "confirm": (lambda world: confirm(world.store, world.lock()), {EVENT, LOCK, BOOKING, ONE_LOCK}),
+    "confirm again": (lambda world: confirm(world.store, world.booked_lock()), {LOCK, BOOKING}),
+    "pay --failed": (
+        lambda world: sales.fail_payment(world.store, world.booking()),
+        {BOOKING, LOCK, SET_EVENTS, ONE_BOOKING, ONE_LOCK, *CLEARANCE},
+    ),
+    "release": (
+        lambda world: sales.release(world.store, world.lock()),
+        {LOCK, BOOKING, SET_EVENTS, ONE_LOCK, *CLEARANCE},
+    ),
+    "expire-locks": (overdue_locks, {LOCK, BOOKING, SET_EVENTS, SET_LOCKS, *CLEARANCE}),
+    "expire-bookings": (overdue_bookings, {BOOKING, LOCK, SET_EVENTS, SET_BOOKINGS, SET_LOCKS, *CLEARANCE}),
+    "nothing due": (lambda world: run_expire_locks(world.store, as_of=EPOCH - DECADE), {LOCK}),
+    "nothing to pay": (lambda world: run_expire_bookings(world.store, as_of=EPOCH - DECADE), {BOOKING}),
+    "sold out": (sold_out, {LOCK, BOOKING, SET_EVENTS, SET_LOCKS, SET_BOOKINGS, *CLEARANCE}),
+    "health: job runs": (job_runs, {RUN, SUM_RUNS}),
+    "health: backlog": (backlog, {LOCK, BOOKING, *CLEARANCE}),
+    "verify": (audit, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
+    "recover --dry-run": (recovery, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
+    "jobs": (listing(lookup.job_runs, None, None, None), {RUN}),
+    "jobs --type": (listing(lookup.job_runs, JobType.RECOVERY, None, None), {RUN}),
+    "jobs --status success": (listing(lookup.job_runs, None, JobStatus.SUCCESS, None), {RUN}),
+    "jobs --status failed": (listing(lookup.job_runs, None, JobStatus.FAILED, None), {RUN}),
+    "jobs --type --status": (listing(lookup.job_runs, JobType.RECOVERY, JobStatus.FAILED, None), {RUN}),
+    "jobs --since": (listing(lookup.job_runs, None, None, HOUR), {RUN}),
+    "jobs --summary": (
+        lambda world: lookup.summarize(world.store, list(JobType), timedelta(days=1)),
+        {SUM_RUNS},
+    ),
+    "locks --event": (listing_of_event(lookup.locks), {LOCK}),
+    "bookings --event": (listing_of_event(lookup.bookings), {BOOKING}),
 }
 CASES = BY_ID | BY_AN_INDEX_OF_OURS
 """What to do, and queries that must be among those it sends.
@@ -397,8 +415,7 @@ Left out, because no index makes them read less, or none that is worth its price
 - the newest few of an event's many bookings, for the same reason: all of them are read;
 - lists with several filters, but for the runs of a job by outcome: one of the filters finds, the others
   choose from that, and an index for each combination would cost every write;
-- what looks for a list in the place of a deadline: no index tells, so `verify` reads what is waiting;
-- what is about every event (`events --sort fullest`, the counters in `verify`, `recover`, `health`).
+- what is about every event (`events --sort fullest`, the totals of `health`).
 """
 
 
@@ -431,3 +448,55 @@ def test_an_index_that_finds_too_much_is_noticed(bare_world: World) -> None:
     (plan,) = bare_world.explainer.explained(action, bare_world)
 
     assert plan.flaw == "find jobLogs examines 1,000 documents for 7"
+
+
+# --- a long job log ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_log(replica: Server) -> Iterator[Store]:
+    """A job log of 20,000 runs, one a minute; few failed, and long ago, and recovery ran once."""
+    name = f"test_{uuid.uuid4().hex}"
+    with replica.client() as client:
+        store = Store(Deployment(client, name, clock=lambda: EPOCH))
+        store.init()
+        store.database.jobLogs.insert_many(
+            {
+                "jobType": "RECOVERY" if number == 9_000 else ("LOCK_EXPIRY", "BOOKING_EXPIRY")[number % 2],
+                "executedAt": EPOCH - number * MINUTE,
+                "status": "FAILED" if number in (15_000, 16_001) else "SUCCESS",
+                "details": {"recordsProcessed": 1, "seatsRestored": 1, "duration": 3},
+            }
+            for number in range(20_000)
+        )
+        yield store
+        client.drop_database(name)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (None, None, None),
+        (None, JobStatus.FAILED, None),
+        (JobType.RECOVERY, None, None),
+        (JobType.LOCK_EXPIRY, JobStatus.FAILED, None),
+        (None, None, 2 * MINUTE),
+        (None, JobStatus.SUCCESS, 2 * MINUTE),
+    ],
+    ids=str,
+)
+def test_a_long_job_log_is_not_read_for_a_list(long_log: Store, asked: tuple[Any, Any, Any]) -> None:
+    """Whatever `jobs` is asked for, the server examines the runs that it returns and no others."""
+    with examined(long_log, "jobLogs") as documents:
+        found = list(lookup.job_runs(long_log, *asked, 5))
+
+    assert 1 <= len(found) <= documents() <= len(found) + 1
+
+
+def test_a_long_job_log_is_not_read_for_a_summary(long_log: Store) -> None:
+    """Summing up an hour reads that hour; telling what `verify` looked at reads no run at all."""
+    with examined(long_log, "jobLogs") as documents:
+        rows = lookup.summarize(long_log, list(JobType), HOUR)
+        long_log.sizes()
+
+    assert sum(int(str(row["runs"])) for row in rows) == documents() == 61

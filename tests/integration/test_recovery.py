@@ -1,914 +1,478 @@
-"""What `recover` heals, in which order, and what it leaves to a person or to the next run."""
+"""What `recover` repairs, and what it leaves to a person."""
 
-from collections import Counter
 from datetime import timedelta
 
 import pytest
-from bson import ObjectId
 from conftest import available, edit, everything
+from scene import (
+    HOUR,
+    NOWHERE,
+    PAIRS,
+    add,
+    book,
+    booking_of,
+    create,
+    delete,
+    event_of,
+    insert_booking,
+    insert_lock,
+    lock,
+    lock_of,
+    meanwhile,
+    run_recover,
+    states,
+)
 
-from seatctl.domain.model import JobType
-from seatctl.services import audit as findings
-from seatctl.services import expiry, recovery, rehearsal
-from seatctl.services import jobs as joblog
-from seatctl.services import sales as booking
-from seatctl.services.seats import Terms
-
-NOWHERE = ObjectId("0" * 24)
-A_MINUTE = timedelta(minutes=1)
+from seatctl.domain.states import HOLDING
+from seatctl.mongo.bookings import Bookings
+from seatctl.services.audit import verify
+from seatctl.services.repairs import REPAIRS
 
 
 @pytest.fixture
 def event(store):
     """An event with a hundred seats."""
-    return booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
+    made = create(store)
+    insert_lock(store, made, status="EXPIRED")  # there is a collection, and it is not empty
+    return made
 
 
-def recover(store, **options):
-    """One run; its entry."""
-    entry, _ = joblog.run(store, JobType.RECOVERY, lambda run: recovery.recover(store, run), **options)
-    return entry
-
-
-def settle(store, event, clock, lock_status, booking_status, **lock_fields):
-    """A lock of two seats and its booking in these states, the counter as invariant 1 has it, and the
-    event quiet for long enough that a standalone may correct its counter."""
-    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
-    booked = booking.confirm(store, lock, payment_ttl=timedelta(hours=2)).document["_id"]
-    edit(store, "seatLocks", lock, status=lock_status, **lock_fields)
+def pair(store, event, lock_status, booking_status, **lock_fields):
+    """A lock of two seats and its booking in these states, good for two hours, the counter as invariant 1
+    has it."""
+    held, booked = book(store, event, 2, ttl=2 * HOUR)
     edit(store, "bookings", booked, status=booking_status)
-    if lock_status == "EXPIRED":
+    if lock_status is None:
+        delete(store, "seatLocks", held)
+    else:
+        edit(store, "seatLocks", held, status=lock_status, **lock_fields)
+    if lock_status not in HOLDING:
         add(store, event, 2)
-    clock.advance(minutes=2)
-    return lock, booked
+    return held, booked
 
 
-def add(store, event, seats):
-    store.database.events.update_one({"_id": event}, {"$inc": {"availableSeats": seats}})
-
-
-def overdue_locks(store, event, clock, number):
+def overdue_locks(store, event, number, seats=1):
     """Locks written straight into the database, far past their deadline: no key, no booking."""
-    foreign = {"eventId": event, "userId": "u", "seats": 1, "status": "ACTIVE"}
-    deadline = clock() - timedelta(days=1)
-    many = [{**foreign, "expiresAt": deadline} for _ in range(number)]
-    return store.database.seatLocks.insert_many(many).inserted_ids
+    return [insert_lock(store, event, seats, due=timedelta(days=-1)) for _ in range(number)]
 
 
-def state(store, event, lock, booked):
-    """What the commands would say: lock, booking, counter."""
-    return store.lock(lock)["status"], store.booking(booked)["status"], available(store, event)
+def outcomes(report):
+    return [(step["fault"], step["outcome"]) for step in (each.as_document() for each in report.steps)]
 
 
-def outcomes(entry):
-    return [(step["fault"], step["outcome"]) for step in entry["details"]["findings"]]
+def sums(report):
+    """Locks and bookings that ended, seats that went back, and everything that was touched."""
+    return report.locks, report.bookings, report.seats, report.processed
 
 
-def sums(entry):
-    """Locks, bookings and seats given back, and everything that was touched."""
-    wanted = ("locksExpired", "bookingsExpired", "seatsRestored", "recordsProcessed")
-    return tuple(entry["details"][name] for name in wanted)
+def now_of(store, event, held, booked):
+    """Lock, booking, counter."""
+    found = lock_of(store, held)
+    return found and found["status"], booking_of(store, booked)["status"], available(store, event)
 
 
-def assert_consistent(store):
-    assert findings.find_all(store) == []
+# --- the scenario, and nothing to do -------------------------------------------------------------------
 
 
-# --- the scenario, and nothing to do ---------------------------------------------------------------
-
-
-def test_recovery_scenario(store, clock, event):
-    """Seven overdue locks on an event at 93 of 100: all EXPIRED, seven seats back, one entry."""
-    locks = overdue_locks(store, event, clock, 7)
+def test_seven_locks_far_past_their_deadline_give_their_seats_back(store, event):
+    locks = overdue_locks(store, event, 7)
     add(store, event, -7)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert [store.lock(lock)["status"] for lock in locks] == ["EXPIRED"] * 7
-    assert [store.lock(lock)["oldStatus"] for lock in locks] == ["ACTIVE"] * 7
+    assert [lock_of(store, each)["status"] for each in locks] == ["EXPIRED"] * 7
+    assert [lock_of(store, each)["oldStatus"] for each in locks] == ["ACTIVE"] * 7
     assert available(store, event) == 100
-    assert sums(entry) == (7, 0, 7, 7)
-    assert entry["details"]["resourcesRecovered"] == 7
+    assert sums(report) == (7, 0, 7, 7)
+    assert report.run["details"]["resourcesRecovered"] == 7
     assert [run["status"] for run in store.database.jobLogs.find({"jobType": "RECOVERY"})] == ["SUCCESS"]
-    assert_consistent(store)
+    assert list(verify(store)) == []
 
 
 @pytest.mark.parametrize("counter", [100, 97])
-def test_recovery_where_the_counter_never_went_down(store, clock, event, counter):
-    """The same seven locks on a counter that was never lowered, or not by all of them, end at 100, never
-    above."""
-    overdue_locks(store, event, clock, 7)
+def test_the_same_on_a_counter_that_was_never_lowered_ends_at_100_never_above(store, event, counter):
+    overdue_locks(store, event, 7)
     add(store, event, counter - 100)
-    clock.advance(minutes=2)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert available(store, event) == 100
-    assert entry["status"] == "SUCCESS"
-    assert entry["details"]["locksExpired"] == 7
-    assert_consistent(store)
+    assert (available(store, event), report.error, report.locks) == (100, None, 7)
+    assert list(verify(store)) == []
 
 
-def test_healthy_database(store, clock, event):
-    """On a healthy database recovery changes nothing but its own log entry."""
+def test_on_a_healthy_database_recovery_changes_nothing_but_its_own_log_entry(store, event):
     for lock_status, booking_status in (
         ("ACTIVE", "PAYMENT_PENDING"),
+        ("ACTIVE", "INITIATED"),
         ("CONSUMED", "CONFIRMED"),
         ("EXPIRED", "FAILED"),
         ("EXPIRED", "EXPIRED"),
+        ("CANCELLED", "CANCELLED"),
     ):
-        settle(store, event, clock, lock_status, booking_status)
-    booking.lock(store, event, "u", 3)
+        pair(store, event, lock_status, booking_status)
+    lock(store, event, 3)
     before = everything(store, "jobLogs")
-    entries = [recover(store), recover(store)]
+    reports = [run_recover(store), run_recover(store)]
 
     assert before == everything(store, "jobLogs")
-    assert [sums(entry) for entry in entries] == [(0, 0, 0, 0)] * 2
-    assert [outcomes(entry) for entry in entries] == [[]] * 2
+    assert [sums(report) for report in reports] == [(0, 0, 0, 0)] * 2
+    assert [outcomes(report) for report in reports] == [[]] * 2
     assert store.database.jobLogs.count_documents({}) == 2
 
 
-def test_twice(store, clock, event):
-    """Recovering twice is recovering once."""
-    overdue_locks(store, event, clock, 7)
-    settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
-    recover(store)
+def test_recovering_twice_is_recovering_once(store, event):
+    overdue_locks(store, event, 7)
+    pair(store, event, "ACTIVE", "CONFIRMED")
+    pair(store, event, "EXPIRED", "PAYMENT_PENDING")
+    assert sums(run_recover(store)) != (0, 0, 0, 0)
     before = everything(store, "jobLogs")
 
-    assert sums(recover(store)) == (0, 0, 0, 0)
+    assert sums(run_recover(store)) == (0, 0, 0, 0)
     assert before == everything(store, "jobLogs")
 
 
-# --- pairs that disagree -----------------------------------------------------------------------------
+# --- the table of pairs --------------------------------------------------------------------------------
+
+ENDED = ("FAILED", "EXPIRED", "CANCELLED")
+REPAIRED = {
+    ("ACTIVE", "CONFIRMED"): ("CONSUMED", "CONFIRMED", 98, "lock CONSUMED"),
+    **{("ACTIVE", ended): ("EXPIRED", ended, 100, "lock EXPIRED, 2 seats returned") for ended in ENDED},
+    **{
+        (lost, "CONFIRMED"): ("CONSUMED", "CONFIRMED", 98, "2 seats taken again, lock CONSUMED")
+        for lost in ("EXPIRED", "CANCELLED")
+    },
+    **{
+        (lost, "PAYMENT_PENDING"): (lost, "EXPIRED", 100, "booking EXPIRED")
+        for lost in ("EXPIRED", "CANCELLED")
+    },
+}
+"""Lock, booking and counter after recovery, and what it says."""
+LEFT = {
+    *(("CONSUMED", status) for status in ("INITIATED", "PAYMENT_PENDING", *ENDED)),
+    (None, "PAYMENT_PENDING"),
+    (None, "CONFIRMED"),
+}
+"""What needs a person."""
 
 
-def test_paid_and_active(store, clock, event):
-    """A CONFIRMED booking's ACTIVE lock becomes CONSUMED; the seats stay sold."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-    assert store.lock(lock)["oldStatus"] == "ACTIVE"
-    assert outcomes(entry) == [("unsettled_lock", "lock CONSUMED")]
-    assert sums(entry) == (0, 0, 0, 1)
-    assert_consistent(store)
-
-
-def test_paid_and_expired(store, clock, event):
-    """A CONFIRMED booking's EXPIRED lock takes its seats again and becomes CONSUMED."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-    assert store.lock(lock)["oldStatus"] == "EXPIRED"
-    assert outcomes(entry) == [("lost_lock", "2 seats taken again, lock CONSUMED")]
-    assert_consistent(store)
-
-
-def test_oversold(store, clock, event):
-    """When the event no longer has those seats, nothing is changed and a person is told."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    booking.lock(store, event, "u", 99, ttl=timedelta(hours=2))
-    clock.advance(minutes=2)
+@pytest.mark.parametrize(("lock_status", "booking_status"), PAIRS, ids=str)
+def test_each_pair_is_repaired_left_to_a_person_or_fine(store, event, lock_status, booking_status):
+    held, booked = pair(store, event, lock_status, booking_status)
     before = everything(store, "jobLogs")
-    entry = recover(store)
+    report = run_recover(store)
+    cell = (lock_status, booking_status)
+
+    if cell in REPAIRED:
+        *after, words = REPAIRED[cell]
+        assert now_of(store, event, held, booked) == tuple(after)
+        assert [said for _, said in outcomes(report)] == [words]
+        assert (report.error, list(verify(store))) == (None, [])
+        if after[0] != lock_status:
+            assert lock_of(store, held)["oldStatus"] == lock_status
+    else:
+        assert everything(store, "jobLogs") == before
+        assert [said for _, said in outcomes(report)] == (["needs a person"] if cell in LEFT else [])
+        assert (report.error is None) == (cell not in LEFT)
+
+
+@pytest.mark.parametrize(
+    ("lock_status", "booking_status", "after", "error"),
+    [
+        ("ACTIVE", "INITIATED", ("EXPIRED", "INITIATED", 100), False),
+        ("ACTIVE", "PAYMENT_PENDING", ("EXPIRED", "EXPIRED", 100), False),
+        ("ACTIVE", "CONFIRMED", ("CONSUMED", "CONFIRMED", 98), False),
+        ("ACTIVE", "FAILED", ("EXPIRED", "FAILED", 100), False),
+        ("CONSUMED", "PAYMENT_PENDING", ("CONSUMED", "PAYMENT_PENDING", 98), True),
+        ("EXPIRED", "PAYMENT_PENDING", ("EXPIRED", "EXPIRED", 100), False),
+        (None, "PAYMENT_PENDING", (None, "EXPIRED", 100), True),
+        (None, "CONFIRMED", (None, "CONFIRMED", 100), True),
+    ],
+)
+def test_a_pair_past_its_deadlines_is_swept_first(
+    store, clock, event, lock_status, booking_status, after, error
+):
+    held, booked = pair(store, event, lock_status, booking_status)
+    clock.advance(hours=3)
+    report = run_recover(store)
+
+    assert now_of(store, event, held, booked) == after
+    assert (report.error is not None) == error
+
+
+# --- lost seats ----------------------------------------------------------------------------------------
+
+
+def test_seats_that_the_event_no_longer_has_are_not_taken_again_and_a_person_is_told(store, event):
+    held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
+    lock(store, event, 99, ttl=2 * HOUR)
+    before = everything(store, "jobLogs")
+    report = run_recover(store)
 
     assert before == everything(store, "jobLogs")
-    assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
-    assert outcomes(entry) == [("lost_lock", "oversold: the event no longer has the seats; needs a person")]
-    (finding,) = findings.find_all(store)
-    assert finding.remedy.startswith("seatctl show")
-    assert entry["status"] == "FAILED"
-    assert "needs a person" in entry["details"]["findings"][0]["outcome"]
+    assert now_of(store, event, held, booked) == ("EXPIRED", "CONFIRMED", 1)
+    assert [fault for fault, _ in outcomes(report)] == ["lost_lock"]
+    assert report.run["status"] == "FAILED"
 
 
-def test_paid_and_expired_under_a_low_counter(store, clock, event):
-    """A counter that is too low does not make an event oversold: it is corrected, then gives the seats."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
+def test_an_event_that_is_sold_out_between_look_and_repair_is_oversold(store, event, monkeypatch):
+    held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
+    happened = meanwhile(monkeypatch, Bookings, "get", lambda: lock(store, event, 100), before=True)
+    report = run_recover(store)
+
+    assert happened
+    assert now_of(store, event, held, booked) == ("EXPIRED", "CONFIRMED", 0)
+    assert outcomes(report) == [("lost_lock", "oversold: the event no longer has the seats; needs a person")]
+
+
+def test_a_counter_that_is_too_low_makes_no_event_oversold(store, event):
+    """The locks decide how many are free, and the counter is corrected after."""
+    held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
     add(store, event, -99)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-    assert entry["status"] == "SUCCESS"
-    assert_consistent(store)
-
-
-@pytest.mark.parametrize("ended", ["FAILED", "EXPIRED"])
-def test_ended_and_active(store, clock, event, ended):
-    """A booking that ended gives its ACTIVE lock's seats back."""
-    lock, booked = settle(store, event, clock, "ACTIVE", ended)
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("EXPIRED", ended, 100)
-    assert store.lock(lock)["oldStatus"] == "ACTIVE"
-    assert outcomes(entry) == [("seats_not_returned", "lock EXPIRED, 2 seats back")]
-    assert sums(entry) == (1, 0, 2, 1)
-    assert_consistent(store)
+    assert now_of(store, event, held, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert report.error is None
+    assert list(verify(store)) == []
 
 
-def test_ended_and_active_on_a_full_counter(store, clock, event):
-    """Where the counter cannot take the seats it is left to the last step, and nothing is clamped."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "FAILED")
+def test_seats_that_come_back_serve_a_paid_booking_whose_lock_had_lost_them(store, clock, event):
+    """Sweeps come first, then pairs, then counters."""
+    held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
+    lock(store, event, 100, ttl=timedelta(minutes=1))
+    clock.advance(minutes=2)
+    report = run_recover(store)
+
+    assert now_of(store, event, held, booked) == ("CONSUMED", "CONFIRMED", 98)
+    assert (report.error, outcomes(report)) == (None, [("lost_lock", "2 seats taken again, lock CONSUMED")])
+    assert list(verify(store)) == []
+
+
+def test_seats_of_a_failed_booking_serve_a_paid_one_in_the_same_run(store, event):
+    lost = pair(store, event, "EXPIRED", "CONFIRMED")
+    returned = pair(store, event, "ACTIVE", "FAILED")
+    lock(store, event, 98, ttl=2 * HOUR)
+    report = run_recover(store)
+
+    assert states(store, *returned) == ("EXPIRED", "FAILED")
+    assert now_of(store, event, *lost) == ("CONSUMED", "CONFIRMED", 0)
+    assert report.error is None
+
+
+def test_seats_of_an_ended_booking_that_no_counter_went_down_for_go_nowhere(store, event):
+    held, booked = pair(store, event, "ACTIVE", "FAILED")
     add(store, event, 2)
-    recover(store)
+    report = run_recover(store)
 
-    assert state(store, event, lock, booked) == ("EXPIRED", "FAILED", 100)
-    assert_consistent(store)
-
-
-@pytest.mark.parametrize("lost", ["EXPIRED", "missing"])
-def test_waiting_without_seats(store, clock, event, lost):
-    """A waiting booking whose lock is EXPIRED or missing becomes EXPIRED and gives no seats."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
-    if lost == "missing":
-        store.database.seatLocks.delete_one({"_id": lock})
-    entry = recover(store)
-
-    assert store.booking(booked)["status"] == "EXPIRED"
-    assert available(store, event) == 100
-    assert outcomes(entry) == [("booking_without_seats", "booking EXPIRED")]
-    assert sums(entry) == (0, 1, 0, 1)
-    assert_consistent(store)
+    assert now_of(store, event, held, booked) == ("EXPIRED", "FAILED", 100)
+    assert (report.seats, report.error) == (0, None)
+    assert list(verify(store)) == []
 
 
-@pytest.mark.parametrize("booking_status", ["PAYMENT_PENDING", "FAILED", "EXPIRED", "none"])
-def test_sold_without_payment(store, clock, event, booking_status):
-    """A CONSUMED lock without a CONFIRMED booking is reported and never freed: somebody may have paid."""
-    _, booked = settle(store, event, clock, "CONSUMED", booking_status)
-    if booking_status == "none":
-        store.database.bookings.delete_one({"_id": booked})
-    before = everything(store, "jobLogs")
-    entry = recover(store)
-
-    assert before == everything(store, "jobLogs")
-    assert ("consumed_without_booking", "needs a person") in outcomes(entry)
-    assert entry["status"] == "FAILED"
+# --- orphans -------------------------------------------------------------------------------------------
 
 
-def test_orphans(store, clock, event):
-    """Locks and bookings of an event that does not exist become EXPIRED and are reported as orphans."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
-    store.database.events.delete_one({"_id": event})
-    entry = recover(store)
+def test_locks_and_bookings_of_an_event_that_does_not_exist_end_and_are_told(store, event):
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    delete(store, "events", event)
+    report = run_recover(store)
 
-    assert store.lock(lock)["status"] == store.booking(booked)["status"] == "EXPIRED"
-    assert outcomes(entry) == [
+    assert states(store, held, booked) == ("EXPIRED", "EXPIRED")
+    assert outcomes(report) == [
         ("orphan_lock", f"lock EXPIRED with booking {booked}, its event does not exist")
     ]
-    assert sums(entry) == (1, 1, 0, 2)
-    assert entry["status"] == "SUCCESS"
-    assert_consistent(store)
+    assert (sums(report), report.error) == ((1, 1, 0, 2), None)
+    assert list(verify(store)) == []
 
 
-def test_overdue_orphans(store, clock, event):
-    """So do overdue ones, which the sweeps set aside."""
-    (alone,) = overdue_locks(store, event, clock, 1)
-    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
-    store.database.events.delete_one({"_id": event})
+def test_overdue_ones_end_too(store, clock, event):
+    (alone,) = overdue_locks(store, event, 1)
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    delete(store, "events", event)
     clock.advance(hours=3)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert {store.lock(each)["status"] for each in (lock, alone)} == {"EXPIRED"}
-    assert store.booking(booked)["status"] == "EXPIRED"
-    assert {fault for fault, _ in outcomes(entry)} == {"orphan_lock", "orphan_booking"}
-    assert entry["status"] == "SUCCESS"
-    assert_consistent(store)
+    assert (lock_of(store, alone)["status"], *states(store, held, booked)) == ("EXPIRED",) * 3
+    assert {fault for fault, _ in outcomes(report)} == {"orphan_lock"}
+    assert (report.seats, report.error) == (0, None)
+    assert list(verify(store)) == []
 
 
 @pytest.mark.parametrize("bookings", [1, 2])
-def test_orphan_lock_under_bookings_of_a_known_event(store, clock, event, bookings):
-    """One run ends an ACTIVE lock of no event together with whatever waits for its payment, also where
-    that names an event that exists."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
-    store.database.bookings.drop_indexes()
-    twins = [{**store.booking(booked), "_id": ObjectId()} for _ in range(bookings - 1)]
-    for twin in twins:
-        store.database.bookings.insert_one(twin)
-    edit(store, "seatLocks", lock, eventId=NOWHERE)
+def test_one_run_ends_a_lock_of_no_event_with_whatever_waits_for_its_payment(store, event, bookings):
+    """Also where that names an event that exists."""
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    twins = [insert_booking(store, event, held) for _ in range(bookings - 1)]
+    edit(store, "seatLocks", held, eventId=NOWHERE)
     add(store, event, 2)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert state(store, event, lock, booked) == ("EXPIRED", "EXPIRED", 100)
-    assert {store.booking(twin["_id"])["status"] for twin in twins} <= {"EXPIRED"}
-    assert ("orphan_lock", "needs a person") not in outcomes(entry)
-    assert sums(entry) == (1, bookings, 0, 1 + bookings)
-    assert {finding.fault for finding in findings.find_all(store)} <= {findings.Fault.SEVERAL_BOOKINGS}
+    assert now_of(store, event, held, booked) == ("EXPIRED", "EXPIRED", 100)
+    assert {booking_of(store, twin)["status"] for twin in twins} <= {"EXPIRED"}
+    assert ("orphan_lock", "needs a person") not in outcomes(report)
+    assert sums(report) == (1, bookings, 0, 1 + bookings)
 
 
-def test_orphan_lock_under_a_paid_booking(store, clock, event):
-    """An ACTIVE lock of no event that was paid for becomes CONSUMED and is reported in the same run."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    edit(store, "seatLocks", lock, eventId=NOWHERE)
+def test_a_lock_of_no_event_under_a_paid_booking_is_left_to_a_person(store, event):
+    held, booked = pair(store, event, "ACTIVE", "CONFIRMED")
+    edit(store, "seatLocks", held, eventId=NOWHERE)
     add(store, event, 2)
-    entry = recover(store)
+    report = run_recover(store)
 
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 100)
-    assert ("orphan_lock", "needs a person") in outcomes(entry)
-
-
-def test_orphan_lock_under_a_booking_in_several_states(replica_store, clock):
-    """A lock of no event whose booking may be paid, having a list for a status, is left to a person, and
-    the rest is healed."""
-    event = booking.create_event(replica_store, "Concert", 100, timedelta(days=30)).document["_id"]
-    lock, booked = settle(replica_store, event, clock, "ACTIVE", ["FAILED", "CONFIRMED"])
-    edit(replica_store, "seatLocks", lock, eventId=NOWHERE)
-    entry = recover(replica_store)
-
-    assert state(replica_store, event, lock, booked) == ("ACTIVE", ["FAILED", "CONFIRMED"], 100)
-    assert outcomes(entry) == [
-        ("orphan_lock", "needs a person"),
-        ("damaged_booking", "needs a person"),
-        ("counter_drift", "corrected"),
-    ]
+    assert now_of(store, event, held, booked)[1:] == ("CONFIRMED", 100)
+    assert lock_of(store, held)["status"] in HOLDING
+    assert ("orphan_lock", "needs a person") in outcomes(report)
 
 
-def test_orphan_lock_whose_payment_arrives_meanwhile(store, clock, event, monkeypatch):
-    """A booking that is paid between the look and the repair keeps its lock, whatever the event."""
-    lock, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
-    edit(store, "seatLocks", lock, eventId=NOWHERE)
+def test_a_lock_of_no_event_whose_booking_may_be_paid_is_left_to_a_person(store, event):
+    """Its status is a list."""
+    held, booked = pair(store, event, "ACTIVE", ["FAILED", "CONFIRMED"])
+    edit(store, "seatLocks", held, eventId=NOWHERE)
     add(store, event, 2)
-    look, calls = store.live_bookings_of, iter(range(100))
+    run_recover(store)
 
-    def paid_meanwhile(*arguments):
-        found = look(*arguments)
-        if not next(calls):
-            edit(store, "bookings", booked, status="CONFIRMED")
-        return found
-
-    monkeypatch.setattr(store, "live_bookings_of", paid_meanwhile)
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("ACTIVE", "CONFIRMED", 100)
-    assert outcomes(entry) == [("orphan_lock", "needs a person")]
+    assert now_of(store, event, held, booked) == ("ACTIVE", ["FAILED", "CONFIRMED"], 100)
 
 
-def test_sold_orphan(store, clock, event):
-    """What was paid for on an event that does not exist is never expired by a program."""
-    lock, booked = settle(store, event, clock, "CONSUMED", "CONFIRMED")
-    store.database.events.delete_one({"_id": event})
-    entry = recover(store)
+def test_a_lock_of_no_event_whose_payment_arrives_meanwhile_keeps_its_booking(store, event, monkeypatch):
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    edit(store, "seatLocks", held, eventId=NOWHERE)
+    add(store, event, 2)
+    happened = meanwhile(
+        monkeypatch, Bookings, "naming", lambda: edit(store, "bookings", booked, status="CONFIRMED")
+    )
+    report = run_recover(store)
 
-    assert (store.lock(lock)["status"], store.booking(booked)["status"]) == ("CONSUMED", "CONFIRMED")
-    assert outcomes(entry) == [("orphan_sold", "needs a person")] * 2
+    assert happened
+    assert now_of(store, event, held, booked) == ("ACTIVE", "CONFIRMED", 100)
+    assert ("orphan_lock", "needs a person") in outcomes(report)
+
+
+def test_what_was_paid_for_on_an_event_that_does_not_exist_is_never_ended(store, event):
+    held, booked = pair(store, event, "CONSUMED", "CONFIRMED")
+    delete(store, "events", event)
+    report = run_recover(store)
+
+    assert states(store, held, booked) == ("CONSUMED", "CONFIRMED")
+    assert outcomes(report) == [("orphan_sold", "needs a person")] * 2
+
+
+# --- what cannot be read --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lock_status", "booking_status"), [("EXPIRED", "CONFIRMED"), ("ACTIVE", "FAILED")])
-def test_damaged_lock_of_a_pair(store, clock, event, lock_status, booking_status):
-    """Seats that cannot be read are neither taken again nor given back by a program."""
-    lock, _ = settle(store, event, clock, lock_status, booking_status, seats=0.5)
-    before = store.lock(lock)
-    entry = recover(store)
+def test_seats_that_cannot_be_read_are_neither_taken_again_nor_returned(
+    store, event, lock_status, booking_status
+):
+    held, _ = pair(store, event, lock_status, booking_status, seats=0.5)
+    before = everything(store, "jobLogs")
+    report = run_recover(store)
 
-    assert before == store.lock(lock)
-    assert entry["status"] == "FAILED"
-
-
-def test_paid_and_expired_of_no_event(store, clock, event):
-    """A CONFIRMED booking whose EXPIRED lock names no event is reported, and the rest is healed."""
-    lock, _ = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    store.database.seatLocks.update_one({"_id": lock}, {"$unset": {"eventId": 1}})
-    other, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    entry = recover(store)
-
-    assert state(store, event, other, booked)[0] == "CONSUMED"
-    assert entry["status"] == "FAILED"
+    assert before == everything(store, "jobLogs")
+    assert report.run["status"] == "FAILED"
+    assert lock_of(store, held)["seats"] == 0.5
 
 
-# --- order, and everything at once --------------------------------------------------------------------
+def test_a_paid_booking_whose_lost_lock_names_no_event_is_told_and_the_rest_repaired(store, event):
+    held, _ = pair(store, event, "EXPIRED", "CONFIRMED")
+    store.database.seatLocks.update_one({"_id": held}, {"$unset": {"eventId": 1}})
+    good = pair(store, event, "ACTIVE", "CONFIRMED")
+    report = run_recover(store)
+
+    assert states(store, *good) == ("CONSUMED", "CONFIRMED")
+    assert report.run["status"] == "FAILED"
 
 
-def test_order(store, clock, event):
-    """Sweeps come first, then pairs, then counters: seats that come back serve a paid booking whose lock
-    had lost them, and the counter is judged last."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    booking.lock(store, event, "u", 100, ttl=timedelta(minutes=1))
-    clock.advance(minutes=2)
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-    assert (entry["status"], outcomes(entry)) == (
-        "SUCCESS",
-        [("lost_lock", "2 seats taken again, lock CONSUMED")],
-    )
-    assert_consistent(store)
-
-
-def test_broken_item(store, clock, event):
-    """A broken lock is set aside and named; everything else is healed."""
-    broken, *_ = overdue_locks(store, event, clock, 3)
+def test_a_broken_lock_is_skipped_and_named_and_other_events_are_repaired(store, event):
+    broken, *_ = overdue_locks(store, event, 3)
     add(store, event, -3)
     edit(store, "seatLocks", broken, seats="x")
-    lock, booked = settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    entry = recover(store)
+    other = create(store)
+    overdue_locks(store, other, 2)
+    add(store, other, -2)
+    good = pair(store, event, "ACTIVE", "CONFIRMED")
+    report = run_recover(store)
 
-    assert store.lock(lock)["status"] == "CONSUMED"
-    assert entry["details"]["locksExpired"] == 2
-    assert [item["id"] for item in entry["details"]["setAside"]] == [broken]
-    assert str(broken) in entry["error"]
-    assert store.booking(booked)["status"] == "CONFIRMED"
+    assert states(store, *good) == ("CONSUMED", "CONFIRMED")
+    assert (report.locks, available(store, other), available(store, event)) == (2, 100, 95)
+    assert broken in [item["id"] for item in report.run["details"]["setAside"]]
 
 
 # --- counters ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drift", [-3, 3, 200])
-def test_counter(store, clock, event, drift):
-    """A counter that drifted is set right and reported with what it was and what it should be."""
-    booking.lock(store, event, "u", 10, ttl=timedelta(hours=1))
+def test_a_counter_that_drifted_is_set_right_and_told_with_what_it_was_and_should_be(store, event, drift):
+    lock(store, event, 10, ttl=HOUR)
     add(store, event, drift)
-    clock.advance(minutes=2)
-    entry = recover(store)
-    (step,) = entry["details"]["findings"]
+    report = run_recover(store)
+    (step,) = report.steps
 
     assert available(store, event) == 90
-    assert (step["fault"], step["outcome"]) == ("counter_drift", "corrected")
-    assert f"{90 + drift} seats available, should be 90" in step["message"]
-    assert sums(entry) == (0, 0, 0, 1)
-    assert int is type(available(store, event))
+    assert outcomes(report) == [("counter_drift", "corrected")]
+    assert f"{90 + drift} seats available, should be 90" in step.violation.message
+    assert (sums(report), report.counters_corrected) == ((0, 0, 0, 1), 1)
+    assert type(available(store, event)) is int
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_counter_under_a_deleted_paid_lock(store, clock, event, dry_run):
-    """While a paid booking has no lock, its event's counter is not raised: that could sell paid seats
-    again. It is a person's to decide, with the reason."""
-    lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
-    store.database.seatLocks.delete_one({"_id": lock})
-    before = everything(store, "jobLogs")
-    entry = recover(store, dry_run=dry_run)
+@pytest.mark.parametrize("status", ["CONFIRMED", "PAYMENT_PENDING"])
+def test_while_a_live_booking_has_no_lock_its_events_counter_is_not_raised(store, event, dry_run, status):
+    """That could sell its seats again. It is a person's to decide, with the reason."""
+    held, _ = pair(store, event, "CONSUMED" if status == "CONFIRMED" else "ACTIVE", status)
+    delete(store, "seatLocks", held)
+    before = available(store, event), everything(store, "jobLogs", "events")
+    report = run_recover(store, dry_run=dry_run)
 
-    assert before == everything(store, "jobLogs")
-    assert set(outcomes(entry)) == {
-        ("confirmed_without_lock", "needs a person"),
-        ("counter_in_doubt", "needs a person"),
-    }
-    assert "98 seats available, should be 100" in entry["details"]["findings"][-1]["message"]
-    assert "paid booking has no lock" in entry["details"]["findings"][-1]["message"]
-    assert entry["status"] == "FAILED"
+    assert (available(store, event), everything(store, "jobLogs", "events")) == before
+    without = {"CONFIRMED": "confirmed_without_lock", "PAYMENT_PENDING": "booking_without_lock"}[status]
+    assert set(outcomes(report)) == {(without, "needs a person"), ("counter_in_doubt", "needs a person")}
+    assert "98 seats available, should be 100" in report.steps[-1].violation.message
+    assert "names a lock that does not exist" in report.steps[-1].violation.message
+    assert report.run["status"] == "FAILED"
 
 
-def test_counter_above_a_deleted_paid_lock(store, clock, event):
-    """A counter that is too high is lowered all the same: that sells nothing."""
-    lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
-    store.database.seatLocks.delete_one({"_id": lock})
+def test_a_counter_that_is_too_high_is_lowered_also_where_a_paid_booking_has_no_lock(store, event):
+    """That sells nothing."""
+    held, _ = pair(store, event, "CONSUMED", "CONFIRMED")
+    delete(store, "seatLocks", held)
     add(store, event, 2 + 5)
-    entry = recover(store)
+    report = run_recover(store)
 
     assert available(store, event) == 100
-    assert ("counter_drift", "corrected") in outcomes(entry)
+    assert ("counter_drift", "corrected") in outcomes(report)
 
 
-def test_paid_and_expired_beside_a_deleted_paid_lock(store, clock, event):
-    """Nor is it raised to take the seats of another paid booking again."""
-    deleted, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    store.database.seatLocks.delete_one({"_id": deleted})
+def test_a_counter_is_not_raised_to_take_the_seats_of_a_paid_booking_again(store, event):
+    deleted, _ = pair(store, event, "CONSUMED", "CONFIRMED")
+    held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
+    delete(store, "seatLocks", deleted)
     add(store, event, -97)
-    entry = recover(store)
+    run_recover(store)
 
-    assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
-    assert {outcome for _, outcome in outcomes(entry)} == {"needs a person"}
+    # Its locks hold 2 of 100, so the seats are taken; what the counter says stays as low as it is.
+    assert now_of(store, event, held, booked) == ("CONSUMED", "CONFIRMED", 1)
 
 
-def test_overbooked_event(store, clock, event):
-    """Where locks hold more seats than there are, no counter can be right: a person must decide."""
-    lock = booking.lock(store, event, "u", 1, ttl=timedelta(hours=1)).document["_id"]
-    edit(store, "seatLocks", lock, seats=101)
-    clock.advance(minutes=2)
+def test_where_locks_hold_more_seats_than_there_are_a_person_must_decide(store, event):
+    held = lock(store, event, 1, ttl=HOUR)
+    edit(store, "seatLocks", held, seats=101)
     before = everything(store, "jobLogs")
-    entry = recover(store)
+    report = run_recover(store)
 
     assert before == everything(store, "jobLogs")
-    assert outcomes(entry) == [("overbooked", "needs a person")]
+    assert outcomes(report) == [("overbooked", "needs a person")]
 
 
-def test_counter_moved_meanwhile(standalone_store, clock, monkeypatch):
-    """Without transactions a counter is never set across a purchase made after the locks were read."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    add(store, event, -3)
-    clock.advance(minutes=2)
-    look, calls = store.held_by_event, iter(range(100))
-
-    def bought_meanwhile(session=None, event_id=None):
-        held = look(session, event_id)
-        if event_id is not None and not next(calls):
-            clock.advance(milliseconds=1)
-            booking.lock(store, event, "u", 5, ttl=timedelta(hours=1))
-        return held
-
-    monkeypatch.setattr(store, "held_by_event", bought_meanwhile)
-    recover(store)
-    assert available(store, event) == 92
-
-    clock.advance(minutes=2)
-    recover(store)
-    assert available(store, event) == 95
-
-
-def test_busy_event_on_a_standalone(standalone_store, clock):
-    """Without transactions an event that somebody changed within the last minute is left for the next
-    run: a lock command may have taken seats and not yet written its lock."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    clock.advance(minutes=5)
-    store.take_seats(event, 2, None)
-    clock.advance(seconds=59)
-    entry = recover(store)
-
-    assert available(store, event) == 98
-    assert outcomes(entry) == [
-        ("counter_drift", "left for the next run: the event was changed within the last minute")
-    ]
-    assert (entry["status"], entry["details"]["countersLeft"]) == ("FAILED", 1)
-    assert "run `seatctl recover` again in a minute" in entry["error"]
-    clock.advance(seconds=1)
-    entry = recover(store)
-    assert (entry["status"], "countersLeft" in entry["details"]) == ("SUCCESS", False)
-    assert available(store, event) == 100
-
-
-def test_half_done_command_is_nothing_left(standalone_store, clock, monkeypatch):
-    """Without transactions, a counter that is right again at another look was a command in flight, and
-    nobody is told to run recovery again."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    store.take_seats(event, 2, None)
-    look, calls = recovery.is_quiet, iter(range(100))
-
-    def finished_meanwhile(*arguments):
-        if next(calls) == 1:
-            overdue_locks(store, event, clock, 2)
-        return look(*arguments)
-
-    monkeypatch.setattr(recovery, "is_quiet", finished_meanwhile)
-    entry = recover(store)
-
-    assert (available(store, event), entry["status"], outcomes(entry)) == (98, "SUCCESS", [])
-
-
-def test_busy_event_with_transactions(replica_store, clock):
-    """With transactions a half-done command cannot be met, so nothing has to wait."""
-    event = booking.create_event(replica_store, "Concert", 100, timedelta(days=30)).document["_id"]
-    add(replica_store, event, -2)
-    recover(replica_store)
-
-    assert available(replica_store, event) == 100
-    assert clock() == replica_store.event(event)["updatedAt"]
-
-
-def test_own_changes_are_quiet(standalone_store, clock):
-    """Recovery's own changes of the same run do not make an event busy."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    overdue_locks(store, event, clock, 3)
-    add(store, event, -5)
-    clock.advance(minutes=2)
-    recover(store)
-
-    assert available(store, event) == 100
-
-
-@pytest.mark.parametrize("own_change", ["swept", "returned", "taken again"])
-def test_own_changes_hide_no_neighbour(standalone_store, clock, own_change):
-    """A change that somebody else made a moment before recovery's own still counts."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    if own_change == "swept":
-        overdue_locks(store, event, clock, 3)
-        add(store, event, -3)
-    elif own_change == "returned":
-        settle(store, event, clock, "ACTIVE", "FAILED")
-    else:
-        settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    clock.advance(minutes=5)
-    store.take_seats(event, 10, None)  # a buyer whose lock is about to appear
-    clock.advance(seconds=1)
-    entry = recover(store)
-
-    assert available(store, event) == (88 if own_change == "taken again" else 90)
-    assert outcomes(entry)[-1][0] == "counter_drift"
-    assert outcomes(entry)[-1][1].startswith("left for the next run")
-
-
-def test_low_counter_of_a_busy_event_is_not_oversold(standalone_store, clock):
-    """A paid lock whose event's counter is low only because it may not be corrected yet waits for the
-    next run; nobody is told that the event is oversold."""
-    store = standalone_store
-    event = booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"]
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    store.take_seats(event, 99, None)
-    clock.advance(seconds=1)
-    entry = recover(store)
-
-    assert state(store, event, lock, booked) == ("EXPIRED", "CONFIRMED", 1)
-    assert [outcome.partition(":")[0] for _, outcome in outcomes(entry)] == ["left for the next run"] * 2
-    assert entry["details"]["countersLeft"] == 1
-    clock.advance(minutes=1)
-    recover(store)
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-
-
-def test_event_without_a_date(standalone_store, clock):
-    """An event of another program that carries no `updatedAt` counts as quiet."""
-    event = booking.create_event(standalone_store, "Concert", 100, timedelta(days=30)).document["_id"]
-    standalone_store.database.events.update_one(
+def test_a_correction_stamps_the_event_with_the_servers_now(store, clock, event):
+    store.database.events.update_one(
         {"_id": event}, {"$unset": {"updatedAt": 1}, "$inc": {"availableSeats": -1}}
     )
-    recover(standalone_store)
+    clock.advance(minutes=1)
+    run_recover(store)
 
-    assert available(standalone_store, event) == 100
-    assert clock() == standalone_store.event(event)["updatedAt"]
-
-
-# --- somebody was faster -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("lock_status", "booking_status"),
-    [
-        ("ACTIVE", "CONFIRMED"),
-        ("EXPIRED", "CONFIRMED"),
-        ("ACTIVE", "FAILED"),
-        ("EXPIRED", "PAYMENT_PENDING"),
-    ],
-)
-def test_healed_meanwhile(store, clock, event, monkeypatch, lock_status, booking_status):
-    """What another run of recovery has healed between finding and repairing is left alone and not
-    reported."""
-    settle(store, event, clock, lock_status, booking_status)
-    find, calls = recovery.look, iter(range(100))
-
-    def healed_meanwhile(where):
-        found = find(where)
-        if not next(calls):
-            assert sums(recover(store)) != (0, 0, 0, 0)
-        return found
-
-    monkeypatch.setattr(recovery, "look", healed_meanwhile)
-    entry = recover(store)
-
-    assert (sums(entry), outcomes(entry)) == ((0, 0, 0, 0), [])
-    assert_consistent(store)
-
-
-def test_counter_healed_meanwhile(store, clock, event, monkeypatch):
-    """So is a counter."""
-    add(store, event, -3)
-    clock.advance(minutes=2)
-    find, calls = recovery.look, iter(range(100))
-
-    def healed_meanwhile(where):
-        found = find(where)
-        if not next(calls):
-            recover(store)
-        return found
-
-    monkeypatch.setattr(recovery, "look", healed_meanwhile)
-
-    assert outcomes(recover(store)) == []
     assert available(store, event) == 100
+    assert event_of(store, event)["updatedAt"] == clock()
 
 
-def test_lock_taken_again_meanwhile(store, clock, event, monkeypatch):
-    """Seats that another run took again are not taken twice."""
-    lock, booked = settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    take, calls = store.retake_seats, iter(range(100))
+def test_the_repairs_are_of_faults_that_a_program_may_repair():
+    from seatctl.domain.states import REPAIRABLE, Fault
 
-    def healed_meanwhile(*arguments):
-        if not next(calls):
-            recover(store)
-        return take(*arguments)
-
-    monkeypatch.setattr(store, "retake_seats", healed_meanwhile)
-
-    assert outcomes(recover(store)) == []
-    assert state(store, event, lock, booked) == ("CONSUMED", "CONFIRMED", 98)
-
-
-# --- dry runs ------------------------------------------------------------------------------------------
-
-
-def test_dry_run_writes_nothing(store, clock, event):
-    """A dry run prints every finding as a plan and changes nothing, not even the log."""
-    overdue_locks(store, event, clock, 7)
-    settle(store, event, clock, "ACTIVE", "CONFIRMED")
-    settle(store, event, clock, "CONSUMED", "FAILED")
-    settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
-    before = everything(store)
-    entry = recover(store, dry_run=True)
-
-    assert before == everything(store)
-    assert set(outcomes(entry)) == {
-        ("unsettled_lock", "planned"),
-        ("booking_without_seats", "planned"),
-        ("consumed_without_booking", "needs a person"),
-        ("counter_drift", "planned"),
-    }
-
-
-@pytest.mark.parametrize(("counter", "gains"), [(93, 7), (100, 0)])
-def test_dry_run_says_what_the_sweeps_would_do(store, clock, event, counter, gains):
-    """A dry run over overdue locks gives the numbers of the run that follows it."""
-    overdue_locks(store, event, clock, 7)
-    add(store, event, counter - 100)
-    clock.advance(minutes=2)
-    planned = recover(store, dry_run=True)
-
-    assert sums(planned)[:3] == sums(recover(store))[:3] == (7, 0, gains)
-
-
-def test_dry_run_plans_an_overdue_orphan_once(store, clock, event):
-    """An overdue lock of an event that does not exist stands in the plan once."""
-    overdue_locks(store, NOWHERE, clock, 1)
-    planned = recover(store, dry_run=True)
-
-    assert outcomes(planned) == [("orphan_lock", "planned")]
-    assert available(store, event) == 100
-
-
-def test_dry_run_beside_a_buyer(store, clock, event):
-    """What a buyer takes after a dry run has planned something for the event is no drift in the plan."""
-    overdue_locks(store, event, clock, 7)
-    add(store, event, -7)
-    plan = rehearsal.Rehearsal(store)
-    (swept,) = expiry.sweep(plan, expiry.lock_sweep(plan), Terms(clock(), overdue_at=clock()), dry_run=True)
-    booking.lock(store, event, "u", 5)
-
-    assert (swept.locks, list(findings.counters(plan))) == (7, [])
-
-
-def twins(store, event, clock, lock_status, *states):
-    """A lock with several bookings, of another program's making."""
-    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
-    edit(store, "seatLocks", lock, status=lock_status)
-    store.database.bookings.drop_indexes()
-    due = clock() + timedelta(hours=2)
-    for status in states:
-        fields = {"event": event, "user": "u", "seatLockId": lock, "paymentExpiresAt": due}
-        store.database.bookings.insert_one({**fields, "status": status})
-    clock.advance(minutes=2)
-
-
-def swept_onto(counter):
-    def damage(store, event, clock):
-        overdue_locks(store, event, clock, 7)
-        add(store, event, counter - 100)
-
-    return damage
-
-
-def settled(lock_status, booking_status, *, late=0, more=0, **lock_fields):
-    """A pair, its counter off by `more`, that long past its settling."""
-
-    def damage(store, event, clock):
-        settle(store, event, clock, lock_status, booking_status, **lock_fields)
-        add(store, event, more)
-        clock.advance(hours=late)
-
-    return damage
-
-
-def lost_lock_of_a_full_event(store, event, clock):
-    settle(store, event, clock, "EXPIRED", "CONFIRMED")
-    booking.lock(store, event, "u", 100, ttl=timedelta(minutes=1))
-
-
-def nowhere(lock_status, booking_status, *, late=0, both=True):
-    """A pair whose event is gone; unless `both`, only the lock says so."""
-
-    def damage(store, event, clock):
-        lock, booked = settle(store, event, clock, lock_status, booking_status)
-        edit(store, "seatLocks", lock, eventId=NOWHERE)
-        if both:
-            edit(store, "bookings", booked, event=NOWHERE)
-        clock.advance(hours=late)
-
-    return damage
-
-
-def elsewhere(late):
-    """A waiting booking that names another event than its lock's."""
-
-    def damage(store, event, clock):
-        _, booked = settle(store, event, clock, "ACTIVE", "PAYMENT_PENDING")
-        other = booking.create_event(store, "Other", 10, timedelta(days=30)).document["_id"]
-        edit(store, "bookings", booked, event=other)
-        clock.advance(hours=late)
-
-    return damage
-
-
-def lock_without_an_event(store, event, clock):
-    lock = booking.lock(store, event, "u", 2, ttl=timedelta(hours=2)).document["_id"]
-    store.database.seatLocks.update_one({"_id": lock}, {"$unset": {"eventId": 1}})
-    clock.advance(minutes=2)
-
-
-def booking_of_no_possible_lock(late):
-    def damage(store, event, clock):
-        _, booked = settle(store, event, clock, "EXPIRED", "PAYMENT_PENDING")
-        edit(store, "bookings", booked, seatLockId=f"L-{booked}")  # mongomock guards these, too
-        clock.advance(hours=late)
-
-    return damage
-
-
-def deleted_paid_lock(store, event, clock):
-    lock, _ = settle(store, event, clock, "CONSUMED", "CONFIRMED")
-    overdue_locks(store, event, clock, 3)
-    store.database.seatLocks.delete_one({"_id": lock})
-
-
-def overdue_twins(store, event, clock):
-    twins(store, event, clock, "ACTIVE", "PAYMENT_PENDING", "PAYMENT_PENDING")
-    clock.advance(hours=3)
-
-
-def busy_event(store, event, clock):
-    clock.advance(minutes=2)
-    store.take_seats(event, 2, None)
-    clock.advance(seconds=1)
-    overdue_locks(store, event, clock, 3)
-
-
-def everything_at_once(store, _event, clock):
-    # Once a lock has two bookings, a standalone confirms no more.
-    for name in sorted(list(DAMAGE)[:-1], key=lambda name: "twice" in name):
-        DAMAGE[name](
-            store, booking.create_event(store, "Concert", 100, timedelta(days=30)).document["_id"], clock
-        )
-
-
-DAMAGE = {
-    "overdue locks": swept_onto(93),
-    "overdue locks on a full counter": swept_onto(100),
-    "overdue locks on a counter that takes some": swept_onto(97),
-    "a counter that is too high": settled("CONSUMED", "CONFIRMED", more=1),
-    "a counter that is too low": settled("CONSUMED", "CONFIRMED", more=-1),
-    "paid, active": settled("ACTIVE", "CONFIRMED"),
-    "paid, active, overdue": settled("ACTIVE", "CONFIRMED", late=3),
-    "paid, lost": settled("EXPIRED", "CONFIRMED"),
-    "paid, lost, counter too low": settled("EXPIRED", "CONFIRMED", more=-99),
-    "paid, lost, seats come back first": lost_lock_of_a_full_event,
-    "failed, active": settled("ACTIVE", "FAILED"),
-    "failed, active, full counter": settled("ACTIVE", "FAILED", more=2),
-    "failed, active, overdue": settled("ACTIVE", "FAILED", late=3),
-    "failed twice, active": lambda *scene: twins(*scene, "ACTIVE", "FAILED", "EXPIRED"),
-    "paid twice, active": lambda *scene: twins(*scene, "ACTIVE", "CONFIRMED", "CONFIRMED"),
-    "paid by a list of states, active, overdue": settled("ACTIVE", ["CONFIRMED"], late=3),
-    "waiting by a list of states, overdue": settled("ACTIVE", ["PAYMENT_PENDING"], late=3),
-    "sold by a list of states": settled(["CONSUMED"], "CONFIRMED", late=3),
-    "waiting, lost": settled("EXPIRED", "PAYMENT_PENDING"),
-    "waiting, lost, overdue": settled("EXPIRED", "PAYMENT_PENDING", late=3),
-    "waiting, sold": settled("CONSUMED", "PAYMENT_PENDING", late=3),
-    "waiting twice, overdue": overdue_twins,
-    "a lock without seats": settled("ACTIVE", "FAILED", seats="x", late=3),
-    "a lock without a deadline": settled("ACTIVE", "PAYMENT_PENDING", expiresAt=None),
-    "a lock without a deadline, overdue": settled("ACTIVE", "PAYMENT_PENDING", late=3, expiresAt=None),
-    "a lock without an event": lock_without_an_event,
-    "a booking of no possible lock": booking_of_no_possible_lock(0),
-    "a booking of no possible lock, overdue": booking_of_no_possible_lock(3),
-    "no event": nowhere("ACTIVE", "PAYMENT_PENDING"),
-    "no event, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3),
-    "no event, paid": nowhere("ACTIVE", "CONFIRMED"),
-    "no event, failed": nowhere("ACTIVE", "FAILED"),
-    "no event but the booking's": nowhere("ACTIVE", "PAYMENT_PENDING", both=False),
-    "no event but the booking's, overdue": nowhere("ACTIVE", "PAYMENT_PENDING", late=3, both=False),
-    "another event": elsewhere(0),
-    "another event, overdue": elsewhere(3),
-    "a deleted paid lock": deleted_paid_lock,
-    "a busy event": busy_event,
-    "everything at once": everything_at_once,
-}
-
-
-@pytest.mark.parametrize("batch_size", [1, 5000])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_plan(store, clock, event, damage, batch_size):
-    """What a dry run plans is what the run that follows it does: the same numbers, findings and counters,
-    and the same left to a person, to the next run, or set aside."""
-    DAMAGE[damage](store, event, clock)
-
-    def told(dry_run):
-        entry, run = joblog.run(
-            store,
-            JobType.RECOVERY,
-            lambda run: recovery.recover(store, run, batch_size=batch_size),
-            dry_run=dry_run,
-        )
-        undone = Counter(step for step in outcomes(entry) if step[1].startswith(("need", "left", "oversold")))
-        found = Counter((step["fault"], step["message"]) for step in entry["details"]["findings"])
-        return sums(entry), found, undone, set(map(str, run.set_aside.values())), entry.get("error")
-
-    before = everything(store)
-    planned = told(dry_run=True)
-
-    assert before == everything(store)
-    assert planned == told(dry_run=False)
-
-
-def test_what_a_repair_cannot_decide():
-    """A finding that no repair knows is a fault of the program, not something to pass over."""
-    unknown = findings.Finding(findings.Fault.OVERBOOKED, "no repair exists")
-
-    with pytest.raises(AssertionError):
-        recovery._repair(None, None, unknown, None, set())
+    assert set(REPAIRS) | {Fault.COUNTER_DRIFT} == REPAIRABLE

@@ -51,7 +51,7 @@ def test_on_an_empty_database_init_creates_what_it_says_and_then_nothing(databas
 
 
 def test_init_adds_what_is_missing_and_touches_no_document(database):
-    schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
+    schema.ONE_LOCK_PER_KEY.create(database)
     database.events.insert_one({"totalSeats": 10, "availableSeats": 11})
     before = list(database.events.find())
     created = init(database)
@@ -71,7 +71,7 @@ def test_whatever_is_dropped_is_missing_by_name_and_created_again(database):
         "seatLocks.locks_of_event",
         "jobLogs",
         "jobLogs.retention",
-        *(str(index) for index in schema.READERS if index.collection == "jobLogs"),
+        *(str(index) for index in schema.INDEXES if index.collection == "jobLogs"),
     }
     init(database)
     assert missing(database) == []
@@ -109,7 +109,7 @@ def test_the_sums_of_an_events_seats_are_read_from_an_index_alone(database):
 # --- indexes of other programs ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("index", [*schema.GUARDS, *schema.READERS], ids=str)
+@pytest.mark.parametrize("index", schema.INDEXES, ids=str)
 def test_an_equivalent_index_by_another_name_counts_as_there(database, index):
     database[index.collection].create_index(list(index.keys), name="theirs", **index.options)
     assert str(index) not in missing(database)
@@ -123,12 +123,12 @@ def test_an_equivalent_index_by_another_name_counts_as_there(database, index):
 def test_a_unique_index_on_every_document_serves_as_a_guard(database):
     """As Mongoose creates it: ours is partial, and theirs rules out more."""
     database.bookings.create_index([("seatLockId", 1)], unique=True, name="theirs")
-    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
-    database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
+    init(database)
+    database.bookings.insert_one({"seatLockId": ObjectId("0" * 24), "status": "CONFIRMED"})
 
-    assert names(database, "bookings") == {"theirs"}
+    assert "one_booking_per_lock" not in names(database, "bookings")
     with pytest.raises(DuplicateKeyError):
-        database.bookings.insert_one({"seatLockId": ObjectId("0" * 24)})
+        database.bookings.insert_one({"seatLockId": ObjectId("0" * 24), "status": "CONFIRMED"})
 
 
 @pytest.mark.parametrize(
@@ -152,30 +152,42 @@ def test_another_index_by_our_name_is_refused_with_the_way_out(database, index):
         init(database)
 
 
+def test_the_index_that_version_0_1_0_made_by_our_name_is_replaced(database):
+    init(database)
+    old = [("eventId", 1), ("status", 1), ("_id", 1)]
+    database.seatLocks.drop_index("locks_of_event")
+    database.seatLocks.create_index(old, name="locks_of_event")
+    database.seatLocks.insert_one({"eventId": 1, "seats": 1, "status": "ACTIVE"})
+
+    assert missing(database) == ["seatLocks.locks_of_event"]
+    assert init(database) == ["seatLocks.locks_of_event in place of that of version 0.1.0"]
+    assert schema.LOCKS_OF_EVENT.is_in(database)
+    assert init(database) == []
+
+
+def test_the_old_index_by_another_name_is_somebody_elses(database):
+    database.seatLocks.create_index([("eventId", 1), ("status", 1), ("_id", 1)], name="theirs")
+
+    assert "seatLocks.locks_of_event" in init(database)
+    assert {"theirs", "locks_of_event"} < names(database, "seatLocks")
+
+
 # --- guards --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guard", schema.GUARDS, ids=str)
-def test_a_guard_is_created_before_the_first_write_that_needs_it_and_stays(database, guard):
-    for _ in range(2):
-        schema.ensure_guard(database, guard)
-
-    assert names(database, guard.collection) == {guard.name}
-    assert guard.is_in(database)
-
-
 def test_documents_without_a_key_never_collide(database):
-    schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
-    database.seatLocks.insert_many([{"eventId": 1, "userId": 1}, {"eventId": 1, "userId": 1}])
-    database.seatLocks.insert_many([{"eventId": 1, "userId": 1, "idempotencyKey": None} for _ in "ab"])
+    init(database)
+    lock = {"eventId": 1, "userId": 1, "seats": 1, "status": "ACTIVE"}
+    database.seatLocks.insert_many([dict(lock), dict(lock)])
+    database.seatLocks.insert_many([{**lock, "idempotencyKey": None} for _ in "ab"])
 
     assert database.seatLocks.count_documents({}) == 4
 
 
-def test_a_guard_waits_for_a_majority_and_not_for_ever(database, monkeypatch):
+def test_an_index_waits_for_a_majority_and_not_for_ever(database, monkeypatch):
     sent = []
     monkeypatch.setattr(type(database.bookings), "create_indexes", lambda *_, **how: sent.append(how))
-    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+    schema.ONE_BOOKING_PER_LOCK.create(database)
 
     assert sent == [{"commitQuorum": "majority", "maxTimeMS": 50_000}]
 
@@ -185,10 +197,10 @@ def test_documents_that_a_guard_must_rule_out_are_named(database):
     database.seatLocks.insert_many([dict(same), dict(same)])
 
     with pytest.raises(WriteRefused, match="eventId 'e' and userId 'u' and idempotencyKey 'order-7'"):
-        schema.ensure_guard(database, schema.ONE_LOCK_PER_KEY)
+        init(database)
 
 
-@pytest.mark.parametrize("guard", schema.GUARDS, ids=str)
+@pytest.mark.parametrize("guard", [schema.ONE_LOCK_PER_KEY, schema.ONE_BOOKING_PER_LOCK], ids=str)
 @pytest.mark.parametrize("name", [None, "theirs"])
 def test_a_unique_index_that_leaves_documents_out_is_no_guard(database, guard, name):
     """Ours comes beside it or, where it has taken the name, is missing and asked for."""
@@ -198,45 +210,36 @@ def test_a_unique_index_that_leaves_documents_out_is_no_guard(database, guard, n
     assert str(guard) in missing(database)
 
     if name:
-        schema.ensure_guard(database, guard)
+        init(database)
         assert guard.is_in(database)
     else:
         with pytest.raises(WriteRefused, match=rf"dropIndex\(\"{guard.name}\"\)"):
-            schema.ensure_guard(database, guard)
+            init(database)
 
 
-def failing(code):
-    def create(*_):
+def refuse_indexes(monkeypatch, database, code):
+    def create_indexes(*_, **__):
         raise OperationFailure("no", code)
 
-    return create
+    monkeypatch.setattr(type(database.bookings), "create_indexes", create_indexes)
 
 
-def test_a_user_who_may_not_create_indexes_works_where_the_guard_exists(database, monkeypatch):
-    guard = schema.ONE_BOOKING_PER_LOCK
-    schema.ensure_guard(database, guard)
-    monkeypatch.setattr(schema.Index, "create", failing(UNAUTHORIZED))
-    schema.ensure_guard(database, guard)
+def test_a_user_who_may_not_create_indexes_can_run_init_where_nothing_is_missing(database, monkeypatch):
+    init(database)
+    refuse_indexes(monkeypatch, database, UNAUTHORIZED)
+    assert init(database) == []
 
-    database.bookings.drop_index(guard.name)
+    database.bookings.drop_index("one_booking_per_lock")
     with pytest.raises(OperationFailure):
-        schema.ensure_guard(database, guard)
-
-
-def test_any_other_failure_to_create_a_guard_is_not_passed_over(database, monkeypatch):
-    schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
-    monkeypatch.setattr(schema.Index, "create", failing(14031))
-
-    with pytest.raises(OperationFailure):
-        schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+        init(database)
 
 
 def test_an_index_that_takes_too_long_is_told_with_the_command_for_mongosh(database, monkeypatch):
-    monkeypatch.setattr(schema.Index, "create", failing(TIME_LIMIT_EXCEEDED))
+    refuse_indexes(monkeypatch, database, TIME_LIMIT_EXCEEDED)
     keys = r'createIndex\({"seatLockId": 1}, {"name": "one_booking_per_lock", "unique": true, '
 
     with pytest.raises(Unreachable, match=keys):
-        schema.ensure_guard(database, schema.ONE_BOOKING_PER_LOCK)
+        schema.ONE_BOOKING_PER_LOCK.create(database)
 
 
 # --- retention -----------------------------------------------------------------------------------------

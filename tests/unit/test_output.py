@@ -17,7 +17,7 @@ from bson.decimal128 import Decimal128
 
 from seatctl.domain.states import BookingStatus, JobStatus, LockStatus
 from seatctl.domain.words import count
-from seatctl.output import console, formats, live, tables
+from seatctl.output import console, formats, tables
 from seatctl.output.progress import Progress
 
 ID = ObjectId("65f000000000000000000001")
@@ -52,6 +52,10 @@ def event(**fields: Any) -> dict[str, Any]:
         "totalSeats": 10,
         **fields,
     }
+
+
+def list_of(collection: str, documents: list[dict[str, Any]], title: str | None = None) -> Any:
+    return tables.list_table(documents, tables.LISTS[collection], title)
 
 
 # --- words ---------------------------------------------------------------------------------------------
@@ -173,7 +177,7 @@ def test_ids_are_printed_one_a_line_whatever_they_are(capsys: pytest.CaptureFixt
 
 def test_a_pipe_gets_the_table_at_its_natural_width(capsys: pytest.CaptureFixture[str]) -> None:
     """No colour, no wrapping, no id cut, no trailing space."""
-    console.show(tables.events_table([event(name="x" * 300)], title="Events"), "a line  ")
+    console.show(list_of("events", [event(name="x" * 300)], "Events"), "a line  ")
     printed = capsys.readouterr().out
 
     assert str(ID) in printed
@@ -185,7 +189,7 @@ def test_a_pipe_gets_the_table_at_its_natural_width(capsys: pytest.CaptureFixtur
 
 def test_a_terminal_gets_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
-    console.show(tables.locks_table([{"_id": ID, "status": "ACTIVE", "eventId": ID}]))
+    console.show(list_of("seatLocks", [{"_id": ID, "status": "ACTIVE", "eventId": ID}]))
 
     assert "\x1b[36mACTIVE" in terminal.getvalue()
 
@@ -195,7 +199,7 @@ def test_no_id_is_ever_cut(monkeypatch: pytest.MonkeyPatch, columns: int) -> Non
     """However narrow the window is, every id is there, folded at worst, and no line is too long."""
     terminal = use_terminal(monkeypatch, columns)
     monkeypatch.setenv("NO_COLOR", "1")
-    console.show(tables.bookings_table([{"_id": ID, "event": ID, "seatLockId": ID, "user": ID}]))
+    console.show(list_of("bookings", [{"_id": ID, "event": ID, "seatLockId": ID, "user": ID}]))
     lines = re.sub(r"\x1b\[\d*m", "", terminal.getvalue()).splitlines()
 
     assert max(map(len, lines)) <= columns
@@ -205,7 +209,7 @@ def test_no_id_is_ever_cut(monkeypatch: pytest.MonkeyPatch, columns: int) -> Non
 
 
 def test_data_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show(tables.events_table([event(name="[red]x[/red] :smile:")]), "[bold]line[/bold]")
+    console.show(list_of("events", [event(name="[red]x[/red] :smile:")]), "[bold]line[/bold]")
     printed = capsys.readouterr().out
 
     assert "[red]x[/red] :smile:" in printed
@@ -243,7 +247,7 @@ def test_the_bar_is_ascii_where_blocks_cannot_be_printed(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("collection", ["events", "seatLocks", "bookings", "jobLogs"])
 def test_a_document_without_any_field_is_a_row(capsys: pytest.CaptureFixture[str], collection: str) -> None:
-    console.show(tables.TABLES[collection]([{"_id": ID}]))
+    console.show(list_of(collection, [{"_id": ID}]))
 
     assert str(ID) in capsys.readouterr().out
 
@@ -252,7 +256,7 @@ def test_a_job_run_is_shown_with_what_it_did(capsys: pytest.CaptureFixture[str])
     """Numbers have separators; details that are none break nothing."""
     details = {"recordsProcessed": 12_345, "seatsRestored": 7, "duration": 3}
     runs = [{"_id": ID, "status": "FAILED", "error": "why", "details": details}, {"_id": ID, "details": "x"}]
-    console.show(tables.job_runs_table(runs))
+    console.show(list_of("jobLogs", runs))
     printed = capsys.readouterr().out
 
     assert "12,345" in printed
@@ -277,8 +281,8 @@ def test_a_document_is_shown_one_field_a_line(capsys: pytest.CaptureFixture[str]
 
 def test_a_violation_is_shown_with_its_remedy_or_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     violation = {"fault": "counter_drift", "message": "message", "remedy": "seatctl recover"}
-    console.show(tables.violations_table([violation]))
-    console.show(tables.violations_table([{**violation, "outcome": "corrected"}], "outcome"))
+    console.show(tables.list_table([violation], tables.VIOLATIONS))
+    console.show(tables.list_table([{**violation, "outcome": "corrected"}], tables.REPAIRS))
     first, second = capsys.readouterr().out.split("╯\n", 1)
 
     assert "what to do" in first
@@ -301,7 +305,7 @@ def test_a_job_that_never_ran_has_no_success_rate(capsys: pytest.CaptureFixture[
         {**row, "jobType": "RECOVERY", "runs": 0, "successRate": None},
         {**row, "jobType": "LOCK_EXPIRY", "runs": 3, "successRate": 2 / 3},
     ]
-    console.show(tables.summary_table(rows))
+    console.show(tables.list_table(rows, tables.SUMMARY))
     printed = capsys.readouterr().out
 
     assert "66.7%" in printed
@@ -373,27 +377,17 @@ def test_health_shows_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_live_screen_is_drawn_on_demand_and_knows_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setenv("LINES", "30")
-    with live.live_screen() as screen:
-        screen.draw(live.full_screen([tables.checks_table([])], "the end\n"))
-        assert screen.size == (80, 30)
+    with console.live_screen() as screen:
+        screen.update(console.full_screen([tables.checks_table([])], "the end\n"), refresh=True)
+        assert screen.console.size == (80, 30)
 
     assert "expected" in terminal.getvalue()
     assert "the end\\n" in terminal.getvalue()
     assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l"), "the terminal is left as it was"
 
 
-@pytest.mark.parametrize(
-    ("width", "columns"), [(20, ["name"]), (80, ["name", "seats"]), (130, ["id", "name", "seats"])]
-)
-def test_a_window_shows_the_columns_it_has_room_for(width: int, columns: list[str]) -> None:
-    made = live.glance_table({"id": 130, "name": 0, "seats #": 80}, [(ID, "x", 12_345)], width)
-
-    assert [column.header for column in made.columns] == columns
-    assert width < 80 or str(next(iter(made.columns[-1].cells))) == "12,345"
-
-
 def test_a_section_without_rows_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show(live.glance_table({"name": 0}, [], 80))
+    console.show(tables.live_table(["name"], []))
 
     assert "none" in capsys.readouterr().out
 

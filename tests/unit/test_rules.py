@@ -1,158 +1,210 @@
-"""States and rules, with time as an argument and no database."""
+"""What may happen to a lock or a booking, and what a caller may ask for: with time as an argument and no
+database."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bson import Int64
 
-from seatctl.domain import model
-from seatctl.domain.model import HOLDING, LIVE, BookingStatus, JobStatus, JobType, LockStatus
-from seatctl.errors import DamagedDocument, DeadlinePassed, KeyReused, WrongState
+from seatctl.domain import requests, rules
+from seatctl.domain.documents import Booking, SeatLock
+from seatctl.domain.rules import MAX_SEATS, MAX_TEXT
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.timespec import printable
+from seatctl.errors import DeadlinePassed, KeyReused, Usage, WrongState
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
-LATER = NOW + timedelta(milliseconds=1)
-LOCK = {"_id": "L", "seats": 2, "status": "ACTIVE", "expiresAt": LATER}
-BOOKING = {"_id": "B", "status": "PAYMENT_PENDING", "paymentExpiresAt": LATER}
+MOMENT = timedelta(milliseconds=1)
+LATER = NOW + MOMENT
 
 
-def test_states():
-    """The states are a contract with other programs."""
-    assert set(LockStatus) == {"ACTIVE", "CONSUMED", "EXPIRED"}
-    assert set(BookingStatus) == {"PAYMENT_PENDING", "CONFIRMED", "FAILED", "EXPIRED"}
-    assert set(JobType) == {"LOCK_EXPIRY", "BOOKING_EXPIRY", "RECOVERY"}
-    assert set(JobStatus) == {"SUCCESS", "FAILED"}
-    assert set(HOLDING) == {"ACTIVE", "CONSUMED"}
-    assert set(LIVE) == {"PAYMENT_PENDING", "CONFIRMED"}
+def lock(status=LockStatus.ACTIVE, expires_at=LATER, seats=2, key=None):
+    return SeatLock("L", "E", "u", seats, status, expires_at, key, {})
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [
-        (2, 2),
-        (2.0, 2),
-        (Int64(2), 2),
-        (-1, -1),
-        (0, 0),
-        (2.5, None),
-        (True, None),
-        ("2", None),
-        (None, None),
-        (float("inf"), None),
-        (float("-inf"), None),
-        (float("nan"), None),
-        ([2], None),
-    ],
-)
-def test_whole_number(value, number):
-    """A whole number is an int, or a double with nothing behind the point."""
-    assert model.whole_number(value) == number
+def booking(status=BookingStatus.PAYMENT_PENDING, deadline=LATER):
+    return Booking("B", "E", "u", "L", status, deadline, {})
 
 
-@pytest.mark.parametrize(("seats", "number"), [(1, 1), (3.0, 3), (0, None), (-2, None), (1.5, None)])
-def test_seats_of(seats, number):
-    """A lock holds a positive whole number of seats, or none that a program may move."""
-    assert model.seats_of({"seats": seats}) == number
+# --- rules --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("fields", "flaw"),
-    [
-        ({}, None),
-        ({"seats": 0}, "seats is 0, not a positive whole number"),
-        ({"seats": None}, "seats is missing, not a positive whole number"),
-        ({"expiresAt": "x" * 99}, f"expiresAt is '{'x' * 38}…, not a date"),
-    ],
-)
-def test_lock_flaw(fields, flaw):
-    """What keeps a lock from being given back is said in words, however long the value."""
-    assert model.lock_flaw({**LOCK, **fields}) == flaw
-
-
-@pytest.mark.parametrize(
-    ("total", "available", "flaw"),
-    [
-        (10, 0, None),
-        (10, 11, None),
-        (0, 0, "totalSeats is 0, not a positive whole number"),
-        (None, 0, "totalSeats is missing, not a positive whole number"),
-        (10, "7", "availableSeats is '7', not a whole number"),
-    ],
-)
-def test_counter_flaw(total, available, flaw):
-    """A counter can be used when both numbers are; being wrong is not being unreadable."""
-    assert model.counter_flaw({"totalSeats": total, "availableSeats": available}) == flaw
-
-
-def test_same_request():
-    """A key stands for one number of seats."""
-    model.check_same_request({"_id": "L", "seats": 2.0}, 2, "k")
-    with pytest.raises(KeyReused, match=r"already locked 2 seats .* use a new key to lock 3"):
-        model.check_same_request(LOCK, 3, "k")
+def test_a_key_stands_for_one_number_of_seats():
+    rules.check_same_request(lock(key="k"), 2)
+    said = r"key 'k' already locked 2 seats .* \(lock L\); use a new key to lock 3 seats"
+    with pytest.raises(KeyReused, match=said):
+        rules.check_same_request(lock(key="k"), 3)
+    with pytest.raises(KeyReused, match=r"locked 1 seat .* to lock 2 seats"):
+        rules.check_same_request(lock(seats=1, key="k" * 99), 2)
 
 
 @pytest.mark.parametrize("status", LockStatus)
-def test_confirmable(status):
-    """Only an ACTIVE lock strictly before its deadline becomes a booking."""
-    lock = {**LOCK, "status": status.value}
+def test_only_an_active_lock_strictly_before_its_deadline_is_confirmed(status):
     if status is not LockStatus.ACTIVE:
-        with pytest.raises(WrongState):
-            model.check_confirmable(lock, NOW)
+        with pytest.raises(WrongState, match=f"lock L is {status}; only an ACTIVE lock can be confirmed"):
+            rules.check_confirmable(lock(status), NOW)
         return
-    model.check_confirmable(lock, NOW)
-    with pytest.raises(DeadlinePassed):
-        model.check_confirmable(lock, LATER)
-    with pytest.raises(DamagedDocument):
-        model.check_confirmable({**lock, "expiresAt": None}, NOW)
-
-
-@pytest.mark.parametrize("status", LockStatus)
-def test_releasable(status):
-    """Only an ACTIVE lock without a booking is released; its deadline does not matter."""
-    lock = {**LOCK, "status": status.value}
-    if status is not LockStatus.ACTIVE:
-        with pytest.raises(WrongState):
-            model.check_releasable(lock, None)
-        return
-    model.check_releasable(lock, None)
-    model.check_releasable({**lock, "expiresAt": None}, None)
-    with pytest.raises(WrongState, match="has booking B"):
-        model.check_releasable(lock, BOOKING)
-    with pytest.raises(DamagedDocument):
-        model.check_releasable({**lock, "seats": 0}, None)
+    rules.check_confirmable(lock(), NOW)
+    for late in (LATER, LATER + MOMENT):
+        with pytest.raises(
+            DeadlinePassed, match=r"passed at 2027-01-01T12:00:00\.001Z; lock the seats again"
+        ):
+            rules.check_confirmable(lock(), late)
 
 
 @pytest.mark.parametrize("status", BookingStatus)
-def test_payable(status):
-    """Only a waiting booking strictly before its deadline is paid; everything else is due for refund."""
-    booking = {**BOOKING, "status": status.value}
-    if status is not BookingStatus.PAYMENT_PENDING:
-        with pytest.raises(WrongState, match="a refund is due"):
-            model.check_payable(booking, LOCK, NOW)
+def test_a_booking_is_confirmed_again_while_it_is_paid_or_in_time(status):
+    if status is BookingStatus.CONFIRMED:
+        rules.check_confirmed_before(booking(status), LATER + timedelta(days=99))
+        rules.check_confirmed_before(booking(status, None), NOW)
         return
-    model.check_payable(booking, LOCK, NOW)
-    with pytest.raises(DeadlinePassed, match="a refund is due"):
-        model.check_payable(booking, LOCK, LATER)
-    with pytest.raises(DamagedDocument, match="was not recorded"):
-        model.check_payable({**booking, "paymentExpiresAt": 5}, LOCK, NOW)
+    if status is not BookingStatus.PAYMENT_PENDING:
+        with pytest.raises(WrongState, match=f"lock L already had booking B, which is {status}"):
+            rules.check_confirmed_before(booking(status), NOW)
+        return
+    rules.check_confirmed_before(booking(), NOW)
+    with pytest.raises(
+        DeadlinePassed, match=r"booking B of lock L had to be paid by 2027-01-01T12:00:00\.001Z"
+    ):
+        rules.check_confirmed_before(booking(), LATER)
+
+
+@pytest.mark.parametrize(
+    ("lock_runs", "ttl", "wanted"),
+    [
+        (timedelta(minutes=10), None, timedelta(minutes=15)),
+        (timedelta(hours=1), None, timedelta(hours=1)),
+        (timedelta(minutes=15), None, timedelta(minutes=15)),
+        (timedelta(hours=1), timedelta(minutes=5), timedelta(minutes=5)),
+        (timedelta(minutes=10), timedelta(hours=2), timedelta(hours=2)),
+        (None, None, timedelta(minutes=15)),
+    ],
+)
+def test_the_payment_deadline_is_what_was_asked_or_never_before_the_locks_own(lock_runs, ttl, wanted):
+    expires_at = None if lock_runs is None else NOW + lock_runs
+
+    assert rules.payment_deadline(lock(expires_at=expires_at), ttl, NOW) == NOW + wanted
+
+
+@pytest.mark.parametrize("status", LockStatus)
+def test_only_an_active_lock_without_a_booking_is_released_whatever_its_deadline(status):
+    if status is not LockStatus.ACTIVE:
+        with pytest.raises(WrongState, match=f"lock L is {status}; only an ACTIVE lock can be released"):
+            rules.check_releasable(lock(status), None)
+        return
+    rules.check_releasable(lock(), None)
+    rules.check_releasable(lock(expires_at=None), None)
+    for state in BookingStatus:
+        said = rf"has booking B \({state}\); settle it with `seatctl pay B --failed`"
+        with pytest.raises(WrongState, match=said):
+            rules.check_releasable(lock(), booking(state))
+
+
+@pytest.mark.parametrize("status", BookingStatus)
+def test_only_a_pending_booking_strictly_before_its_deadline_is_paid_else_a_refund_is_due(status):
+    if status is not BookingStatus.PAYMENT_PENDING:
+        with pytest.raises(WrongState, match=f"booking B is {status}.*a refund is due"):
+            rules.check_payable(booking(status), lock(), NOW)
+        return
+    rules.check_payable(booking(), lock(), NOW)
+    with pytest.raises(DeadlinePassed, match=r"had to be paid by .*; a refund is due"):
+        rules.check_payable(booking(), lock(), LATER)
 
 
 @pytest.mark.parametrize("status", [*LockStatus, None])
-def test_payable_while_the_seats_are_held(status):
-    """A payment needs the lock that holds its seats."""
-    lock = None if status is None else {**LOCK, "status": status.value}
+def test_a_payment_needs_the_lock_that_holds_its_seats(status):
+    held = None if status is None else lock(status, expires_at=NOW - timedelta(days=1))
     if status is LockStatus.ACTIVE:
-        model.check_payable(BOOKING, lock, NOW)
+        rules.check_payable(booking(), held, NOW)
         return
-    with pytest.raises(WrongState, match="its seats are not held; a refund is due"):
-        model.check_payable(BOOKING, lock, NOW)
+    said = f"lock of booking B is {status or 'missing'}, so its seats are not held; a refund is due"
+    with pytest.raises(WrongState, match=said):
+        rules.check_payable(booking(), held, NOW)
 
 
 @pytest.mark.parametrize("status", BookingStatus)
-def test_failable(status):
-    """Only a waiting booking can fail."""
-    booking = {**BOOKING, "status": status.value}
-    if status is BookingStatus.PAYMENT_PENDING:
-        model.check_failable(booking)
-        return
-    with pytest.raises(WrongState):
-        model.check_failable(booking)
+@pytest.mark.parametrize("lock_status", [*LockStatus, None])
+def test_only_a_pending_booking_whose_lock_is_not_sold_can_fail(status, lock_status):
+    held = None if lock_status is None else lock(lock_status)
+    if status is not BookingStatus.PAYMENT_PENDING:
+        with pytest.raises(WrongState, match=f"booking B is {status}; only a PAYMENT_PENDING booking"):
+            rules.check_failable(booking(status), held)
+    elif lock_status is LockStatus.CONSUMED:
+        with pytest.raises(WrongState, match="is CONSUMED: somebody may have paid"):
+            rules.check_failable(booking(status), held)
+    else:
+        rules.check_failable(booking(status, NOW - timedelta(days=1)), held)
+
+
+def test_several_bookings_are_counted_in_words():
+    assert rules.several_bookings("L", 2) == "lock L has 2 bookings"
+
+
+# --- requests -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seats", [1, 2, MAX_SEATS])
+def test_a_number_of_seats_that_makes_sense(seats):
+    assert requests.seat_count(seats) == seats
+
+
+@pytest.mark.parametrize("seats", [0, -1, MAX_SEATS + 1, 10**30])
+def test_a_number_of_seats_that_makes_no_sense(seats):
+    with pytest.raises(Usage, match=f"a whole number from 1 to 1,000,000, not {seats}"):
+        requests.seat_count(seats)
+
+
+NAMES = [
+    "田中\u3000太郎",
+    "Jean\u00a0Valjean",
+    "क्\u200dषेत्र",
+    "👩\u200d💻",
+    "\u200f\u05e9\u05dc\u05d5\u05dd",
+    "Donau\u00addampf",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_the_world_are_texts(name):
+    assert requests.text("name", f"  {name} ") == name
+    assert printable(name) == name
+
+
+def test_a_text_is_stripped_and_may_be_as_long_as_the_limit():
+    assert requests.text("name", "  Concert\n") == "Concert"
+    assert requests.text("name", "x" * MAX_TEXT) == "x" * MAX_TEXT
+    assert requests.text("description", "a\n\tb", 10_000, lines=True) == "a\n\tb"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "must not be empty"),
+        (" \t ", "must not be empty"),
+        ("x" * (MAX_TEXT + 1), "has 201 characters; at most 200 are allowed"),
+        ("a\x00b", "control characters"),
+        ("a\nb", "control characters"),
+        ("\x1b[31mred", "control characters"),
+    ],
+)
+def test_a_text_that_cannot_stand_in_a_table(value, says):
+    with pytest.raises(Usage, match=f"name .*{says}"):
+        requests.text("name", value)
+
+
+@pytest.mark.parametrize("duration", [MOMENT, timedelta(days=3650)])
+def test_a_ttl_that_makes_sense(duration):
+    assert requests.ttl(duration) == duration
+
+
+@pytest.mark.parametrize("duration", [timedelta(), -MOMENT, timedelta(days=3650) + MOMENT])
+def test_a_ttl_that_makes_no_sense(duration):
+    with pytest.raises(Usage, match="longer than zero and at most 3650 days"):
+        requests.ttl(duration)
+
+
+def test_a_moment_is_a_time_or_a_duration_from_now_in_whole_milliseconds():
+    odd = timedelta(microseconds=1_999)
+
+    assert requests.moment("date", NOW + odd, NOW) == requests.moment("date", odd, NOW) == NOW + MOMENT
+    with pytest.raises(Usage, match="date is too far in the future"):
+        requests.moment("date", timedelta(days=3_000_000), NOW)

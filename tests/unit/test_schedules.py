@@ -16,9 +16,8 @@ import pytest
 
 from seatctl.domain.states import JobStatus, JobType
 from seatctl.errors import Usage
-from seatctl.ops import cron, systemd
-from seatctl.ops.installation import PROGRAM, URI_FILE, USER
-from seatctl.ops.systemd import BOOKINGS, FAILURE, LOCKS, RECOVER
+from seatctl.ops import schedules
+from seatctl.ops.schedules import BOOKINGS, FAILURE, LOCKS, RECOVER, URI_FILE
 
 if TYPE_CHECKING:
     from terminal import Shell
@@ -81,7 +80,7 @@ def shell(tmp_path: Path, uri_file: str) -> Shell:
 
 def test_the_example_is_what_the_command_prints() -> None:
     """`crontab.example` is the crontab of an installation in the standard place."""
-    assert cron.crontab(PROGRAM, USER, URI_FILE) == EXAMPLE
+    assert schedules.crontab("/usr/local/bin/seatctl", "seatctl", URI_FILE) == EXAMPLE
 
 
 def test_crontab_runs_every_job() -> None:
@@ -103,9 +102,9 @@ def test_the_health_check_of_the_crontab_works_without_its_comment_sign() -> Non
 
 def test_crontab_sets_its_environment() -> None:
     """The crontab relies on nothing that cron does not provide: shell, path, recipient, URI and database."""
-    assert settings(cron.crontab("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
+    assert settings(schedules.crontab("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
         "SHELL": "/bin/sh",
-        "PATH": cron.PATH,
+        "PATH": schedules.PATH,
         "MAILTO": "booking",
         "SEATCTL_URI_FILE": "/etc/seatctl/uri",
         "SEATCTL_DATABASE": "tickets",
@@ -114,7 +113,7 @@ def test_crontab_sets_its_environment() -> None:
 
 def test_crontab_has_no_comment_after_a_command() -> None:
     """Cron would hand such a comment to the shell."""
-    for crontab in (EXAMPLE, cron.crontab(ODD, "seatctl", URI_FILE)):
+    for crontab in (EXAMPLE, schedules.crontab(ODD, "seatctl", URI_FILE)):
         assert all("#" not in command for command in commands(crontab))
 
 
@@ -125,7 +124,7 @@ def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: P
     here.parent.mkdir(parents=True)
     here.write_text('#!/bin/sh\necho "$1"\n')
     here.chmod(0o755)
-    crontab = cron.crontab(str(here), "seatctl", URI_FILE)
+    crontab = schedules.crontab(str(here), "seatctl", URI_FILE)
 
     answers = [run_as_cron(crontab, command) for command in commands(crontab)]
 
@@ -135,8 +134,10 @@ def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: P
 
 def test_crontab_quotes_a_value_that_starts_like_a_quote() -> None:
     """A file name that begins with a quote or a space reaches the program unchanged."""
-    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in cron.crontab("/opt/seatctl", "seatctl", "'quoted'/uri")
-    assert """SEATCTL_URI_FILE=" spaced"\n""" in cron.crontab("/opt/seatctl", "seatctl", " spaced")
+    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in schedules.crontab(
+        "/opt/seatctl", "seatctl", "'quoted'/uri"
+    )
+    assert """SEATCTL_URI_FILE=" spaced"\n""" in schedules.crontab("/opt/seatctl", "seatctl", " spaced")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_what_no_schedule_can_contain_is_refused(
     program: str, user: str, uri_file: str, database: str | None
 ) -> None:
     """A relative program, an empty name or a line break is a usage error, not a broken file."""
-    for make in (cron.crontab, systemd.units):
+    for make in (schedules.crontab, schedules.units):
         with pytest.raises(Usage):
             make(program, user, uri_file, database)
 
@@ -162,10 +163,10 @@ def test_what_no_schedule_can_contain_is_refused(
 def test_a_crontab_value_with_both_kinds_of_quotes_is_refused() -> None:
     """Cron has no escapes."""
     with pytest.raises(Usage, match="both kinds of quotes"):
-        cron.crontab("/opt/seatctl", "seatctl", "'\"/uri")
+        schedules.crontab("/opt/seatctl", "seatctl", "'\"/uri")
 
 
-@pytest.mark.parametrize("crontab", [EXAMPLE, cron.crontab(ODD, "seatctl", URI_FILE, "tickets")])
+@pytest.mark.parametrize("crontab", [EXAMPLE, schedules.crontab(ODD, "seatctl", URI_FILE, "tickets")])
 def test_debians_crontab_accepts_it(crontab: str, tmp_path: Path) -> None:
     file = tmp_path / "crontab"
     file.write_text(crontab)
@@ -177,7 +178,7 @@ def test_debians_crontab_accepts_it(crontab: str, tmp_path: Path) -> None:
 def test_every_line_of_the_crontab_runs_in_crons_environment(shell: Shell, uri_file: str) -> None:
     """Each succeeds with the crontab's own variables alone, prints nothing, and logs its run."""
     shell.ok("init")
-    crontab = cron.crontab(INSTALLED, "nobody", uri_file)
+    crontab = schedules.crontab(INSTALLED, "nobody", uri_file)
 
     for command in commands(crontab):
         run = run_as_cron(crontab, command)
@@ -194,7 +195,7 @@ def test_a_wrong_uri_is_one_line_for_each_run(tmp_path: Path) -> None:
     nowhere.write_text(f"mongodb://user:secret@{socket}/?serverSelectionTimeoutMS=200")
     nowhere.chmod(0o600)
     for uri_file, code in ((str(tmp_path / "absent"), 11), (str(nowhere), 10)):
-        crontab = cron.crontab(INSTALLED, "nobody", uri_file)
+        crontab = schedules.crontab(INSTALLED, "nobody", uri_file)
         for command in commands(crontab)[1:]:
             run = run_as_cron(crontab, command)
             assert (code, "") == (run.returncode, run.stdout)
@@ -208,25 +209,25 @@ def test_a_wrong_uri_is_one_line_for_each_run(tmp_path: Path) -> None:
 def test_schedule_cron_is_for_this_installation(shell: Shell, uri_file: str) -> None:
     """The crontab names this program, this file with the URI, and the user who asks or is named."""
     me = pwd.getpwuid(os.getuid()).pw_name
-    assert shell.ok("schedule", "cron").stdout == cron.crontab(INSTALLED, me, uri_file)
+    assert shell.ok("schedule", "cron").stdout == schedules.crontab(INSTALLED, me, uri_file)
     named = shell.ok("schedule", "cron", "--user", "nobody", "--database", "tickets", "--json")
-    assert named.json == {"crontab": cron.crontab(INSTALLED, "nobody", uri_file, "tickets")}
+    assert named.json == {"crontab": schedules.crontab(INSTALLED, "nobody", uri_file, "tickets")}
 
 
 def test_a_schedule_never_contains_the_uri_itself(shell: Shell, uri_file: str) -> None:
     """Where the URI is in no file, the schedule names the default one, and stderr says so."""
     inline = shell.with_env(SEATCTL_URI_FILE="", SEATCTL_URI=Path(uri_file).read_text())
     printed = inline.ok("schedule", "cron", "--user", "nobody")
-    assert printed.stdout == cron.crontab(INSTALLED, "nobody", URI_FILE)
+    assert printed.stdout == schedules.crontab(INSTALLED, "nobody", URI_FILE)
     assert URI_FILE in printed.stderr
 
 
 def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, tmp_path: Path) -> None:
     """The units are printed, or written where --write says; where that fails, nothing is printed."""
     real = str(Path(sys.executable).resolve())
-    files = systemd.units(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
+    files = schedules.units(INSTALLED, "nobody", uri_file, interpreter=real, application="booking.service")
     command = ("schedule", "systemd", "--user", "nobody", "--application", "booking.service")
-    assert shell.ok(*command).stdout == systemd.bundle(files)
+    assert shell.ok(*command).stdout == schedules.bundle(files)
     assert shell.ok(*command, "--json").json == files
 
     (tmp_path / "units").mkdir()
@@ -259,13 +260,15 @@ def test_units_of_an_installation() -> None:
         f"{BOOKINGS}.service",
         f"{BOOKINGS}.timer",
         f"{FAILURE}.service",
-    } == set(systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE))
+    } == set(schedules.units("/usr/bin/seatctl", "seatctl", URI_FILE))
 
 
 @pytest.mark.parametrize("name", [RECOVER, LOCKS, BOOKINGS])
 def test_each_job_is_a_bounded_oneshot_that_reports_its_failure(name: str) -> None:
     """A job's service ends, has a time limit, calls the failure unit, and gets the URI as a credential."""
-    unit = directives(systemd.units("/usr/bin/seatctl", "seatctl", "/srv/uri", "tickets")[f"{name}.service"])
+    unit = directives(
+        schedules.units("/usr/bin/seatctl", "seatctl", "/srv/uri", "tickets")[f"{name}.service"]
+    )
 
     assert {
         "Type=oneshot",
@@ -280,7 +283,7 @@ def test_each_job_is_a_bounded_oneshot_that_reports_its_failure(name: str) -> No
 
 def test_timers_fire_every_minute_in_utc_half_a_minute_apart() -> None:
     """Both timers are accurate to the second, so that they stay apart, and make up for missed runs."""
-    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE)
+    units = schedules.units("/usr/bin/seatctl", "seatctl", URI_FILE)
 
     assert "OnCalendar=*-*-* *:*:00 UTC" in directives(units[f"{BOOKINGS}.timer"])
     assert "OnCalendar=*-*-* *:*:30 UTC" in directives(units[f"{LOCKS}.timer"])
@@ -290,7 +293,7 @@ def test_timers_fire_every_minute_in_utc_half_a_minute_apart() -> None:
 
 def test_recovery_comes_first() -> None:
     """At boot recovery runs before the sweeps and before the application, waiting for the database."""
-    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE, application="booking.service")
+    units = schedules.units("/usr/bin/seatctl", "seatctl", URI_FILE, application="booking.service")
     unit = directives(units[f"{RECOVER}.service"])
 
     assert f"Before={BOOKINGS}.service {LOCKS}.service booking.service" in unit
@@ -301,7 +304,7 @@ def test_recovery_comes_first() -> None:
 def test_every_relaxed_directive_has_its_reason_beside_it() -> None:
     """What opens the sandbox stands right below a comment that says why."""
     for program in ("/usr/bin/seatctl", "/home/ann/bin/seatctl", "/root/seatctl", IN_TMP):
-        for name, unit in systemd.units(program, "root", URI_FILE).items():
+        for name, unit in schedules.units(program, "root", URI_FILE).items():
             lines = unit.splitlines()
             for number, line in enumerate(lines):
                 if line in ("ProtectHome=read-only", "PrivateTmp=no", "PrivateNetwork=no"):
@@ -323,14 +326,14 @@ def test_the_sandbox_shows_the_program(
     program: str, interpreter: str | None, user: str, expected: set[str]
 ) -> None:
     """A program or interpreter in a home or in /tmp stays visible; all else stays closed."""
-    units = systemd.units(program, user, URI_FILE, interpreter=interpreter)
+    units = schedules.units(program, user, URI_FILE, interpreter=interpreter)
 
     assert expected <= set(directives(units[f"{LOCKS}.service"]))
 
 
 def test_specifiers_and_quotes_reach_the_program_as_they_are() -> None:
     """A percent sign is no specifier, and a space parts no words."""
-    units = systemd.units('/opt/50%/my "own"/seatctl', "seatctl", "/etc/100%", "a b")
+    units = schedules.units('/opt/50%/my "own"/seatctl', "seatctl", "/etc/100%", "a b")
     unit = directives(units[f"{LOCKS}.service"])
 
     assert r'ExecStart="/opt/50%%/my \"own\"/seatctl" expire-locks -q' in unit
@@ -341,14 +344,14 @@ def test_specifiers_and_quotes_reach_the_program_as_they_are() -> None:
 def test_a_credential_needs_a_path_without_spaces() -> None:
     """systemd has no quotes there, so such a path is a usage error."""
     with pytest.raises(Usage, match="spaces"):
-        systemd.units("/usr/bin/seatctl", "seatctl", "/etc/my uri")
+        schedules.units("/usr/bin/seatctl", "seatctl", "/etc/my uri")
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/env", INSTALLED])
 def test_systemd_accepts_the_units(program: str, tmp_path: Path) -> None:
     """`systemd-analyze verify` has nothing to say about them."""
     files = written(
-        tmp_path, systemd.units(program, "root", URI_FILE, "tickets", application="booking.service")
+        tmp_path, schedules.units(program, "root", URI_FILE, "tickets", application="booking.service")
     )
     checked = run_tool("systemd-analyze", "verify", *files)
 
@@ -359,7 +362,7 @@ def test_systemd_accepts_the_units(program: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["/usr/bin/seatctl", "/home/ann/seatctl", IN_TMP])
 def test_systemd_finds_the_services_well_confined(program: str, user: str, tmp_path: Path) -> None:
     """`systemd-analyze security` gives every service an exposure of 2.0 ("OK") or less."""
-    files = written(tmp_path, systemd.units(program, user, URI_FILE))
+    files = written(tmp_path, schedules.units(program, user, URI_FILE))
     for file in files:
         if file.endswith(".service"):
             checked = run_tool("systemd-analyze", "security", "--offline=true", "--threshold=20", file)
@@ -368,7 +371,7 @@ def test_systemd_finds_the_services_well_confined(program: str, user: str, tmp_p
 
 def test_bundle_names_each_file() -> None:
     """Printed as one text, each file stands under its name."""
-    units = systemd.units("/usr/bin/seatctl", "seatctl", URI_FILE)
+    units = schedules.units("/usr/bin/seatctl", "seatctl", URI_FILE)
 
     for name, text in units.items():
-        assert f"# /etc/systemd/system/{name}\n{text}" in systemd.bundle(units)
+        assert f"# /etc/systemd/system/{name}\n{text}" in schedules.bundle(units)

@@ -102,6 +102,18 @@ def test_a_wide_window_has_whole_ids_and_names() -> None:
     assert LONG in shown
 
 
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (50, ["event", "available", "locked", "sold"]),
+        (100, ["event", "date", "filled", "available", "locked", "sold", "total"]),
+        (130, ["id", "event", "date", "filled", "available", "locked", "sold", "total"]),
+    ],
+)
+def test_a_window_shows_the_columns_it_has_room_for(width: int, columns: list[str]) -> None:
+    assert lines_of(documents(), width, 24)[0].split() == columns
+
+
 def test_a_small_window_keeps_the_numbers_of_the_events_then_the_jobs() -> None:
     lines = lines_of(documents(), 50, 10)
 

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import (
-    CHECK,
-    MAX_AGE,
-    SET_UP,
-    WINDOW,
-    Check,
-    MaxAge,
-    PerEvent,
-    Prometheus,
-    Retention,
-    Window,
-)
+from seatctl.cli.options import CHECK, SET_UP, WINDOW, duration, flag, option
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
 from seatctl.errors import Unhealthy, Usage
+from seatctl.output import console, formats, tables
 
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
-    from seatctl.services.health import Health
+MAX_AGE = timedelta(minutes=3)
 
 checks, setup = typer.Typer(), typer.Typer()
 
@@ -34,7 +22,6 @@ checks, setup = typer.Typer(), typer.Typer()
 @command(checks, "verify", panel=CHECK, example="seatctl verify --json")
 def verify(call: Invocation) -> None:
     """Check all invariants; change nothing."""
-    from seatctl.output import console, formats, tables
     from seatctl.services import audit
 
     store = call.store()
@@ -45,7 +32,7 @@ def verify(call: Invocation) -> None:
         formats.print_json({"consistent": not violations, "checked": sizes, "findings": violations})
     elif violations and not call.quiet:
         where = "the table"
-        console.show(tables.violations_table(violations))
+        console.show(tables.list_table(violations, tables.VIOLATIONS))
     elif not call.quiet:
         names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
         checked = ", ".join(count(sizes[collection], name) for collection, name in names.items())
@@ -59,10 +46,17 @@ def verify(call: Invocation) -> None:
 @command(checks, "health", panel=CHECK, example="seatctl health --max-age 3m")
 def health(
     call: Invocation,
-    max_age: MaxAge = MAX_AGE,
-    window: Window = WINDOW,
-    prometheus: Prometheus = None,
-    per_event: PerEvent = False,
+    max_age: Annotated[timedelta, duration("Maximum age of an expiry job's last run.", MAX_AGE)] = MAX_AGE,
+    window: Annotated[timedelta, duration("How far back to count runs.", WINDOW)] = WINDOW,
+    prometheus: Annotated[
+        str | None,
+        option(
+            "--prometheus FILE", str, "Write metrics for node_exporter's textfile collector (- = stdout)."
+        ),
+    ] = None,
+    per_event: Annotated[
+        bool, flag("--per-event", "With --prometheus: also the seats of each event.")
+    ] = False,
 ) -> None:
     """Check job freshness, backlog and consistency."""
     from seatctl.services.health import check
@@ -72,21 +66,12 @@ def health(
     if prometheus is not None and call.json:
         raise Usage("--prometheus and --json are two output formats; use one of them")
     state = check(call.store(), max_age=max_age, window=window, per_event=per_event)
-    if prometheus is None:
-        _print_health(call, state)
-        return
-    from seatctl.ops import prometheus as metrics
+    if prometheus is not None:
+        from seatctl.ops import prometheus as metrics
 
-    # A scraper reads the metrics. They say what is wrong; the exit code need not.
-    if prometheus == metrics.STDOUT:
-        print(metrics.text(state), end="")
-    else:
+        # A scraper reads the metrics. They say what is wrong; the exit code need not.
         metrics.write(state, prometheus)
-
-
-def _print_health(call: Invocation, state: Health) -> None:
-    from seatctl.output import console, formats, tables
-
+        return
     document = state.as_document()
     if call.json:
         formats.print_json(document)
@@ -98,46 +83,39 @@ def _print_health(call: Invocation, state: Health) -> None:
 
 
 @command(setup, "init", panel=SET_UP, example="seatctl init --retention 30d")
-def init(call: Invocation, retention: Retention = None, check: Check = False) -> None:
+def init(
+    call: Invocation,
+    retention: Annotated[
+        timedelta | None, duration("How long to keep job log entries.", "unchanged; 30d in a new database")
+    ] = None,
+    check: Annotated[
+        bool, flag("--check", "Only report what is missing or wrong; exit 5 if anything is.")
+    ] = False,
+) -> None:
     """Create missing collections, indexes and validators."""
-    from seatctl.output import formats
-
-    store = call.store(create=not check)
-    if check:
-        _check_init(call, store, retention)
-        return
-    created = store.init(retention)
-    kept = format_duration(store.retention() or timedelta())
-    if call.json:
-        formats.print_json({"created": created, "missing": [], "wrong": [], "retention": kept})
-    elif not call.quiet:
-        for name in created:
-            print(f"created {name}")
-        state = "is ready" if created else "has all it needs"
-        print(f"Database {store.name} {state}; its job log is kept for {kept}.")
-
-
-def _check_init(call: Invocation, store: Store, retention: timedelta | None) -> None:
-    """Report what `init` with that retention would do. Raises Unhealthy if that is anything."""
-    from seatctl.output import formats
     from seatctl.services import audit
 
-    missing, current = store.missing(), store.retention()
-    wrong = [violation.message for violation in audit.indexes(store)]
+    store = call.store(create=not check)
+    created, missing, wrong = list[str](), list[str](), list[str]()
+    if check:
+        missing = store.missing()
+        wrong = [violation.message for violation in audit.indexes(store)]
+    else:
+        created = store.init(retention)
+    current = store.retention()
     kept = format_duration(current) if current else "ever"
-    if call.json:
-        formats.print_json({"created": [], "missing": missing, "wrong": wrong, "retention": kept})
-    elif not call.quiet:
-        for line in [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]:
-            print(line)
-        state = "is checked" if missing or wrong else "has all it needs"
-        print(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    state = "is ready" if created else "is checked" if missing or wrong else "has all it needs"
+    lines = [f"created {name}" for name in created] + [f"missing {name}" for name in missing]
+    lines += [f"wrong: {message}" for message in wrong]
+    lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    document = {"created": created, "missing": missing, "wrong": wrong, "retention": kept}
+    call.tell(document, "\n".join(lines))
     changes = [f"{count(len(missing), 'object')} missing"] if missing else []
     if current and retention and current != retention:
         changes.append(f"the job log is kept for {kept}, not for {format_duration(retention)}")
-    complaints = (
-        [f"{' and '.join(changes)}; the same command without --check changes that"] if changes else []
-    )
+    complaints = []
+    if changes:
+        complaints.append(f"{' and '.join(changes)}; the same command without --check changes that")
     if wrong:
         complaints.append(f"{count(len(wrong), 'index', 'indexes')} wrong; `seatctl verify` says what to do")
     if complaints:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import JOBS, AsOf, BatchSize, DryRun, Force, Settle, Wait
+from seatctl.cli.options import JOBS, AsOf, BatchSize, DryRun, Force, duration
 from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.words import count
 from seatctl.errors import ItemsLeft, Unhealthy
+from seatctl.output import console, progress, tables
 
 if TYPE_CHECKING:
     from seatctl.services.jobs import Progress
@@ -32,10 +34,10 @@ def expire_locks(
     """Expire overdue locks and return their seats.
 
     This is one run; schedule it every minute."""
-    from seatctl.services.jobs import SweepOptions, expire_locks
+    from seatctl.services import jobs
 
-    options = SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    _finish(call, _run(call, lambda progress: expire_locks(call.store(), options, progress)))
+    options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
+    _finish(_run(call, lambda progress: jobs.expire_locks(call.store(), options, progress)))
 
 
 @command(commands, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
@@ -49,68 +51,50 @@ def expire_bookings(
     """Expire unpaid bookings and return their seats.
 
     This is one run; schedule it every minute."""
-    from seatctl.services.jobs import SweepOptions, expire_bookings
+    from seatctl.services import jobs
 
-    options = SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    _finish(call, _run(call, lambda progress: expire_bookings(call.store(), options, progress)))
+    options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
+    _finish(_run(call, lambda progress: jobs.expire_bookings(call.store(), options, progress)))
 
 
 @command(commands, "recover", panel=JOBS, example="seatctl recover --dry-run")
 def recover(
     call: Invocation,
     dry_run: DryRun = False,
-    wait: Wait = None,
-    settle: Settle = SETTLE,
+    wait: Annotated[timedelta | None, duration("How long to wait for the database to come up.")] = None,
+    settle: Annotated[
+        timedelta, duration("How long a counter must show the same drift before it is raised.", SETTLE)
+    ] = SETTLE,
     batch_size: BatchSize = BATCH,
 ) -> None:
     """Repair inconsistent state after a crash.
 
     Returns overdue seats, repairs locks and bookings that contradict each other, corrects counters."""
-    from seatctl.services.jobs import RecoverOptions, recover
+    from seatctl.services import jobs
 
     store = call.store(wait=wait.total_seconds() if wait else 0)
-    options = RecoverOptions(dry_run=dry_run, batch_size=batch_size, settle=settle)
-    report = _run(call, lambda progress: recover(store, options, progress))
+    options = jobs.RecoverOptions(dry_run=dry_run, batch_size=batch_size, settle=settle)
+    report = _run(call, lambda progress: jobs.recover(store, options, progress))
     if not dry_run:
-        _finish(call, report)
-        return
-    _print(call, report)
-    if report.skipped or report.steps or report.locks or report.bookings or report.error:
+        _finish(report)
+    elif report.skipped or report.steps or report.locks or report.bookings or report.error:
         raise Unhealthy("; ".join(filter(None, ("there is something to recover", report.error))))
 
 
 def _run(call: Invocation, job: Callable[[Progress], JobReport]) -> JobReport:
-    """Run a job; a bar shows how far it is, where there is a person to see it."""
-    from seatctl.output.progress import Progress
+    """Run a job and print what it did. A bar shows how far it is, where there is a person to see it."""
     from seatctl.services.jobs import SILENT
 
-    progress = SILENT if call.quiet or call.verbose else Progress()
-    try:
-        return job(progress)
-    finally:
-        progress.stop()
+    report = job(SILENT if call.quiet or call.verbose else progress.Progress())
+    call.tell(report.run, _sentence(report))
+    if report.steps and not (call.json or call.quiet):
+        console.show(tables.list_table([step.as_document() for step in report.steps], tables.REPAIRS))
+    return report
 
 
-def _finish(call: Invocation, report: JobReport) -> None:
-    """The outcome of a job on stdout. Raises ItemsLeft when it had to skip something."""
-    _print(call, report)
+def _finish(report: JobReport) -> None:
     if report.error is not None:
         raise ItemsLeft(report.error)
-
-
-def _print(call: Invocation, report: JobReport) -> None:
-    if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json(report.run)
-    elif not call.quiet:
-        print(_sentence(report))
-        if report.steps:
-            from seatctl.output import console, tables
-
-            console.show(
-                tables.violations_table([step.as_document() for step in report.steps], last="outcome")
-            )
 
 
 def _sentence(report: JobReport) -> str:

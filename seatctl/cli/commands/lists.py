@@ -5,44 +5,49 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.options import (
     INSPECT,
-    INTERVAL,
     LIST_LIMIT,
+    STATUS,
     WINDOW,
-    BookingStatusFilter,
-    DocumentArgument,
     EventFilter,
-    Interval,
-    JobFilter,
-    JobStatusFilter,
     Limit,
-    LockStatusFilter,
-    Since,
-    Sort,
-    Summary,
     UserFilter,
+    duration,
+    flag,
+    parse_id,
+    parser,
 )
-from seatctl.domain.states import JobType
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.errors import Usage
+from seatctl.output import console, formats, tables
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
+
+INTERVAL = timedelta(seconds=2)
 
 commands = typer.Typer()
 
 
 @command(commands, "events", panel=INSPECT, example="seatctl events --sort fullest --limit 10")
-def events(call: Invocation, sort: Sort = "newest", limit: Limit = None) -> None:
+def events(
+    call: Invocation,
+    sort: Annotated[
+        Literal["newest", "fullest"], typer.Option(case_sensitive=False, help="Sort order.")
+    ] = "newest",
+    limit: Limit = None,
+) -> None:
     """List events, newest first, with their seats."""
     from seatctl.services import lookup
 
-    rows = _limit(call, limit)
+    rows = _rows(call, limit)
     _print_list(call, "events", lookup.events(call.store(), lookup.EventOrder(sort), rows), rows)
 
 
@@ -50,14 +55,14 @@ def events(call: Invocation, sort: Sort = "newest", limit: Limit = None) -> None
 def locks(
     call: Invocation,
     event: EventFilter = None,
-    status: LockStatusFilter = None,
+    status: Annotated[LockStatus | None, STATUS] = None,
     user: UserFilter = None,
     limit: Limit = None,
 ) -> None:
     """List locks, newest first."""
     from seatctl.services import lookup
 
-    rows = _limit(call, limit)
+    rows = _rows(call, limit)
     _print_list(call, "seatLocks", lookup.locks(call.store(), event, status, user, rows), rows)
 
 
@@ -65,48 +70,52 @@ def locks(
 def bookings(
     call: Invocation,
     event: EventFilter = None,
-    status: BookingStatusFilter = None,
+    status: Annotated[BookingStatus | None, STATUS] = None,
     user: UserFilter = None,
     limit: Limit = None,
 ) -> None:
     """List bookings, newest first."""
     from seatctl.services import lookup
 
-    rows = _limit(call, limit)
+    rows = _rows(call, limit)
     _print_list(call, "bookings", lookup.bookings(call.store(), event, status, user, rows), rows)
 
 
 @command(commands, "jobs", panel=INSPECT, example="seatctl jobs --type lock_expiry --status failed")
 def jobs(
     call: Invocation,
-    job: JobFilter = None,
-    status: JobStatusFilter = None,
+    job: Annotated[
+        JobType | None, typer.Option("--type", case_sensitive=False, help="Only runs of this job.")
+    ] = None,
+    status: Annotated[JobStatus | None, STATUS] = None,
     limit: Limit = None,
-    summary: Summary = False,
-    since: Since = None,
+    summary: Annotated[bool, flag("--summary", "Summarize the runs, one row for each job.")] = False,
+    since: Annotated[
+        timedelta | None, duration("Only runs started within this time.", "all; 24h with --summary")
+    ] = None,
 ) -> None:
     """List job runs, newest first."""
     from seatctl.services import lookup
 
     if not summary:
-        rows = _limit(call, limit)
+        rows = _rows(call, limit)
         _print_list(call, "jobLogs", lookup.job_runs(call.store(), job, status, since, rows), rows)
         return
     if status is not None or limit is not None:
         raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
-    from seatctl.output import console, formats, tables
-
     totals = lookup.summarize(call.store(), [job] if job else list(JobType), since or WINDOW)
     if call.json:
         formats.print_json(totals)
     elif not call.quiet:
-        console.show(tables.summary_table(totals))
+        console.show(tables.list_table(totals, tables.SUMMARY))
 
 
 @command(commands, "show", panel=INSPECT, example="seatctl show LOCK_ID")
-def show(call: Invocation, document_id: DocumentArgument) -> None:
+def show(
+    call: Invocation,
+    document_id: Annotated[Any, typer.Argument(metavar="ID", parser=parser(parse_id), help="Any id.")],
+) -> None:
     """Show any document by its id, with related documents."""
-    from seatctl.output import console, formats, tables
     from seatctl.services import lookup
 
     shown = lookup.show(call.store(), document_id)
@@ -116,13 +125,18 @@ def show(call: Invocation, document_id: DocumentArgument) -> None:
         formats.print_ids([shown.document])
     else:
         related = [
-            tables.TABLES[name](documents, name) for name, documents in shown.related.items() if documents
+            tables.list_table(documents, tables.LISTS[name], name)
+            for name, documents in shown.related.items()
+            if documents
         ]
         console.show(tables.document_table(shown.document, shown.kind), *related)
 
 
 @command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")
-def watch(call: Invocation, interval: Interval = INTERVAL) -> None:
+def watch(
+    call: Invocation,
+    interval: Annotated[timedelta, duration("Time between updates.", INTERVAL)] = INTERVAL,
+) -> None:
     """Show a live dashboard.
 
     Ctrl-C ends it, with exit code 0."""
@@ -134,23 +148,21 @@ def watch(call: Invocation, interval: Interval = INTERVAL) -> None:
     watch(call.store(), interval)
 
 
-def _limit(call: Invocation, limit: int | None) -> int:
+def _rows(call: Invocation, limit: int | None) -> int:
     """How many rows to list, 0 for all: a program cannot see that a list is not complete."""
     if limit is None:
         return 0 if call.json or call.quiet else LIST_LIMIT
     return limit
 
 
-def _print_list(call: Invocation, collection: str, documents: Iterator[StoredDocument], limit: int) -> None:
-    from seatctl.output import console, formats, tables
-
+def _print_list(call: Invocation, collection: str, documents: Iterator[StoredDocument], rows: int) -> None:
     if call.json:
         formats.print_json_list(documents)
     elif call.quiet:
         formats.print_ids(documents)
     elif listed := list(documents):
-        console.show(tables.TABLES[collection](listed))
-        if len(listed) == limit:
-            call.note(f"these are the first {limit}; --limit 0 shows all")
+        console.show(tables.list_table(listed, tables.LISTS[collection]))
+        if len(listed) == rows:
+            call.note(f"these are the first {rows}; --limit 0 shows all")
     else:
         call.note("nothing to show")

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Annotated, Any
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import (
-    OPERATE,
-    BookingArgument,
-    Date,
-    Description,
-    EventArgument,
-    Failed,
-    Key,
-    LockArgument,
-    LockTtl,
-    Name,
-    PaymentTtl,
-    Seats,
-    User,
-)
-from seatctl.domain.rules import LOCK_TTL
+from seatctl.cli.options import OPERATE, LockArgument, Seats, duration, flag, id_of, option, parse_user
+from seatctl.domain.documents import BookingId, EventId, UserId
+from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus
-from seatctl.domain.timespec import format_time
+from seatctl.domain.timespec import format_duration, format_time, parse_time
 from seatctl.domain.words import count, format_number
 
 commands = typer.Typer()
@@ -37,27 +25,43 @@ commands = typer.Typer()
     example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
 )
 def create_event(
-    call: Invocation, name: Name, seats: Seats, date: Date, description: Description = None
+    call: Invocation,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The event's name.")],
+    seats: Seats,
+    date: Annotated[
+        Any,  # a datetime or a timedelta, but Typer knows no unions
+        option("--date TIME", parse_time, "When the event takes place: ISO 8601 or +30d."),
+    ],
+    description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
 ) -> None:
     """Create an event with all its seats available."""
     from seatctl.services import events
 
     store = call.store(create=True)
-    if call.target().uri is None and not store.exists():
+    if call.target.uri is None and not store.exists():
         store.init()
     request = events.CreateEventRequest(name=name, seats=seats, date=date, description=description)
     result = events.create_event(store, request)
     when = format_time(result.date)
     if result.is_past:
         call.note(f"the date of this event is past: {when}")
-    call.tell(result.event, f"Created event {result.id} with {count(seats, 'seat')} on {when}.")
+    sentence = f"Created event {result.id} with {count(seats, 'seat')} on {when}."
+    call.tell(result.event, sentence, quiet=result.id)
 
 
 @command(
     commands, "lock", panel=OPERATE, example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017"
 )
 def lock(
-    call: Invocation, event: EventArgument, user: User, seats: Seats, key: Key = None, ttl: LockTtl = LOCK_TTL
+    call: Invocation,
+    event: Annotated[EventId, id_of("event", "events")],
+    user: Annotated[UserId, option("--user USER", parse_user, "Who the seats are for.")],
+    seats: Seats,
+    key: Annotated[
+        str | None,
+        option("--key KEY", str, "Idempotency key: the same request again returns the same lock."),
+    ] = None,
+    ttl: Annotated[timedelta, duration("How long the seats stay locked.", LOCK_TTL)] = LOCK_TTL,
 ) -> None:
     """Lock seats for a buyer until a deadline."""
     from seatctl.services import sales
@@ -72,30 +76,42 @@ def lock(
         sentence = f"Locked {what}."
     else:
         sentence = f"Locked {what}; {format_number(result.available)} left."
-    call.tell(locked.stored, f"{sentence} Lock {locked.id}.")
+    call.tell(locked.stored, f"{sentence} Lock {locked.id}.", quiet=locked.id)
 
 
 @command(commands, "confirm", panel=OPERATE, example="seatctl confirm LOCK_ID --payment-ttl 15m")
-def confirm(call: Invocation, lock_id: LockArgument, payment_ttl: PaymentTtl = None) -> None:
+def confirm(
+    call: Invocation,
+    lock_id: LockArgument,
+    payment_ttl: Annotated[
+        timedelta | None,
+        duration(
+            "How long to wait for the payment.",
+            f"{format_duration(PAYMENT_TTL)}, but not before the lock's own deadline",
+        ),
+    ] = None,
+) -> None:
     """Turn a lock into a booking that waits for its payment."""
     from seatctl.services import sales
 
     result = sales.confirm(call.store(), sales.ConfirmRequest(lock=lock_id, payment_ttl=payment_ttl))
-    booking = result.booking
-    sentence = f"Booking {booking.id} must be paid by {_time(booking.payment_expires_at)}."
-    if not result.created:
-        deadline = f", to be paid by {_time(booking.payment_expires_at)} (unchanged)"
-        sentence = (
-            f"This lock already has booking {booking.id}, which is {booking.status}"
-            f"{deadline if booking.status == BookingStatus.PAYMENT_PENDING else ''}."
-        )
-    elif result.shortened:
+    booking, deadline = result.booking, _time(result.booking.payment_expires_at)
+    sentence = f"Booking {booking.id} must be paid by {deadline}."
+    if result.shortened:
         sentence += " That is earlier than the lock's own deadline was."
-    call.tell(booking.stored, sentence)
+    if not result.created:
+        sentence = f"This lock already has booking {booking.id}, which is {booking.status}"
+        is_pending = booking.status is BookingStatus.PAYMENT_PENDING
+        sentence += f", to be paid by {deadline} (unchanged)." if is_pending else "."
+    call.tell(booking.stored, sentence, quiet=booking.id)
 
 
 @command(commands, "pay", panel=OPERATE, example="seatctl pay BOOKING_ID")
-def pay(call: Invocation, booking_id: BookingArgument, failed: Failed = False) -> None:
+def pay(
+    call: Invocation,
+    booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.PAYMENT_PENDING)],
+    failed: Annotated[bool, flag("--failed", "The payment failed: return the seats.")] = False,
+) -> None:
     """Record the payment of a booking: paid, or failed.
 
     A payment that comes too late is refused, and the message says that a refund is due."""
@@ -104,7 +120,7 @@ def pay(call: Invocation, booking_id: BookingArgument, failed: Failed = False) -
     result = (sales.fail_payment if failed else sales.pay)(call.store(), booking_id)
     booking = result.booking
     already = "" if result.changed else " already"
-    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}.")
+    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}.", quiet=booking.id)
 
 
 @command(commands, "release", panel=OPERATE, example="seatctl release LOCK_ID")
@@ -113,7 +129,8 @@ def release(call: Invocation, lock_id: LockArgument) -> None:
     from seatctl.services import sales
 
     lock = sales.release(call.store(), lock_id)
-    call.tell(lock.stored, f"Lock {lock.id} is {lock.status}; {count(lock.seats, 'seat')} returned.")
+    sentence = f"Lock {lock.id} is {lock.status}; {count(lock.seats, 'seat')} returned."
+    call.tell(lock.stored, sentence, quiet=lock.id)
 
 
 def _time(deadline: datetime | None) -> str:

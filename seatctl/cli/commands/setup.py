@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from seatctl.cli.invocation import Group, Invocation, command
-from seatctl.cli.options import SET_UP, Application, ScheduleUser, Write
+from seatctl.cli.options import SET_UP, ScheduleUser, option
 from seatctl.domain.timespec import shorten
 from seatctl.errors import SeatctlError, Usage
+from seatctl.mongo.target import DEFAULT_DATABASE, find_target
+from seatctl.output import console, formats, tables
 
 commands = typer.Typer()
-db = typer.Typer(cls=Group, rich_markup_mode=None)
-schedule = typer.Typer(cls=Group, rich_markup_mode=None)
+db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start, stop, status, uri.")
+schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or systemd units for this host.")
 
 
 # --- the embedded MongoDB ---------------------------------------------------------------------------
@@ -31,7 +35,7 @@ def db_start(call: Invocation) -> None:
     from seatctl.mongo import embedded
 
     embedded.ensure_running()
-    _tell_db(call, f"The embedded MongoDB is running (pid {embedded.place().pid}).")
+    call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.place().pid}).")
 
 
 @command(db, "stop", example="seatctl db stop")
@@ -39,8 +43,8 @@ def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept."""
     from seatctl.mongo import embedded
 
-    stopped = embedded.stop()
-    _tell_db(call, "The embedded MongoDB is stopped." if stopped else "The embedded MongoDB was not running.")
+    state = "is stopped" if embedded.stop() else "was not running"
+    call.tell(_db_status(), f"The embedded MongoDB {state}.")
 
 
 @command(db, "status", example="seatctl db status")
@@ -50,7 +54,7 @@ def db_status(call: Invocation) -> None:
     state = f"is running (pid {status['pid']})" if status["running"] else "is not running"
     if not status["exists"]:
         state = "was never started"
-    _tell_db(call, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
+    call.tell(status, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
 
 
 @command(db, "uri", example='mongosh "$(seatctl db uri)"')
@@ -59,25 +63,10 @@ def db_uri(call: Invocation) -> None:
 
     Starts the embedded MongoDB."""
     from seatctl.mongo import embedded
-    from seatctl.mongo.target import DEFAULT_DATABASE
 
-    name = call.target().database or DEFAULT_DATABASE
+    name = call.target.database or DEFAULT_DATABASE
     uri = embedded.ensure_running().replace("/?", f"/{name}?")
-    if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json({"uri": uri})
-    else:
-        print(uri)
-
-
-def _tell_db(call: Invocation, sentence: str) -> None:
-    if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json(_db_status())
-    elif not call.quiet:
-        print(sentence)
+    call.tell({"uri": uri}, uri, quiet=uri)
 
 
 def _db_status() -> dict[str, object]:
@@ -105,69 +94,62 @@ def _db_status() -> dict[str, object]:
 )
 def schedule_cron(call: Invocation, user: ScheduleUser = None) -> None:
     """Print a crontab that runs the jobs of this installation."""
-    from seatctl.ops.cron import crontab
+    from seatctl.ops.schedules import crontab
 
     text = crontab(*_installation(call, user))
     if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json({"crontab": text})
+        formats.print_json({"crontab": text})
     else:
         print(text, end="")
 
 
 @command(schedule, "systemd", example="sudo seatctl schedule systemd --write /etc/systemd/system")
 def schedule_systemd(
-    call: Invocation, user: ScheduleUser = None, application: Application = None, write: Write = None
+    call: Invocation,
+    user: ScheduleUser = None,
+    application: Annotated[
+        str | None, option("--application UNIT", str, "A unit that must start after recovery.")
+    ] = None,
+    write: Annotated[
+        Path | None, option("--write DIRECTORY", Path, "Write the files there instead of printing them.")
+    ] = None,
 ) -> None:
     """Print systemd services and timers that run the jobs of this installation."""
-    from seatctl.ops import systemd
+    from seatctl.ops import schedules
 
     interpreter = str(Path(sys.executable).resolve())
-    files = systemd.units(*_installation(call, user), interpreter=interpreter, application=application)
-    written = [] if write is None else _write(files, Path(write))
+    files = schedules.units(*_installation(call, user), interpreter=interpreter, application=application)
+    if write is not None:
+        try:
+            for name, text in files.items():
+                (write / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Usage(f"cannot write to {write}: {error.strerror}") from error
     if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json(files)
+        formats.print_json(files)
     elif write is None:
-        print(systemd.bundle(files), end="")
+        print(schedules.bundle(files), end="")
     elif not call.quiet:
-        print("\n".join(map(str, written)))
+        print("\n".join(str(write / name) for name in files))
 
 
 def _installation(call: Invocation, user: str | None) -> tuple[str, str, str, str | None]:
-    """Program, user, URI file and database of this installation, as a schedule names them."""
-    from seatctl.ops.installation import URI_FILE
+    """Program, user, URI file and database of this installation, as a schedule names them. Raises Usage
+    for a user that this host does not have: neither cron nor systemd would run anything."""
+    from seatctl.ops.schedules import URI_FILE
 
-    user = _host_user(user)
-    target = call.target()
+    try:
+        user = (pwd.getpwuid(os.getuid()) if user is None else pwd.getpwnam(user)).pw_name
+    except (KeyError, ValueError):
+        who = f"user {shorten(user)!r}" if user else "such user"
+        raise Usage(f"there is no {who} on this host; create one, or name another with --user") from None
+    database = call.target.database
     uri_file = call.uri_file or os.environ.get("SEATCTL_URI_FILE")
     if not uri_file:
         call.note(f"the schedule reads the URI from {URI_FILE}; put it there, mode 600")
     program = shutil.which(sys.argv[0]) or shutil.which("seatctl") or sys.argv[0]
     path = os.path.abspath(uri_file or URI_FILE)  # noqa: PTH100 - a link stays a link
-    return os.path.abspath(program), user, path, target.database  # noqa: PTH100 - so does this one
-
-
-def _host_user(name: str | None) -> str:
-    """A user of this host, by default the caller. Raises Usage where there is none of that name: neither
-    cron nor systemd would run anything."""
-    try:
-        return (pwd.getpwuid(os.getuid()) if name is None else pwd.getpwnam(name)).pw_name
-    except (KeyError, ValueError):
-        who = f"user {shorten(name)!r}" if name else "such user"
-        raise Usage(f"there is no {who} on this host; create one, or name another with --user") from None
-
-
-def _write(files: dict[str, str], directory: Path) -> list[Path]:
-    paths = [directory / name for name in files]
-    try:
-        for path, text in zip(paths, files.values(), strict=True):
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Usage(f"cannot write to {directory}: {error.strerror}") from error
-    return paths
+    return os.path.abspath(program), user, path, database  # noqa: PTH100 - so does this one
 
 
 # --- demo -------------------------------------------------------------------------------------------
@@ -178,16 +160,22 @@ def demo(call: Invocation) -> None:
     """Play all scenarios in a throwaway database.
 
     Uses the embedded MongoDB whatever the environment says, unless --uri or --uri-file is given."""
+    from seatctl.mongo import embedded
+    from seatctl.mongo.client import connect
+    from seatctl.mongo.store import Store
     from seatctl.ops.demo import play
-    from seatctl.output import console, formats, tables
 
+    uri = find_target(call.uri, call.uri_file, None, environment={}).uri or embedded.ensure_running()
+    store = Store(connect(uri, f"seatctl_demo_{secrets.token_hex(6)}", DEFAULT_DATABASE))
     scenarios = []
-    with call.throwaway_store() as store:
+    try:
         for number, scenario in enumerate(play(store), 1):
             scenarios.append(scenario)
             if not (call.json or call.quiet):
                 checks = tables.checks_table(scenario.checks)
                 console.show(f"{number}. {scenario.title}", *scenario.parts, checks, "")
+    finally:
+        store.drop()
     ok = all(scenario.ok for scenario in scenarios)
     if call.json:
         formats.print_json({"ok": ok, "scenarios": [scenario.as_document() for scenario in scenarios]})

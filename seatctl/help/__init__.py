@@ -1,0 +1,20 @@
+"""The guides that `seatctl help TOPIC` shows: Markdown files beside this one, shipped with the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+TOPICS = {
+    "guarantees": "What is promised, how it is kept, and what verify reports.",
+    "operations": "Schedules, daily checks, backup, upgrade, uninstall.",
+    "privileges": "The database roles that each task needs, for mongosh.",
+    "scripting": "Exit codes, JSON, idempotency keys.",
+    "performance": "How fast it is, and how to measure it.",
+    "contributing": "The code, the tests, and how to add a command.",
+}
+"""Each guide's name, and what it is about."""
+
+
+def guide(topic: str) -> str:
+    """The text of one guide, in Markdown."""
+    return files(__name__).joinpath(f"{topic}.md").read_text(encoding="utf-8")

@@ -1,0 +1,268 @@
+"""A crontab, and systemd services and timers, that run the jobs. Text only: it knows no database.
+
+The URI never stands in either, only the name of the file that holds it: they are read by more people
+than a password is for.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePosixPath
+
+from seatctl.errors import Usage
+
+URI_FILE = "/etc/seatctl/uri"
+"""Where the URI belongs when it is in no file yet."""
+WAIT = "5m"
+"""How long `recover` waits at boot for a database that starts at the same time."""
+
+
+def _absolute(path: str) -> str:
+    """`path`, if it is absolute and fits into a line. Raises Usage."""
+    if not _single_line("the path", path).startswith("/"):
+        raise Usage(f"{path!r} is not an absolute path; cron and systemd start in a directory of their own")
+    return path
+
+
+def _single_line(what: str, text: str) -> str:
+    """`text`, if it cannot break out of its line. Raises Usage, which calls it `what`."""
+    if not text or not text.isprintable():
+        raise Usage(f"{what} is empty or has characters that a line cannot contain: {text!r}")
+    return text
+
+
+# --- cron -------------------------------------------------------------------------------------------
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def crontab(program: str, user: str, uri_file: str, database: str | None = None) -> str:
+    """The crontab of `user`, for `crontab -u USER FILE`: the absolute path of the program, the file
+    with the URI, the database's name where it is not the URI's.
+
+    Raises Usage for a value that no crontab can contain.
+    """
+    # A % would end the line for cron, quoted or not.
+    command = shlex.quote(_absolute(program)).replace("%", r"\%")
+    settings = {"SHELL": "/bin/sh", "PATH": PATH, "MAILTO": user, "SEATCTL_URI_FILE": uri_file}
+    if database:
+        settings["SEATCTL_DATABASE"] = database
+    lines = "\n".join(f"{name}={_crontab_value(name, value)}" for name, value in settings.items())
+    return f"""\
+# seatctl's jobs. Install with: crontab -u {_single_line("the user", user)} FILE
+#
+# The MongoDB URI is in the file named below, which only {user} can read:
+#   install -D -m 600 -o {user} /dev/stdin {shlex.quote(uri_file)}   (paste the URI, then press Ctrl-D)
+#
+# The jobs print nothing when they succeed. Cron mails everything else to MAILTO; on a host without
+# mail, append `2>&1 | logger -t seatctl` to each command instead.
+{lines}
+
+# Repair inconsistent state after a crash, before the other jobs run. The database may still be starting.
+@reboot {command} recover -q --wait {WAIT}
+
+# Return the seats of overdue bookings and locks, each every minute, half a minute apart. Runs may
+# overlap, on one host or on several.
+* * * * * {command} expire-bookings -q
+* * * * * sleep 30 && {command} expire-locks -q
+
+# Also check job freshness, backlog and consistency every quarter of an hour (remove the # to enable):
+#7,22,37,52 * * * * {command} health -q
+"""
+
+
+def _crontab_value(name: str, value: str) -> str:
+    """A value as cron reads it: no expansion, no escapes, quotes only around the whole."""
+    _single_line(name, value)
+    if value == value.strip() and value[:1] not in ("'", '"'):
+        return value
+    quote = next((quote for quote in "\"'" if quote not in value), None)
+    if quote is None:
+        raise Usage(f"{name} cannot be written in a crontab: {value!r} has both kinds of quotes")
+    return f"{quote}{value}{quote}"
+
+
+# --- systemd ----------------------------------------------------------------------------------------
+
+RECOVER, LOCKS, BOOKINGS = "seatctl-recover", "seatctl-expire-locks", "seatctl-expire-bookings"
+FAILURE = "seatctl-failure@"
+
+HIDDEN = (
+    (("/home", "/root", "/run/user"), "ProtectHome=yes", "ProtectHome=read-only"),
+    (("/tmp", "/var/tmp"), "PrivateTmp=yes", "PrivateTmp=no"),  # noqa: S108 - names, nothing is written
+)
+"""Directories that the sandbox hides, with the directive that hides them, and the relaxed one for a
+program or interpreter that lives in them."""
+
+STRICT = """\
+AmbientCapabilities=
+CapabilityBoundingSet=
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+NoNewPrivileges=yes
+PrivateDevices=yes
+PrivateUsers=yes
+ProcSubset=pid
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProtectSystem=strict
+RemoveIPC=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+UMask=0077
+"""
+
+
+def units(
+    program: str,
+    user: str,
+    uri_file: str,
+    database: str | None = None,
+    *,
+    interpreter: str | None = None,
+    application: str | None = None,
+) -> dict[str, str]:
+    """The unit files by name, for /etc/systemd/system.
+
+    `interpreter` is the real path of the Python that runs the program, where that may be elsewhere.
+    `application` is a unit, such as `booking.service`, that must start after `recover`.
+    Raises Usage for a value that no unit file can contain.
+    """
+    settings = f"""\
+# systemd reads this file as root and hands the job a copy, so anybody may own it.
+LoadCredential=seatctl-uri:{_unit_path(uri_file)}
+"""
+    if database:
+        settings += f"Environment={_unit_word('SEATCTL_DATABASE=' + database)}\n"
+    settings += _sandbox([path for path in (program, interpreter) if path], user)
+    start = _unit_word(_absolute(program))
+    return {
+        f"{RECOVER}.service": _recover_service(start, settings, application),
+        f"{BOOKINGS}.service": _expiry_service("bookings", start, settings),
+        f"{BOOKINGS}.timer": _timer("bookings", "00"),
+        f"{LOCKS}.service": _expiry_service("locks", start, settings),
+        f"{LOCKS}.timer": _timer("locks", "30"),
+        f"{FAILURE}.service": f"""\
+[Unit]
+Description=Report that %i failed
+
+[Service]
+Type=oneshot
+# Put your own mail, chat or pager command here. The journal says what went wrong.
+ExecStart=/usr/bin/logger -t seatctl -p daemon.err "%i failed: journalctl -n 20 -u %i"
+{_sandbox([], "root", network=False)}""",
+    }
+
+
+def bundle(files: dict[str, str]) -> str:
+    """All files as one text, each under its name, as `systemctl cat` shows them."""
+    return "\n".join(f"# /etc/systemd/system/{name}\n{text}" for name, text in files.items())
+
+
+def _recover_service(start: str, settings: str, application: str | None) -> str:
+    before = " ".join([f"{BOOKINGS}.service", f"{LOCKS}.service", *([application] if application else [])])
+    return f"""\
+[Unit]
+Description=Repair inconsistent seat inventory after a crash
+Wants=network-online.target
+After=network-online.target mongod.service
+# The application must start after this unit too: either name it here, or add
+# `Wants={RECOVER}.service` and `After={RECOVER}.service` to it.
+Before={_single_line("the application's unit", before)}
+OnFailure={FAILURE}%n.service
+
+[Service]
+Type=oneshot
+ExecStart={start} recover -q --wait {WAIT}
+# Up to {WAIT} of waiting for the database, then all of it to read.
+TimeoutStartSec=1h
+{settings}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _expiry_service(what: str, start: str, settings: str) -> str:
+    return f"""\
+[Unit]
+Description=Return the seats of overdue {what}
+Wants=network-online.target
+After=network-online.target mongod.service {RECOVER}.service
+OnFailure={FAILURE}%n.service
+
+[Service]
+Type=oneshot
+ExecStart={start} expire-{what} -q
+# A million overdue {what} take less than a minute. At the end of this time systemd sends SIGTERM:
+# the transaction in progress ends, and the run logs how far it got.
+TimeoutStartSec=10min
+{settings}"""
+
+
+def _timer(what: str, second: str) -> str:
+    return f"""\
+[Unit]
+Description=Return the seats of overdue {what} every minute
+
+[Timer]
+# The two timers fire half a minute apart.
+OnCalendar=*-*-* *:*:{second} UTC
+# systemd's default of one minute would merge them.
+AccuracySec=1s
+# At boot, one run for all that were missed.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _sandbox(paths: list[str], user: str, *, network: bool = True) -> str:
+    """The directives that confine a service; each relaxed one has its reason above it."""
+    lines, is_relaxed = "", False
+    for directories, strict, relaxed in HIDDEN:
+        hidden = [path for path in paths if any(PurePosixPath(path).is_relative_to(at) for at in directories)]
+        lines += f"# Relaxed: {hidden[0]} must be visible.\n{relaxed}\n" if hidden else f"{strict}\n"
+        is_relaxed = is_relaxed or bool(hidden)
+    if network:
+        lines += """\
+# Relaxed: the database is reached over the network or through a Unix socket.
+PrivateNetwork=no
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+"""
+    else:
+        lines += """\
+PrivateNetwork=yes
+# Relaxed: the journal listens on a Unix socket.
+RestrictAddressFamilies=AF_UNIX
+"""
+    # The jobs need no rights, so instead of root they get a user of their own; but DynamicUser=
+    # does not allow relaxing, and only root can read what is in root's home.
+    identity = "DynamicUser=yes" if user == "root" and not is_relaxed else f"User={_unit_word(user)}"
+    return f"{identity}\n{lines}{STRICT}"
+
+
+def _unit_word(text: str) -> str:
+    """One word of a unit file, quoted where needed, with its specifiers switched off."""
+    _single_line("a unit file's value", text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if escaped != text or any(character in text for character in " \t';") else text
+
+
+def _unit_path(path: str) -> str:
+    """A path behind a colon, where systemd has no quotes."""
+    if any(character.isspace() for character in path):
+        raise Usage(
+            f"the path of the URI file has spaces in it, which LoadCredential= does not allow: {path!r}"
+        )
+    return _absolute(path).replace("%", "%%")

@@ -1,0 +1,274 @@
+"""Answers that are lost: the server has done the work, and nobody is told.
+
+A proxy loses the answer to a command that was carried out, which no fail point does; and a commit whose
+outcome nobody can tell is exit 10.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
+
+import pytest
+import scene
+from crash import settle
+from faults import (
+    COMMANDS,
+    DATABASE,
+    JOBS,
+    LOOK_AT_ONCE,
+    VICTIM,
+    Bench,
+    Command,
+    fail_point,
+    insist,
+    look_again_at_once,
+    roll_back_what_is_open,
+    server_with_fail_points,
+    start_with_an_event,
+    state_of,
+)
+from oracle import violations
+from terminal import here
+
+from seatctl.errors import OutcomeUnknown
+from seatctl.mongo import client as connection
+
+if TYPE_CHECKING:
+    from conftest import Clock
+    from servers import Server
+
+    from seatctl.mongo.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def faulty_server() -> Iterator[Server]:
+    with server_with_fail_points() as server:
+        yield server
+
+
+@pytest.fixture
+def bench(faulty_server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    look_again_at_once(monkeypatch)
+    with closing(Bench(faulty_server, clock)) as bench:
+        yield bench
+
+
+class LossyProxy:
+    """Passes messages on between clients and a server, and loses the answer to one command: the
+    server has carried it out, and the connection closes before its word gets through."""
+
+    OP_MSG = 2013
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.path = server.directory / f"{uuid.uuid4().hex[:8]}.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        self.target: tuple[str, int] | None = None
+        """The command whose answer is lost, and how many of it pass before."""
+        self.seen: Counter[str] = Counter()
+        self.lost = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{quote_plus(str(self.path))}/?directConnection=true&{LOOK_AT_ONCE}"
+
+    def lose(self, command: str, number: int) -> None:
+        """Lose the answer to the next `command` after `number` others of it."""
+        self.seen.clear()
+        self.target = command, number
+
+    def close(self) -> None:
+        self.listener.close()
+        Path(self.path).unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                upstream = socket.socket(socket.AF_UNIX)
+                upstream.connect(self.server.host)
+                doomed: set[int] = set()
+                for source, sink, look in (
+                    (client, upstream, self._note_request),
+                    (upstream, client, self._is_doomed),
+                ):
+                    threading.Thread(
+                        target=self._pass_on, args=(source, sink, look, doomed), daemon=True
+                    ).start()
+
+    def _pass_on(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        look: Callable[[bytes, set[int]], bool],
+        doomed: set[int],
+    ) -> None:
+        with suppress(OSError, struct.error), source, sink:
+            while not look(message := _read_message(source), doomed):
+                sink.sendall(message)
+            for end in (source, sink):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _note_request(self, message: bytes, doomed: set[int]) -> bool:
+        _, request, _, code = struct.unpack_from("<iiii", message)
+        if code == self.OP_MSG:
+            command = message[26 : message.index(b"\0", 26)].decode()  # the first key of the first section
+            if self.target == (command, self.seen[command]):
+                doomed.add(request)
+                self.target = None
+            self.seen[command] += 1
+        return False
+
+    def _is_doomed(self, message: bytes, doomed: set[int]) -> bool:
+        answered = struct.unpack_from("<iii", message)[2] in doomed
+        self.lost |= answered
+        return answered
+
+
+def _read_message(source: socket.socket) -> bytes:
+    head = _read(source, 4)
+    return head + _read(source, struct.unpack("<i", head)[0] - 4)
+
+
+def _read(source: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = source.recv(count - len(parts))
+        if not part:
+            raise ConnectionResetError
+        parts += part
+    return bytes(parts)
+
+
+@pytest.fixture
+def proxy(bench: Bench) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(bench.server)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_whose_answer_from_the_server_is_lost_is_done_once(
+    bench: Bench, proxy: LossyProxy, name: str
+) -> None:
+    """Whichever write was carried out and its answer lost, nobody notices: the driver or the transaction
+    asks again, and the work is done once."""
+    ours, victim = bench.store(), bench.store(proxy.uri)
+    it = COMMANDS[name]
+    lost = []
+    writes = {"findAndModify", "insert", "update", "commitTransaction"} & set(it.sends)
+    for command in sorted(writes):
+        number = 0
+        while lose_answer(ours, victim, proxy, it, command, number):
+            lost.append((command, number))
+            number += 1
+    print(f"answers lost: {lost}")
+    assert {command for command, _ in lost} == writes
+
+
+def lose_answer(
+    ours: Store, victim: Store, proxy: LossyProxy, it: Command, command: str, number: int
+) -> bool:
+    """Lose that answer in an emptied database; False when the command never sent that many."""
+    event = start_with_an_event(ours)
+    subject = it.prepare(ours, event)
+    proxy.lost = False
+    proxy.lose(command, number)
+    it.act(victim, subject)
+    proxy.target = None
+    assert state_of(ours, event) == it.leaves, (command, number)
+    assert violations(ours.database) == []
+    return proxy.lost
+
+
+# --- a commit whose outcome nobody can tell --------------------------------------------------------
+
+APPLIED = {"writeConcernError": {"code": 64, "errmsg": "waiting timed out"}}
+UNANSWERED = {"closeConnection": True}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("fault", [APPLIED, UNANSWERED], ids=["applied", "not applied"])
+def test_a_commit_of_unknown_outcome_is_told_and_the_command_is_done_once_when_it_is_repeated(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, fault: dict[str, Any]
+) -> None:
+    ours, victim = bench.store(), bench.victim()
+    it = COMMANDS[name]
+    event = start_with_an_event(ours)
+    subject = it.prepare(ours, event)
+    before = state_of(ours, event)
+    with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], fault, None):
+        impatient.setattr(connection, "PATIENCE", 0)
+        with pytest.raises(OutcomeUnknown):
+            it.act(victim, subject)
+    roll_back_what_is_open(ours)
+    settle(ours.database)
+    assert state_of(ours, event) == (it.leaves if fault is APPLIED else before)
+    runs = list(ours.database.jobLogs.find())
+    assert [run["status"] for run in runs] == (["FAILED"] if name in JOBS else [])
+    if name == "release" and fault is APPLIED:
+        return  # a lock is released once, and whoever repeats it is told
+    assert insist(it.act, victim, subject) == []
+    assert state_of(ours, event) == it.leaves
+    assert violations(ours.database) == []
+
+
+def test_an_unknown_outcome_is_exit_10_and_the_same_key_gets_the_lock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = bench.store()
+    event = start_with_an_event(ours)
+    uri = bench.server.uri.replace("/?", f"/{DATABASE}?") + f"&appName={VICTIM}"
+    monkeypatch.setenv("SEATCTL_URI", uri)
+    command = ("lock", str(event), "--user", "ada", "--seats", "2", "--key", "k", "--json")
+    with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], APPLIED, None):
+        impatient.setattr(connection, "PATIENCE", 0)
+        told = here(capsys, *command)
+    assert told.code == 10
+    assert told.error["code"] == "outcome_unknown"
+    assert told.error["exitCode"] == 10
+    assert "repeat the command" in told.error["message"]
+    again = here(capsys, *command)
+    assert again.code == 0
+    assert [str(lock["_id"]) for lock in ours.database.seatLocks.find()] == [again.json["_id"]]
+    assert scene.event_of(ours, event)["availableSeats"] == 8
+
+
+def test_a_sweep_that_ends_with_an_unknown_outcome_is_exit_10_and_its_next_run_does_the_rest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three batches on three events, the first commit stays without an answer that anybody can use."""
+    ours = bench.store()
+    start_with_an_event(ours)
+    events = [scene.create(ours, 10) for _ in range(3)]
+    for event in events:
+        scene.insert_lock(ours, event, 2)
+        scene.add(ours, event, -2)
+    uri = bench.server.uri.replace("/?", f"/{DATABASE}?") + f"&appName={VICTIM}"
+    monkeypatch.setenv("SEATCTL_URI", uri)
+    sweep = ("expire-locks", "--as-of", "2027-01-02", "--force", "--batch-size", "1", "--json")
+    with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], APPLIED):
+        impatient.setattr(connection, "PATIENCE", 0)
+        told = here(capsys, *sweep)
+    assert told.code == 10
+    assert told.error["code"] == "outcome_unknown"
+    (run,) = ours.database.jobLogs.find()
+    assert run["status"] == "FAILED"
+    assert "repeat the command" in run["error"]
+    assert here(capsys, *sweep).code == 0
+    assert [scene.event_of(ours, event)["availableSeats"] for event in events] == [10, 10, 10]
+    assert violations(ours.database) == []
