@@ -246,7 +246,7 @@ class Auditor(RuleBasedStateMachine):
         done = self.watched(lambda: job(self.store, options()), Step(self.clock() + since))
         if self.predictable:
             predict(self.clock(), self.clock() + since)
-        assert outline(done.run) == outline(told.run)
+        assert outline(done.run) == outline(told.run), (done.run, told.run)
         return done
 
     @rule(again=st.booleans())
@@ -260,7 +260,7 @@ class Auditor(RuleBasedStateMachine):
             done = self.ledger.recover(self.clock())
             drifts = [one for one in report.steps if one.violation.fault is Fault.COUNTER_DRIFT]
             corrected = {one.violation.event for one in drifts if one.outcome is Outcome.REPAIRED}
-            assert corrected == done.corrected
+            assert corrected == done.corrected, (corrected, done.corrected)
         if again:
             before = self.now
             self.watched(lambda: jobs.recover(self.store, AT_ONCE), step)

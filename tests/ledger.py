@@ -262,7 +262,7 @@ class Ledger:
     ) -> None:
         """Overdue at `at`. A lock that holds nothing returns nothing, and one that another booking keeps
         stays. A CONSUMED one may have been paid for: no program may free it."""
-        claims = []
+        claims, shared = [], {}
         for booking in self.bookings.values():
             if booking["status"] != "PAYMENT_PENDING" or booking["paymentExpiresAt"] >= at:
                 continue
@@ -273,10 +273,16 @@ class Ledger:
                 done.skipped += 1
                 continue
             done.told += lock is None
-            returns = lock and lock["status"] == "ACTIVE" and self._live_bookings_of(lock["_id"]) == [booking]
-            claims.append(Claim(lock if returns else None, booking))
+            active = lock is not None and lock["status"] == "ACTIVE"
+            alone = active and self._live_bookings_of(lock["_id"]) == [booking]
+            if active and not alone:
+                shared[lock["_id"]] = Claim(lock)
+            claims.append(Claim(lock if alone else None, booking))
         # Whoever ends an overdue booking sees that its lock is missing: it needs no doubt.
         self._end_overdue(claims, now, done, passed_over=at, recovering=recovering)
+        # A lock that several bookings named ends with the last of them.
+        left = [claim for lock_id, claim in shared.items() if not self._live_bookings_of(lock_id)]
+        self._end_overdue(left, now, done, recovering=recovering)
 
     def _end_overdue(
         self,
@@ -402,7 +408,8 @@ class Ledger:
         expected = event["totalSeats"] - self.held(event["_id"])
         if expected < 0 or event["availableSeats"] == expected:
             return
-        if event["availableSeats"] < expected and self._doubt_of(event["_id"]):
+        lost = any(lock["eventId"] == event["_id"] for lock in self._lost_locks())
+        if event["availableSeats"] < expected and (lost or self._doubt_of(event["_id"])):
             return
         event.update(availableSeats=expected, updatedAt=now)
         done.corrected.add(event["_id"])
@@ -490,6 +497,11 @@ class Ledger:
 
     def _live_bookings_of(self, lock_id: Id) -> list[Document]:
         return list(filter(is_live, self._bookings_of(lock_id)))
+
+    def _lost_locks(self) -> list[Document]:
+        """Paid for, and ended by another program: their seats are not free, though nothing holds them."""
+        paid = [one["seatLockId"] for one in self.bookings.values() if one["status"] == "CONFIRMED"]
+        return [lock for lock in self.locks.values() if lock["status"] in ENDED and lock["_id"] in paid]
 
     def _booking_that_counts(self, lock_id: Id) -> Document | None:
         """Of several a live one; one that was only INITIATED by another program does not count."""

@@ -139,7 +139,11 @@ def protectors(picture: Picture, lock_id: Id) -> list[Document]:
 def illegible(picture: Picture, overdue_at: datetime) -> set[Id]:
     """The events of which no counter may be raised, and no booking ended before its deadline. A pending
     booking that is overdue is no reason: it ends in the same step, and its lock is looked for."""
-    live = [booking for booking in picture.bookings.values() if booking.get("status") in LIVE]
+    live = [
+        booking
+        for booking in picture.bookings.values()
+        if booking.get("status") in LIVE and not is_overdue(booking, overdue_at)
+    ]
     if picture.deleting or (live and not picture.locks):
         return set(picture.events)
     found = {event_id for event_id, event in picture.events.items() if not event_is_readable(event)}
@@ -147,15 +151,15 @@ def illegible(picture: Picture, overdue_at: datetime) -> set[Id]:
         if may_hold(lock) and not seats_can_be_counted(lock):
             found |= ids_in(lock.get("eventId"))
     for booking in live:
-        deadline = booking.get("paymentExpiresAt")
-        overdue = (
-            booking["status"] == "PAYMENT_PENDING"
-            and isinstance(deadline, datetime)
-            and deadline < overdue_at
-        )
-        if not overdue and not ids_in(booking.get("seatLockId")) & picture.locks.keys():
+        if not ids_in(booking.get("seatLockId")) & picture.locks.keys():
             found |= ids_in(booking.get("event"))
     return found
+
+
+def is_overdue(booking: Document, at: datetime) -> bool:
+    """Of a booking that can be read."""
+    waits = booking_is_readable(booking) and booking["status"] == "PAYMENT_PENDING"
+    return waits and booking["paymentExpiresAt"] < at
 
 
 # --- seats that are not free -------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from pymongo.errors import OperationFailure
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
-from seatctl.mongo.bookings import MAY_PROTECT
+from seatctl.mongo.bookings import may_protect
 from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, Document
-from seatctl.mongo.locks import MAY_HOLD
+from seatctl.mongo.locks import may_hold
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -43,14 +43,14 @@ class HeldSeats:
     """Stands for the set of its CONSUMED locks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BookingCounts:
     """What the bookings of one event add up to."""
 
     paid_digest: int = 0
     """Stands for the set of locks that its CONFIRMED bookings name."""
     unreadable: int = 0
-    """Bookings in a state that nobody knows, or live ones that name no lock."""
+    """Bookings in a state that nobody knows, or of several events."""
 
 
 def some(event_ids: Iterable[EventId]) -> Scope:
@@ -101,7 +101,7 @@ class Audit:
         held: dict[EventId, HeldSeats] = {}
         for group in self._grouped(
             self._locks,
-            {"eventId": scope, "status": MAY_HOLD},
+            {"eventId": scope, **may_hold(self._database)},
             {"event": "$eventId", "status": "$status"},
             {
                 "seats": {"$sum": {"$cond": [fine, "$seats", 0]}},
@@ -111,12 +111,11 @@ class Audit:
             digest,
         ):
             event, status = group["_id"]["event"], group["_id"].get("status")
-            if isinstance(event, list):
-                continue  # an owner that cannot be read, and told as such
-            total = held.setdefault(EventId(event), HeldSeats())
-            if status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
-                total.unreadable += group["locks"]
+            if isinstance(event, list) or status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
+                for named in codec.ids_in(event):
+                    held.setdefault(EventId(named), HeldSeats()).unreadable += group["locks"]
                 continue
+            total = held.setdefault(EventId(event), HeldSeats())
             total.seats += int(group["seats"])
             total.unreadable += group["damaged"]
             if status == LockStatus.CONSUMED:
@@ -126,19 +125,17 @@ class Audit:
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
         """By event, what its CONFIRMED and its unreadable bookings add up to."""
         digest = {"$sum": {"$mod": [{HASH: "$seatLockId"}, DIGEST_RANGE]}}
-        where = {"event": scope, "status": {**MAY_PROTECT, "$ne": BookingStatus.PAYMENT_PENDING}}
+        where = {"event": scope, **may_protect(self._database)}
         counts: dict[EventId, BookingCounts] = {}
         key = {"event": "$event", "status": "$status"}
         for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}}, digest):
             event, status = group["_id"]["event"], group["_id"].get("status")
-            if isinstance(event, list):
-                continue
-            before = counts.get(EventId(event), BookingCounts())
-            if status == BookingStatus.CONFIRMED:
-                counts[EventId(event)] = BookingCounts(group["digest"], before.unreadable)
-            else:
-                unreadable = before.unreadable + group["bookings"]
-                counts[EventId(event)] = BookingCounts(before.paid_digest, unreadable)
+            for named in map(EventId, codec.ids_in(event)):
+                counted = counts.setdefault(named, BookingCounts())
+                if status == BookingStatus.CONFIRMED and not isinstance(event, list):
+                    counted.paid_digest = group["digest"]
+                elif status != BookingStatus.PAYMENT_PENDING:
+                    counted.unreadable += group["bookings"]
         return counts
 
     def _grouped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pymongo.errors import DuplicateKeyError
 
@@ -11,11 +12,17 @@ from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLo
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
 
-MAY_PROTECT: Document = {"$nin": sorted({*ENDED_BOOKING, BookingStatus.INITIATED})}
-"""A condition on `status`: the booking is live, or is in a state that nobody knows."""
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
 FIELDS = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
+
+
+def may_protect(database: Database[Document]) -> Document:
+    """A condition: the booking is live, or is in a state that nobody knows."""
+    return none_of(database, schema.BOOKINGS_OF_EVENT, {*ENDED_BOOKING, BookingStatus.INITIATED})
 
 
 class Bookings(Documents):
@@ -40,17 +47,16 @@ class Bookings(Documents):
 
     def naming(self, lock_ids: Sequence[LockId]) -> Iterator[tuple[LockId, Booking | Unreadable]]:
         """The bookings of these locks, in whatever state, each with the lock that it names."""
-        yield from self._naming(_of_locks(lock_ids))
+        for document in self._find(_of_locks(lock_ids), FIELDS):
+            for named in codec.ids_in(document["seatLockId"]):
+                yield LockId(named), codec.booking(document)
 
     def protecting(self, lock_ids: Sequence[LockId]) -> Iterator[tuple[LockId, Booking | Unreadable]]:
         """The bookings that keep these locks from expiring (invariant 4), each with the lock that it names:
         live ones, and those that cannot be read (invariant 11)."""
-        yield from self._naming({**_of_locks(lock_ids), "status": MAY_PROTECT})
-
-    def _naming(self, where: Document) -> Iterator[tuple[LockId, Booking | Unreadable]]:
-        for document in self._find(where, FIELDS):
-            for named in codec.ids_in(document["seatLockId"]):
-                yield LockId(named), codec.booking(document)
+        for lock_id, booking in self.naming(lock_ids):
+            if isinstance(booking, Unreadable) or booking.status in LIVE:
+                yield lock_id, booking
 
     def naming_oddly(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """Bookings of these events that may be live and name their lock by something that is no ObjectId,
@@ -62,7 +68,7 @@ class Bookings(Documents):
         yield from self._odd({"event": NO_OBJECT_ID})
 
     def _odd(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
-        for document in self._find({**where, "status": MAY_PROTECT}, FIELDS):
+        for document in self._find({**where, **may_protect(self._deployment.database)}, FIELDS):
             booking = codec.booking(document)
             if isinstance(booking, Unreadable):
                 yield booking, [LockId(named) for named in codec.ids_in(document.get("seatLockId"))]
@@ -89,7 +95,7 @@ class Bookings(Documents):
 
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Bookings of these events that may be live and cannot be read."""
-        for document in self._find({"event": events, "status": MAY_PROTECT}, FIELDS):
+        for document in self._find({"event": events, **may_protect(self._deployment.database)}, FIELDS):
             booking = codec.booking(document)
             if isinstance(booking, Unreadable):
                 yield booking

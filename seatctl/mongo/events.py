@@ -65,14 +65,9 @@ class Events(Documents):
             for number, events in events_by_seats.items()
         )
 
-    def touch(self, event_id: EventId, now: datetime) -> Event | Unreadable | None:
-        """Write to an event without changing its counter, so that within this transaction nobody else
-        can; returns it."""
-        found = self._compare_and_set(id_is(event_id), {"$max": {"updatedAt": now}})
-        return None if found is None else codec.event(found)
-
     def set_counter(self, event: Event, available: int, now: datetime) -> bool:
-        """Set a counter, if the event is still as it was read."""
+        """Set a counter, if the event is still as it was read. Within a transaction nobody else can then move
+        its seats before the commit."""
         unchanged = {**id_is(event.id), "availableSeats": event.available, "totalSeats": event.total}
         change = {"$set": {"availableSeats": available}, "$max": {"updatedAt": now}}
         return self._compare_and_set(unchanged, change) is not None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, UserId
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
 
-MAY_HOLD: Document = {"$nin": sorted(ENDED_LOCK)}
-"""A condition on `status`: the lock holds its seats, or is in a state that nobody knows."""
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
 CANDIDATE_FIELDS = ("eventId", "seats", "status", "expiresAt")
 
 
@@ -23,6 +24,11 @@ class OverdueLock(NamedTuple):
     event: EventId
     seats: int
     expires_at: datetime
+
+
+def may_hold(database: Database[Document]) -> Document:
+    """A condition: the lock holds its seats, or is in a state that nobody knows."""
+    return none_of(database, schema.LOCKS_OF_EVENT, ENDED_LOCK)
 
 
 class SeatLocks(Documents):
@@ -118,7 +124,8 @@ class SeatLocks(Documents):
 
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Locks of these events that may hold seats and cannot be read."""
-        for document in self._find({"eventId": events, "status": MAY_HOLD}, CANDIDATE_FIELDS):
+        where = {"eventId": events, **may_hold(self._deployment.database)}
+        for document in self._find(where, CANDIDATE_FIELDS):
             lock = codec.lock(document)
             if isinstance(lock, Unreadable):
                 yield lock
@@ -141,7 +148,8 @@ class SeatLocks(Documents):
 
     def unreadable_owners(self) -> Iterator[Unreadable]:
         """Locks that may hold seats of an event whose id is no ObjectId: by text, or none at all."""
-        for lock in self._find({"eventId": NO_OBJECT_ID, "status": MAY_HOLD}, CANDIDATE_FIELDS):
+        where = {"eventId": NO_OBJECT_ID, **may_hold(self._deployment.database)}
+        for lock in self._find(where, CANDIDATE_FIELDS):
             read = codec.lock(lock)
             if isinstance(read, Unreadable):
                 yield read

@@ -172,9 +172,19 @@ def _locks(
             if isinstance(lock, Unreadable):
                 yield unreadable(lock)
             elif lock.event in events:
-                yield from judge_lock(lock, bookings[lock.id])
+                found = judge_lock(lock, bookings[lock.id])
+                yield from (violation for violation in found if not _is_orphans(at, violation, events))
             elif at.events.get(lock.event) is None:
-                yield orphan(lock)
+                yield orphan(lock, bookings[lock.id])
+
+
+def _is_orphans(at: Store, violation: Violation, events: dict[EventId, Event | Unreadable]) -> bool:
+    """Whether a booking names another event than its lock because its own does not exist: the orphan is the
+    violation."""
+    if violation.fault is not Fault.OTHER_EVENT:
+        return False
+    event_id = EventId(violation.event)
+    return event_id not in events and at.events.get(event_id) is None
 
 
 def _bookings(

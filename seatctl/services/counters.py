@@ -30,8 +30,8 @@ class Correction(NamedTuple):
 def correct(
     store: Store, event_id: EventId, now: datetime, at_most: int, reason_against: str | None = None
 ) -> Correction:
-    """Set one counter right, never across a change made meanwhile: the event is written first, so that nobody
-    else's seats can move before the commit.
+    """Set one counter right, never across a change made meanwhile: locks and counter are read at one point in
+    time, and whoever moves seats after it writes the event, too, so that one of the two starts over.
 
     Raises the counter by `at_most` seats, and not at all where seats of a document that cannot be read may be
     among them, or where there is a `reason_against` (invariant 11). Lowers it at once.
@@ -45,7 +45,7 @@ def correct(
 def _correct_within(
     tx: Store, event_id: EventId, now: datetime, at_most: int, reason_against: str | None
 ) -> Correction:
-    event = tx.events.touch(event_id, now)
+    event = tx.events.get(event_id)
     held = tx.audit.held_seats(some([event_id])).get(event_id, HeldSeats())
     if event is None or isinstance(event, Unreadable) or held.unreadable:
         return Correction(None)

@@ -79,7 +79,7 @@ class Recovery:
 
     def _repair(self, violation: Violation) -> None:
         repairer = REPAIRS.get(violation.fault)
-        if self._report.dry_run or repairer is None or not violation.is_for_recovery:
+        if self._report.dry_run or repairer is None:
             self.note(violation, Outcome.PLANNED if violation.is_for_recovery else Outcome.NEEDS_PERSON)
             return
         done = NOTHING

@@ -59,7 +59,7 @@ def take_again(tx: Store, violation: Violation, now: datetime) -> Repair:
         return NEEDS_PERSON
     if lock is None or lock.status not in ENDED_LOCK:
         return NOTHING
-    event = tx.events.touch(lock.event, now)
+    event = tx.events.get(lock.event)
     held = tx.audit.held_seats(some([lock.event])).get(lock.event, HeldSeats())
     if not isinstance(event, Event) or held.unreadable:
         return NEEDS_PERSON

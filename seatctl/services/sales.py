@@ -170,7 +170,7 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
 def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     now = tx.now()
     found = _lock(tx, request.lock)
-    if earlier := _booking_of(tx, found.id):
+    if earlier := next(iter(_bookings_of(tx, found.id)), None):
         check_confirmed_before(earlier, now)
         return ConfirmResult(earlier, created=False)
     check_confirmable(found, now)
@@ -183,13 +183,12 @@ def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     return ConfirmResult(booking, created=True, shortened=shortened)
 
 
-def _booking_of(tx: Store, lock_id: LockId) -> Booking | None:
-    """The lock's booking; of several, a live one. INITIATED ones hold nothing, and a booking may come after
-    them. Raises DamagedDocument where one cannot be read."""
+def _bookings_of(tx: Store, lock_id: LockId) -> list[Booking]:
+    """The lock's booking, or, of several, the live ones first. Raises DamagedDocument where one cannot be
+    read."""
     bookings = [readable(found) for found in tx.bookings.of_lock(lock_id)]
-    told = [booking for booking in bookings if booking.status is not BookingStatus.INITIATED]
-    live = [booking for booking in told if booking.status in LIVE]
-    return next(iter([*live, *told]), None)
+    live = [booking for booking in bookings if booking.status in LIVE]
+    return [*live, *bookings]
 
 
 # --- pay and fail --------------------------------------------------------------------------------------
@@ -262,7 +261,8 @@ def release(store: Store, lock_id: LockId) -> SeatLock:
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = _lock(tx, lock_id)
-            check_releasable(found, _booking_of(tx, lock_id))
+            bookings = [one for one in _bookings_of(tx, lock_id) if one.status is not BookingStatus.INITIATED]
+            check_releasable(found, next(iter(bookings), None))
             released = _return_one(tx, found)
     return released
 

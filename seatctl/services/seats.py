@@ -79,7 +79,10 @@ NO_COUNTER = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
 
 def doubt_about(tx: Store, lock: SeatLock) -> Doubt | None:
     """Why this lock's seats must not be returned (invariant 11), or None."""
-    return Clearance(tx).doubts([lock.event]).get(lock.event)
+    clearance = Clearance(tx)
+    if protector := clearance.protectors([lock.id], [lock.event]).get(lock.id):
+        return Doubt(Cause.UNREADABLE, f"its {protector}")
+    return clearance.doubts([lock.event]).get(lock.event)
 
 
 def end_lock(tx: Store, lock: SeatLock, now: datetime, *, with_seats: bool, by_job: bool) -> SeatLock:

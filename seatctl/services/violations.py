@@ -131,10 +131,15 @@ def of_pair(fault: Fault, booking: Booking, lock: SeatLock | None) -> Violation:
     return Violation(fault, message, booking.event, booking.lock, booking.id)
 
 
-def orphan(document: SeatLock | Booking) -> Violation:
-    """A lock that holds seats, or a live booking, of an event that does not exist."""
+def orphan(document: SeatLock | Booking, bookings: Sequence[Booking | Unreadable] = ()) -> Violation:
+    """A lock that holds seats, with its bookings, or a live booking, of an event that does not exist. What is
+    perhaps paid, a person must look at."""
     if isinstance(document, SeatLock):
-        fault = Fault.ORPHAN_LOCK if document.status is LockStatus.ACTIVE else Fault.ORPHAN_SOLD
+        paid = [
+            one for one in bookings if isinstance(one, Unreadable) or one.status is BookingStatus.CONFIRMED
+        ]
+        waits = document.status is LockStatus.ACTIVE and not paid
+        fault = Fault.ORPHAN_LOCK if waits else Fault.ORPHAN_SOLD
         what, lock, booking = f"lock {document.id}", document.id, None
     else:
         pending = document.status is BookingStatus.PAYMENT_PENDING

@@ -19,7 +19,7 @@ from seatctl.mongo.audit import Audit
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import counters, recovery, sales, seats
+from seatctl.services import counters, recovery, sales
 from seatctl.services.clearance import Clearance
 
 if TYPE_CHECKING:
@@ -70,10 +70,6 @@ def look_for_bookings_once(scene: Scene) -> None:
     scene.patch.setattr(Bookings, "protecting", once)
 
 
-def give_without_looking(scene: Scene) -> None:
-    scene.patch.setattr(seats, "give", lambda tx, some, now: tx.events.add_seats(some, now))
-
-
 def accept_late_payments(scene: Scene) -> None:
     scene.skip(sales, "check_payable")
     scene.blind(Bookings, "confirm", "$expr")
@@ -87,17 +83,17 @@ def read_the_key_outside(scene: Scene) -> None:
     )
 
 
-def count_without_a_claim(scene: Scene) -> None:
-    """Recovery reads an event and its locks outside of its transaction, and then writes regardless. Any one
-    of the three would save it: the claim, the snapshot, and the comparison."""
-    held = Audit.held_seats
+def count_outside(scene: Scene) -> None:
+    """Recovery reads an event and its locks outside of its transaction, and then writes regardless. Either
+    the snapshot or the comparison would save it."""
+    get, held = Events.get, Audit.held_seats
 
     def held_outside(audit: Audit, scope: Any) -> Any:
         audit._session = None
         return held(audit, scope)
 
     scene.patch.setattr(
-        Events, "touch", lambda events, event_id, _: Events(events._deployment, None).get(event_id)
+        Events, "get", lambda events, event_id: get(Events(events._deployment, None), event_id)
     )
     scene.patch.setattr(Audit, "held_seats", held_outside)
     scene.skip(counters, "_reason_against_raising")
@@ -112,12 +108,8 @@ CONTROLS = {
     "add_seats: no counter above the total": Control(
         skipping(counters_of_events, "_has_room", {}), on.counter_raised_while_swept, breaks="2"
     ),
-    "give: every event took its seats, or StaleRead": Control(
-        lambda scene: scene.patch.setattr(
-            seats, "give", lambda tx, some, now: tx.events.add_seats(some, now)
-        ),
-        on.counter_unreadable_while_swept,
-        breaks="1",
+    "expire: every event took its seats, or StaleRead": Control(
+        believing((Events, "add_seats")), on.counter_unreadable_while_swept, breaks="1"
     ),
     # --- the sweeps
     "locks.expire_overdue: the status": Control(
@@ -196,8 +188,8 @@ CONTROLS = {
         read_the_key_outside, on.same_key_at_once, breaks="key"
     ),
     # --- recovery
-    "recovery claims an event to count it": Control(
-        count_without_a_claim, on.locked_while_counted, breaks="1"
+    "recovery counts and sets a counter at one point in time": Control(
+        count_outside, on.locked_while_counted, breaks="1"
     ),
     "recovery raises a counter only by a drift that lasts": Control(
         lambda scene: scene.patch.setattr(recovery, "lasting", lambda _store, drifts, *_: drifts),

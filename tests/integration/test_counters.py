@@ -267,7 +267,7 @@ def test_a_counter_is_not_raised_where_seats_of_what_cannot_be_read_may_be_among
 
 def test_a_counter_is_never_set_across_a_purchase_made_meanwhile(store, clock, event, monkeypatch):
     add(store, event, -3)
-    happened = meanwhile(monkeypatch, Events, "touch", lambda: lock(store, event, 5), before=True)
+    happened = meanwhile(monkeypatch, Events, "set_counter", lambda: lock(store, event, 5), before=True)
     done = correct(store, event, clock(), 3)
 
     assert happened

@@ -318,7 +318,7 @@ def test_a_lock_of_no_event_under_a_paid_booking_is_left_to_a_person(store, even
 
     assert now_of(store, event, held, booked)[1:] == ("CONFIRMED", 100)
     assert lock_of(store, held)["status"] in HOLDING
-    assert ("orphan_lock", "needs a person") in outcomes(report)
+    assert ("orphan_sold", "needs a person") in outcomes(report)
 
 
 def test_a_lock_of_no_event_whose_booking_may_be_paid_is_left_to_a_person(store, event):

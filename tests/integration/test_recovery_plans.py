@@ -325,7 +325,9 @@ def test_a_counter_that_another_run_corrected_is_left(store, event, monkeypatch)
 
 def test_seats_that_another_run_took_again_are_not_taken_twice(store, event, monkeypatch):
     held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
-    happened = meanwhile(monkeypatch, Events, "touch", lambda: run_recover(store).processed, before=True)
+    happened = meanwhile(
+        monkeypatch, Events, "set_counter", lambda: run_recover(store).processed, before=True
+    )
     report = run_recover(store)
 
     assert happened == [1]
@@ -337,7 +339,7 @@ def test_seats_that_a_buyer_gets_between_look_and_repair_are_not_taken_for_a_los
     store, event, monkeypatch
 ):
     held, booked = pair(store, event, "EXPIRED", "CONFIRMED")
-    happened = meanwhile(monkeypatch, Events, "touch", lambda: lock(store, event, 99), before=True)
+    happened = meanwhile(monkeypatch, Events, "set_counter", lambda: lock(store, event, 99), before=True)
     report = run_recover(store)
 
     assert happened

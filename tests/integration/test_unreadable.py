@@ -13,7 +13,7 @@ from scene import NOWHERE, insert_booking, lock, lock_of, meanwhile, run_recover
 from seatctl.domain.states import Fault
 from seatctl.errors import CursorLost
 from seatctl.mongo.audit import Audit
-from seatctl.services import audit
+from seatctl.mongo.store import LOOKS
 from seatctl.services.audit import verify
 
 
@@ -273,5 +273,5 @@ def test_a_server_that_keeps_dropping_it_ends_the_look(store, scene, monkeypatch
     monkeypatch.setattr(Audit, "held_seats", drop)
     with pytest.raises(CursorLost):
         list(verify(store))
-    assert len(looks) % audit.LOOKS == 0
+    assert len(looks) % LOOKS == 0
     assert scene.event
