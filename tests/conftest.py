@@ -19,13 +19,11 @@ from typing import Any
 import mongomock
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
 from servers import Server
 
 from seatctl.domain.rules import RETENTION
 from seatctl.errors import StaleRead
 from seatctl.mongo import schema
-from seatctl.mongo.audit import INVALID_OPERATOR
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.store import Store
 
@@ -132,7 +130,7 @@ class MockStore(Store):
     """mongomock has no transactions, snapshots and validators: a transaction is a plain block here, which
     a StaleRead begins again."""
 
-    def transaction_attempts(self) -> Iterator[AbstractContextManager[Store]]:
+    def transaction_attempts(self, patience: float | None = None) -> Iterator[AbstractContextManager[Store]]:  # noqa: ARG002
         for _ in range(100):
             attempt = MockAttempt(self)
             yield attempt
@@ -166,15 +164,6 @@ class MockAttempt(AbstractContextManager[Store]):
         return kind is StaleRead
 
 
-def aggregate(collection: Any, *arguments: Any, **options: Any) -> Any:
-    """mongomock refuses an expression that it does not know without the code of a server."""
-    try:
-        return mongomock_aggregate(collection, *arguments, **options)
-    except OperationFailure as refusal:
-        code = INVALID_OPERATOR if "Unrecognized expression" in str(refusal) else refusal.code
-        raise OperationFailure(str(refusal), code) from None
-
-
 def create_indexes(collection: Any, models: Any, **_: Any) -> None:
     """mongomock knows no commit quorum."""
     for model in models:
@@ -182,9 +171,7 @@ def create_indexes(collection: Any, models: Any, **_: Any) -> None:
         collection.create_index(list(options.pop("key").items()), **options)
 
 
-mongomock_aggregate = mongomock.Collection.aggregate
 mongomock.Collection.create_indexes = create_indexes
-mongomock.Collection.aggregate = aggregate
 
 
 @pytest.fixture

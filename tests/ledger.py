@@ -124,6 +124,7 @@ class Ledger:
     ) -> Answer:
         """A key stands for one request by one user on one event. Whoever finds too few seats gets what
         is overdue there returned first (invariant 6)."""
+        self.ever_locked |= key is not None  # a key is unique only within a collection that exists
         if key is not None and (earlier := self._lock_by_key(event_id, user, key)):
             if earlier["seats"] != seats:
                 raise Refusal("key_reused", str(earlier["_id"]))
@@ -156,7 +157,7 @@ class Ledger:
         """The lock lives on until its booking's deadline, by default never shorter than it would have. On
         the very instant of a deadline it is too late to act, and too early to expire."""
         lock = self._known(self.locks, lock_id)
-        if booking := self._booking_that_counts(lock_id):
+        if booking := self._booking_of(lock_id):
             if booking["status"] not in LIVE:
                 raise Refusal("wrong_state", booking["status"])
             if booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] <= now:
@@ -216,8 +217,8 @@ class Ledger:
         lock = self._known(self.locks, lock_id)
         if lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", lock["status"])
-        if booking := self._booking_that_counts(lock_id):
-            raise Refusal("wrong_state", str(booking["_id"]))
+        if any(booking["status"] != "INITIATED" for booking in self._bookings_of(lock_id)):
+            raise Refusal("wrong_state", str(lock_id))
         self._return_by_command(lock, now)
         return Answer(lock)
 
@@ -503,10 +504,10 @@ class Ledger:
         paid = [one["seatLockId"] for one in self.bookings.values() if one["status"] == "CONFIRMED"]
         return [lock for lock in self.locks.values() if lock["status"] in ENDED and lock["_id"] in paid]
 
-    def _booking_that_counts(self, lock_id: Id) -> Document | None:
-        """Of several a live one; one that was only INITIATED by another program does not count."""
-        told = [one for one in self._bookings_of(lock_id) if one["status"] != "INITIATED"]
-        return next(filter(is_live, told), told[0] if told else None)
+    def _booking_of(self, lock_id: Id) -> Document | None:
+        """Of several a live one."""
+        bookings = self._bookings_of(lock_id)
+        return next(filter(is_live, bookings), bookings[0] if bookings else None)
 
     def _lock_by_key(self, event_id: Id, user: Id, key: str) -> Document | None:
         wanted = (event_id, user, key)

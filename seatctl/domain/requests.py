@@ -27,10 +27,10 @@ def text(what: str, value: str, longest: int = MAX_TEXT, *, lines: bool = False)
     return value
 
 
-def ttl(duration: timedelta) -> timedelta:
+def ttl(what: str, duration: timedelta) -> timedelta:
     """How long a lock or a payment may take."""
     if not timedelta() < duration <= LONGEST:
-        raise Usage(f"ttl must be longer than zero and at most {LONGEST.days} days")
+        raise Usage(f"{what} must be longer than zero and at most {LONGEST.days} days")
     return duration
 
 

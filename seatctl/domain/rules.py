@@ -73,10 +73,9 @@ def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
     if lock.status is not LockStatus.ACTIVE:
         raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be released")
     if booking is not None:
-        raise WrongState(
-            f"lock {lock.id} has booking {booking.id} ({booking.status}); "
-            f"settle it with `seatctl pay {booking.id} --failed` or let it expire"
-        )
+        pending = booking.status is BookingStatus.PAYMENT_PENDING
+        way_out = f"`seatctl pay {booking.id} --failed` ends it" if pending else "run `seatctl recover`"
+        raise WrongState(f"lock {lock.id} has booking {booking.id}, which is {booking.status}; {way_out}")
 
 
 def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> None:
@@ -91,6 +90,11 @@ def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> Non
     if booking.payment_expires_at is None or booking.payment_expires_at <= now:
         raise DeadlinePassed(
             f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}; a refund is due"
+        )
+    if lock is not None and lock.status is LockStatus.CONSUMED:
+        raise WrongState(
+            f"the lock of booking {booking.id} is CONSUMED already; `seatctl verify` says why. Until that is "
+            "settled, a refund is due"
         )
     if lock is None or lock.status is not LockStatus.ACTIVE:
         raise WrongState(

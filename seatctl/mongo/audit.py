@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from pymongo.errors import OperationFailure
-
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from seatctl.mongo.client import Deployment
 
 Scope: TypeAlias = Document
-INVALID_OPERATOR = 168
 HASH = "$toHashedIndexKey"
 DIGEST_RANGE = 2**42
 """Four million of these fit into MongoDB's integers: an event has at most a million seats."""
@@ -97,7 +94,6 @@ class Audit:
         passed over on it.
         """
         fine = codec.is_seat_count("$seats")
-        digest = {"$sum": {"$mod": [{HASH: "$_id"}, DIGEST_RANGE]}}
         held: dict[EventId, HeldSeats] = {}
         for group in self._grouped(
             self._locks,
@@ -107,8 +103,8 @@ class Audit:
                 "seats": {"$sum": {"$cond": [fine, "$seats", 0]}},
                 "damaged": {"$sum": {"$cond": [fine, 0, 1]}},
                 "locks": {"$sum": 1},
+                "digest": {"$sum": {"$mod": [{HASH: "$_id"}, DIGEST_RANGE]}},
             },
-            digest,
         ):
             event, status = group["_id"]["event"], group["_id"].get("status")
             if isinstance(event, list) or status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
@@ -128,7 +124,7 @@ class Audit:
         where = {"event": scope, **may_protect(self._database)}
         counts: dict[EventId, BookingCounts] = {}
         key = {"event": "$event", "status": "$status"}
-        for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}}, digest):
+        for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}, "digest": digest}):
             event, status = group["_id"]["event"], group["_id"].get("status")
             for named in map(EventId, codec.ids_in(event)):
                 counted = counts.setdefault(named, BookingCounts())
@@ -139,32 +135,14 @@ class Audit:
         return counts
 
     def _grouped(
-        self,
-        collection: Collection[Document],
-        where: Document,
-        key: Document,
-        sums: Document,
-        digest: Document,
+        self, collection: Collection[Document], where: Document, key: Document, sums: Document
     ) -> Iterator[Document]:
-        """Groups with a digest. A server that knows no such hash gives each group a digest that equals no
-        other, so that everything is compared one by one."""
-        first = next(iter(where))
-
-        def groups(digest: Document) -> Iterator[Document]:
-            pipeline: list[Document] = [
-                {"$match": where},
-                {"$sort": {first: 1}},  # or the planner would take the index on `_id` for this
-                {"$group": {"_id": key, **sums, "digest": digest}},
-            ]
-            yield from collection.aggregate(pipeline, session=self._session, allowDiskUse=True)
-
-        try:
-            yield from groups(digest)
-        except OperationFailure as error:
-            if error.code != INVALID_OPERATOR:
-                raise
-            for group in groups({"$sum": 0}):
-                yield {**group, "digest": object()}
+        pipeline: list[Document] = [
+            {"$match": where},
+            {"$sort": {next(iter(where)): 1}},  # or the planner would take the index on `_id` for this
+            {"$group": {"_id": key, **sums}},
+        ]
+        yield from collection.aggregate(pipeline, session=self._session, allowDiskUse=True)
 
     # --- documents that need a closer look -------------------------------------------------------------
 

@@ -102,17 +102,17 @@ class Deployment:
         """An update that sets `field` to the server's clock as it writes, without asking for it first."""
         return {"$currentDate": {field: True}} if self._clock is None else {"$set": {field: self._clock()}}
 
-    def attempts(self) -> Iterator[Attempt]:
+    def attempts(self, patience: float | None = None) -> Iterator[Attempt]:
         """Attempts at one transaction until one succeeds; `Store.transaction_attempts` shows the loop.
 
         Any exception rolls everything back and leaves the loop, except what tells that another writer
         was faster: a TransientTransactionError, or a StaleRead that the body raises. Those start over,
-        for PATIENCE seconds. The driver's own `with_transaction` waits out a contended event with
+        for `patience` seconds. The driver's own `with_transaction` waits out a contended event with
         sleeps that only grow.
 
         Raises Contention, CachePressure, OutcomeUnknown, or what the body raised.
         """
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + (PATIENCE if patience is None else patience)
         backoff = BACKOFF_FIRST
         with self.client.start_session() as session:
             while True:

@@ -44,7 +44,7 @@ def event(document: Document) -> Event | Unreadable:
 
     if not isinstance(event_id, ObjectId):
         return unreadable("its _id is not an ObjectId, so that no lock can name it")
-    if document.get("eventType") == "multi-day" or document.get("dailySeats"):
+    if not _counts_the_whole(document):
         return unreadable("it counts its seats by day, and seatctl leaves it alone", Flaw.COUNTED_BY_DAY)
     total, available = (whole_number(document.get(field)) for field in ("totalSeats", "availableSeats"))
     if total is None or total < 1:
@@ -55,6 +55,17 @@ def event(document: Document) -> Event | Unreadable:
         return unreadable(f"availableSeats is {describe(document.get('availableSeats'))}, not a whole number")
     date, updated = (_date(document.get(field)) for field in ("eventDate", "updatedAt"))
     return Event(EventId(event_id), str(document.get("name", "")), date, total, available, updated)
+
+
+def _counts_the_whole(document: Document) -> bool:
+    """Whether an event has one counter, and not one for each day."""
+    event_type = document.get("eventType")
+    ordinary = event_type is None or (isinstance(event_type, str) and event_type != "multi-day")
+    return ordinary and any(document.get("dailySeats") == nothing for nothing in NO_DAYS)
+
+
+NO_DAYS: tuple[object, ...] = (None, {}, [])
+"""What an event without days has in `dailySeats`."""
 
 
 def lock(document: Document) -> SeatLock | Unreadable:
@@ -225,9 +236,18 @@ def _booking_status(value: object) -> BookingStatus | None:
 
 def is_whole(field: str) -> Document:
     """An expression: `whole_number` of this field is not None."""
-    inside = {"$and": [{"$lte": [{"$abs": field}, LARGEST_NUMBER]}, {"$eq": [{"$mod": [field, 1]}, 0]}]}
+    # Not $abs, which fails on the smallest of all numbers.
+    inside = [{"$gte": [field, -LARGEST_NUMBER]}, {"$lte": [field, LARGEST_NUMBER]}]
+    whole = {"$and": [*inside, {"$eq": [{"$mod": [field, 1]}, 0]}]}
     number = {"$and": [{"$isNumber": field}, {"$ne": [{"$type": field}, "decimal"]}]}
-    return {"$cond": [number, inside, False]}
+    return {"$cond": [number, whole, False]}
+
+
+def counts_the_whole() -> Document:
+    """An expression: `_counts_the_whole`."""
+    ordinary = {"$in": [{"$type": "$eventType"}, ["missing", "null", "undefined", "string"]]}
+    days = {"$in": [{"$ifNull": ["$dailySeats", None]}, {"$literal": list(NO_DAYS)}]}
+    return {"$and": [ordinary, {"$ne": ["$eventType", "multi-day"]}, days]}
 
 
 def is_seat_count(field: str) -> Document:

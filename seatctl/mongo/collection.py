@@ -70,7 +70,8 @@ class Documents:
                 where, projection, batch_size=CURSOR_BATCH, session=self._session, **options
             )
         except OperationFailure as error:
-            if error.code in CURSOR_LOST:
+            # Within a transaction it is the transaction that starts over.
+            if error.code in CURSOR_LOST and not error.has_error_label("TransientTransactionError"):
                 raise CursorLost from error
             raise
 
@@ -110,9 +111,9 @@ def none_of(database: Database[Document], index: schema.Index, values: Iterable[
     lists all documents must be read, so it is asked first whether the index ever saw one (0.5 ms).
     """
     plain = {"status": {"$nin": sorted(values)}}
-    query = {"find": index.collection, "filter": dict.fromkeys(dict(index.keys), EVERY), "hint": index.name}
+    every = dict.fromkeys(dict(index.keys), EVERY)
     try:
-        plan = database.command("explain", query, verbosity="queryPlanner")
+        plan = database[index.collection].find(every).hint(index.name).limit(1).explain()
     except OperationFailure as error:
         if error.code != BAD_VALUE:
             raise

@@ -45,7 +45,12 @@ class Events(Documents):
         `updated_at` the server's time of this write, or None."""
         where = {**id_is(event_id), "availableSeats": {"$gte": seats}, **_has_room(0)}
         change = {"$inc": {"availableSeats": -seats}, **self._deployment.stamp("updatedAt")}
-        return _readable(self._compare_and_set(where, change))
+        found = self._compare_and_set(where, change)
+        if found is None:
+            return None
+        event = codec.event(found)
+        assert isinstance(event, Event), event  # the condition says the same as the codec
+        return event
 
     def add_seats(self, seats: Mapping[EventId, int], now: datetime) -> int:
         """Counters up, one statement for all events that get the same number of seats.
@@ -92,17 +97,8 @@ class Events(Documents):
         return 0, 0, 0
 
 
-def _readable(document: Document | None) -> Event | None:
-    event = None if document is None else codec.event(document)
-    return event if isinstance(event, Event) else None
-
-
 def _has_room(seats: int) -> Document:
     """Conditions: the event can be read, and with so many more seats available it has no more than all."""
     fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
-    readable = {"$and": [codec.is_whole("$availableSeats"), codec.is_whole("$totalSeats")]}
-    return {
-        "$expr": {"$cond": [readable, fits, False]},
-        "eventType": {"$ne": "multi-day"},
-        "dailySeats": {"$in": [None, {}]},
-    }
+    numbers = [codec.is_whole("$availableSeats"), codec.is_whole("$totalSeats")]
+    return {"$expr": {"$cond": [{"$and": [*numbers, codec.counts_the_whole()]}, fits, False]}}

@@ -60,10 +60,14 @@ def code_of(error: BaseException) -> int | None:
     return error.code if isinstance(error, driver.OperationFailure) else None
 
 
+CACHE_PHRASES = ("cache overflow", "oldest pinned transaction", "cache eviction", "cache is full")
+"""What WiredTiger says when it rolls back to free its cache."""
+
+
 def is_cache_pressure(error: BaseException) -> bool:
     """Whether the server rolled back because its cache is full, and not because of another writer."""
     return code_of(error) in {*TOO_LARGE, TEMPORARILY_UNAVAILABLE} or (
-        isinstance(error, driver.OperationFailure) and "cache" in str(error).partition(FULL_ERROR)[0]
+        isinstance(error, driver.OperationFailure) and any(phrase in str(error) for phrase in CACHE_PHRASES)
     )
 
 

@@ -46,9 +46,10 @@ class JobLogs(Documents):
             yield {**group.pop("_id"), **group}
 
 
-def _past(entry: StoredDocument) -> PastRun:
+def _past(entry: StoredDocument) -> PastRun | None:
     executed_at, details, error = entry["executedAt"], entry.get("details"), entry.get("error")
-    assert isinstance(executed_at, datetime)  # the query asked for one
+    if not isinstance(executed_at, datetime):  # before the year 1, or a list
+        return None
     return PastRun(
         executed_at=executed_at,
         status=str(entry.get("status")),

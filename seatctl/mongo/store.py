@@ -57,7 +57,7 @@ class Store:
         """The database server's clock in UTC (invariant 10)."""
         return self.deployment.now()
 
-    def transaction_attempts(self) -> Iterator[AbstractContextManager[Store]]:
+    def transaction_attempts(self, patience: float | None = None) -> Iterator[AbstractContextManager[Store]]:
         """All that is written within, or nothing of it:
 
             for attempt in store.transaction_attempts():
@@ -68,7 +68,7 @@ class Store:
         Starts over when another writer won, or when the body raises StaleRead. The commit is at the end
         of the block, so nothing may leave it by `return` or `break`. See `client.Attempt`.
         """
-        for attempt in self.deployment.attempts():
+        for attempt in self.deployment.attempts(patience):
             yield self._within(attempt)
 
     @contextmanager

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
+from seatctl.errors import Unreachable
+from seatctl.mongo.failures import explain
 from seatctl.output import console, tables
 from seatctl.services import lookup
 
@@ -36,11 +38,19 @@ class Snapshot(NamedTuple):
 
 
 def watch(store: Store, interval: timedelta) -> None:
-    """Redraw every `interval` until Ctrl-C."""
+    """Redraw every `interval` until Ctrl-C. When the database cannot be reached any more, the last reading
+    stays, and the status line says so. Raises Unreachable when there is none yet."""
     with contextlib.suppress(KeyboardInterrupt), console.live_screen() as screen:
+        snapshot, updated = None, f"updated every {format_duration(interval)}"
         while True:
+            try:
+                snapshot, state = read(store, screen.console.height), updated
+            except Exception as error:
+                state = "connection lost, retrying"
+                if snapshot is None or not isinstance(explain(error), Unreachable):
+                    raise
             width, height = screen.console.size
-            screen.update(render(read(store, height), width, height, interval), refresh=True)
+            screen.update(render(snapshot, width, height, state), refresh=True)
             time.sleep(interval.total_seconds())
 
 
@@ -58,8 +68,8 @@ def read(store: Store, rows: int) -> Snapshot:
     return Snapshot(store.name, store.now(), documents, names)
 
 
-def render(snapshot: Snapshot, width: int, height: int, interval: timedelta) -> Part:
-    """The whole screen: the sections, and a status line at the bottom."""
+def render(snapshot: Snapshot, width: int, height: int, state: str) -> Part:
+    """The whole screen: the sections, and at the bottom `state`, when it was read, and from where."""
     parts = []
     for name, rows in share_lines(height - 1, snapshot.documents).items():
         columns = {column: cell for column, (least, cell) in SECTIONS[name].items() if width >= least}
@@ -72,8 +82,7 @@ def render(snapshot: Snapshot, width: int, height: int, interval: timedelta) -> 
         ]
         parts.append(tables.live_table(tuple(columns), cells))
     now = format_time(snapshot.now.replace(microsecond=0))
-    status = f"Ctrl-C to quit, updated every {format_duration(interval)}  {now}  {snapshot.database}"
-    return console.full_screen(parts, status)
+    return console.full_screen(parts, f"Ctrl-C to quit, {state}  {now}  {snapshot.database}")
 
 
 def share_lines(lines: int, documents: Mapping[str, Sequence[object]]) -> dict[str, int]:
@@ -139,7 +148,7 @@ SECTIONS: dict[str, dict[str, tuple[int, Cell]]] = {
         "id": (130, "_id"),
         "event": (0, "name"),
         "date": (100, "eventDate"),
-        "filled": (60, lambda event, _: tables.occupancy(event)),
+        "filled": (60, lambda event, _: tables.occupancy(event, tables.WIDE_BAR)),
         "available #": (0, "availableSeats"),
         "locked #": (0, "locked"),
         "sold #": (0, "sold"),

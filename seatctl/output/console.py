@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     """A table or a line."""
 
 ANY_WIDTH = 100_000
+LABEL_AND_VALUE = 2
+"""Columns of a table that would look the same as cards."""
 
 
 def console() -> Console:
@@ -43,22 +45,46 @@ def show(*parts: Part) -> None:
     screen = console()
     with screen.capture() as captured:
         for part in parts:
-            screen.print(_fit(screen, part))
+            # A line is left to the terminal to wrap, so that a command in it can be copied.
+            screen.print(fit(screen, part, screen.width), soft_wrap=isinstance(part, str))
     shown = captured.get()
     if not screen.is_terminal:
         shown = "".join(line.rstrip() + "\n" for line in shown.splitlines())
     sys.stdout.write(shown)
 
 
-def _fit(screen: Console, part: Part) -> Part:
-    """`part`, or, where it is a table that is too wide for the window, its rows as cards."""
+def fit(screen: Console, part: Part, width: int) -> Part:
+    """`part`, if it is a table no wider than `width` and with no word broken; where there is no room for
+    that, its rows as cards."""
     from rich.measure import Measurement
     from rich.table import Table
 
-    if not isinstance(part, Table) or len(part.columns) < 3:
+    options = screen.options.update(max_width=ANY_WIDTH)
+    if not isinstance(part, Table):
         return part
-    needed = Measurement.get(screen, screen.options.update(max_width=ANY_WIDTH), part).minimum
-    return part if needed <= screen.width else _cards(part)
+    excess = Measurement.get(screen, options, part).maximum - width
+    if excess <= 0:
+        return part
+    least, widths = [], []
+    for column in part.columns:
+        sizes = [Measurement.get(screen, options, cell) for cell in (column.header, *column.cells)]
+        widths.append(max(size.maximum for size in sizes))
+        least.append(widths[-1] if column.no_wrap else max(size.minimum for size in sizes))
+    if sum(widths) - excess < sum(least):
+        return _cards(part) if len(part.columns) > LABEL_AND_VALUE else part
+    # Rich itself narrows a column to less than its longest word.
+    for column, columns in zip(part.columns, _narrow(widths, least, excess), strict=True):
+        column.width = columns
+    return part
+
+
+def _narrow(widths: list[int], least: list[int], excess: int) -> list[int]:
+    """`widths` with `excess` taken from the widest, none below its least."""
+    narrowed = list(widths)
+    for _ in range(excess):
+        widest = max(range(len(narrowed)), key=lambda n: (narrowed[n] > least[n], narrowed[n]))
+        narrowed[widest] -= 1
+    return narrowed
 
 
 def _cards(wide: Table) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from seatctl.output.console import console
+from seatctl.output.console import console, fit
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,7 +20,6 @@ def show_markdown(text: str) -> None:
         sys.stdout.write(text)
         return
     from rich.markdown import CodeBlock, Markdown, TableElement
-    from rich.table import Table
     from rich.text import Text
 
     class Code(CodeBlock):
@@ -30,14 +29,11 @@ def show_markdown(text: str) -> None:
             yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
 
     class Rows(TableElement):
-        """As wide as its longest words, where there is room: a name in two halves cannot be searched for."""
+        """No wider than the window, and no word broken: a name in two halves cannot be searched for."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for part in super().__rich_console__(console, options):
-                for column in part.columns if isinstance(part, Table) else ():
-                    words = " ".join(map(str, column.cells)).split()
-                    column.min_width, column.overflow = max(map(len, words), default=0), "fold"
-                yield part
+                yield fit(console, part, options.max_width)
 
     guide = Markdown(text, hyperlinks=False)
     elements = {"fence": Code, "code_block": Code, "table_open": Rows}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from seatctl.domain.timespec import format_duration, printable
+from seatctl.domain.timespec import format_duration, format_time, printable
 from seatctl.domain.words import count, format_number
 from seatctl.output.formats import stdout_is_utf8, text, whole_number
 
@@ -36,11 +36,12 @@ NUMBER = " #"
 NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
 SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
 """Columns of a live table that lose their end where the window is too narrow: texts of any length."""
-BAR_WIDTH = 12
+BAR, WIDE_BAR = 5, 12
+"""Cells of a bar; with the short one a list of events fits 120 columns."""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table of plain values. Ids, states and numbers never wrap."""
+    """A table of plain values. Ids never wrap, and of other columns no word is ever broken."""
     from rich import box
     from rich.table import Table
 
@@ -50,7 +51,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         result.add_column(
             column.removesuffix(NUMBER),
             justify="right" if number else "left",
-            no_wrap=number or column in NEVER_WRAPPED,
+            no_wrap=column in NEVER_WRAPPED,
             overflow="fold",
         )
     for row in rows:
@@ -70,7 +71,7 @@ def _cells(row: Sequence[object], columns: Sequence[str]) -> list[Text]:
     return cells
 
 
-def occupancy(event: StoredDocument) -> Text:
+def occupancy(event: Mapping[str, Any], width: int = BAR) -> Text:
     """How full an event is, as a bar of sold, locked and available seats with the percentage."""
     from rich.text import Text
 
@@ -79,12 +80,18 @@ def occupancy(event: StoredDocument) -> Text:
         return Text("?")
     solid, half, empty = "█▒·" if stdout_is_utf8() else "#+."
     # Rounded up: the first seat sold can be seen.
-    sold_cells = min(BAR_WIDTH, math.ceil(BAR_WIDTH * sold / total))
-    cells = min(BAR_WIDTH, max(sold_cells, math.ceil(BAR_WIDTH * (sold + locked) / total)))
+    sold_cells = min(width, math.ceil(width * sold / total))
+    cells = min(width, max(sold_cells, math.ceil(width * (sold + locked) / total)))
     bar = Text().append(solid * sold_cells, "green")
     bar.append(half * (cells - sold_cells), "cyan")
-    bar.append(empty * (BAR_WIDTH - cells), "dim")
+    bar.append(empty * (width - cells), "dim")
     return bar.append(f" {round(100 * (sold + locked) / total):>3}%")
+
+
+def _to_the_minute(moment: object) -> object:
+    if not isinstance(moment, datetime):
+        return moment
+    return format_time(moment.replace(microsecond=0)).removesuffix("Z")[:-3] + "Z"
 
 
 # --- documents ----------------------------------------------------------------------------------------
@@ -96,7 +103,7 @@ LISTS: dict[str, dict[str, Field]] = {
     "events": {
         "id": "_id",
         "name": "name",
-        "date": "eventDate",
+        "date": lambda event: _to_the_minute(event.get("eventDate")),
         "filled": occupancy,
         "available #": "availableSeats",
         "locked #": "locked",

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
-from seatctl.domain.states import LIVE, BookingStatus, Fault, LockStatus
+from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
 from seatctl.mongo.audit import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 from seatctl.services.batches import side_by_side
 from seatctl.services.clearance import Cause, Doubt, doubt_of_database
+from seatctl.services.counters import reason_against_raising
 from seatctl.services.violations import (
     Violation,
     counted_by_day,
@@ -38,6 +39,10 @@ RANGES = 8
 def verify(store: Store) -> Iterator[Violation]:
     """Every violation, each once, with the ranges of events in order. Reads only.
     Raises CursorLost when the server keeps dropping what is read."""
+    yield from once(_verify(store))
+
+
+def _verify(store: Store) -> Iterator[Violation]:
     doubt = doubt_of_counters(store)
     size = max(1, min(LARGEST_RANGE, store.sizes()["events"] // RANGES))
     ranges = ((([scope], False)) for scope in store.audit.ranges(size))
@@ -50,10 +55,7 @@ def verify(store: Store) -> Iterator[Violation]:
 def indexes(store: Store) -> Iterator[Violation]:
     """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
     for collection, name in store.audit.deleting_indexes():
-        message = (
-            f"{collection}.{name} is a TTL index, by which MongoDB deletes documents; drop it in mongosh: "
-            f'db.{collection}.dropIndex("{name}")'
-        )
+        message = f"{collection}.{name} is a TTL index, by which MongoDB deletes documents"
         yield Violation(Fault.TTL_INDEX, message, index=f"{collection}.{name}")
 
 
@@ -76,7 +78,7 @@ def _of_no_range(store: Store) -> Iterator[Violation]:
 
 
 def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation]:
-    return store.at_one_time(lambda at: list(once(_of_scope(at, scope, doubt))))
+    return store.at_one_time(lambda at: list(_of_scope(at, scope, doubt)))
 
 
 def once(violations: Iterable[Violation]) -> Iterator[Violation]:
@@ -90,10 +92,7 @@ def once(violations: Iterable[Violation]) -> Iterator[Violation]:
 
 def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violation]:
     events, held, booked = at.audit.events(scope), at.audit.held_seats(scope), at.audit.booking_counts(scope)
-    doubtful: set[object] = set()
     for violation in _of_documents(at, scope, events, held, booked):
-        if violation.fault in CASTS_DOUBT:
-            doubtful.add(violation.event)
         yield _with_hope(at, violation, events, held)
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
@@ -101,9 +100,9 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
             yield counted_by_day(event) if event.flaw is Flaw.COUNTED_BY_DAY else unreadable(event)
         elif not holds.unreadable and (found := judge_counter(event, holds.seats)):
             # Each lock that cannot be read is a violation of its own.
-            reason = str(doubt) if doubt else "a booking of it names a lock that does not exist"
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
-            yield in_doubt(found, reason) if too_low and (doubt or event_id in doubtful) else found
+            reason = (str(doubt) if doubt else reason_against_raising(at, event_id)) if too_low else None
+            yield in_doubt(found, reason) if reason else found
 
 
 def _with_hope(
@@ -123,10 +122,6 @@ def _with_hope(
         if not holds.unreadable and event.total - holds.seats >= lock.seats:
             return violation
     return replace(violation, repairable=False)
-
-
-CASTS_DOUBT = {Fault.CONFIRMED_WITHOUT_LOCK, Fault.BOOKING_WITHOUT_LOCK, Fault.DAMAGED_BOOKING}
-"""Faults by which an event's counter may be too low for a good reason: seats of a lock that is gone."""
 
 
 def _of_documents(
@@ -174,7 +169,7 @@ def _locks(
             elif lock.event in events:
                 found = judge_lock(lock, bookings[lock.id])
                 yield from (violation for violation in found if not _is_orphans(at, violation, events))
-            elif at.events.get(lock.event) is None:
+            elif lock.status in HOLDING and at.events.get(lock.event) is None:
                 yield orphan(lock, bookings[lock.id])
 
 

@@ -6,13 +6,14 @@ in time. An event without clearance is left alone and named; the rest of the run
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import Enum, auto
 from functools import cached_property
+from threading import RLock
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, Flaw, LockId, Unreadable
+from seatctl.domain.documents import Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import BookingStatus
 from seatctl.domain.words import count
 from seatctl.mongo.audit import BookingCounts, HeldSeats, some
@@ -54,19 +55,23 @@ class Clearance:
         self._overdue_before = overdue_before
         self._doubts: dict[EventId, Doubt | None] = {}
         self._protected: dict[LockId, Unreadable] = {}
+        self._one_at_a_time = RLock()
+        """Two batches of a run share what it has looked at."""
 
     def doubts(self, event_ids: Iterable[EventId]) -> dict[EventId, Doubt]:
         """Those of these events whose counter must not be raised, and why."""
         wanted = set(event_ids)
-        unknown = [event_id for event_id in wanted if event_id not in self._doubts]
-        if unknown:
-            self._doubts.update(self._look(unknown))
-        return {event_id: doubt for event_id in wanted if (doubt := self._doubts[event_id])}
+        with self._one_at_a_time:
+            unknown = [event_id for event_id in wanted if event_id not in self._doubts]
+            if unknown:
+                self._doubts.update(self._look(unknown))
+            return {event_id: doubt for event_id in wanted if (doubt := self._doubts[event_id])}
 
     def forget(self, event_ids: Iterable[EventId]) -> None:
         """Look at these events again when they are needed next."""
-        for event_id in event_ids:
-            self._doubts.pop(event_id, None)
+        with self._one_at_a_time:
+            for event_id in event_ids:
+                self._doubts.pop(event_id, None)
 
     def protectors(
         self, lock_ids: Iterable[LockId], event_ids: Iterable[EventId]
@@ -108,15 +113,17 @@ class Clearance:
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
         doubts: dict[EventId, Doubt | None] = {}
         for event_id in event_ids:
-            holds = held.get(event_id, HeldSeats())
-            doubt = doubt_of_event(event_id, events.get(event_id), holds)
+            event, holds = events.get(event_id), held.get(event_id, HeldSeats())
+            doubt = _doubt_of_documents(event_id, event, holds)
             if doubt is None and (lock := self._owned_by_text.get(event_id)):
                 doubt = Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
             if doubt is None:
-                paid_in_doubt = holds.sold_digest != booked.get(event_id, BookingCounts()).paid_digest
-                if event_id in without_locks or (paid_in_doubt and has_paid_without_lock(at, event_id)):
-                    reason = f"event {event_id}: a live booking names a lock that does not exist"
+                perhaps = holds.sold_digest != booked.get(event_id, BookingCounts()).paid_digest
+                if event_id in without_locks or (perhaps and None in paid_locks(at, event_id)):
+                    reason = f"event {event_id}: it has a live booking whose lock cannot be found"
                     doubt = Doubt(Cause.MISSING_LOCK, reason)
+            if doubt is None and isinstance(event, Event):
+                doubt = _doubt_of_counter(event, holds.seats)
             doubts[event_id] = doubt
         return doubts
 
@@ -133,8 +140,8 @@ def doubt_of_database(store: Store) -> Doubt | None:
     return None
 
 
-def doubt_of_event(event_id: EventId, event: Event | Unreadable | None, held: HeldSeats) -> Doubt | None:
-    """What the event itself and its locks say against raising its counter."""
+def _doubt_of_documents(event_id: EventId, event: Event | Unreadable | None, held: HeldSeats) -> Doubt | None:
+    """What cannot be read of an event and its locks."""
     if event is None:
         return Doubt(Cause.NO_EVENT, f"event {event_id} does not exist")
     if isinstance(event, Unreadable):
@@ -143,27 +150,37 @@ def doubt_of_event(event_id: EventId, event: Event | Unreadable | None, held: He
     if held.unreadable:
         reason = f"event {event_id}: {count(held.unreadable, 'lock')} cannot be read; `seatctl verify` names"
         return Doubt(Cause.UNREADABLE, f"{reason} {'it' if held.unreadable == 1 else 'them'}")
-    if held.seats > event.total:
-        reason = (
-            f"event {event_id}: locks hold {held.seats} of {count(event.total, 'seat')}; see `seatctl verify`"
-        )
+    return None
+
+
+def _doubt_of_counter(event: Event, held: int) -> Doubt | None:
+    """What the numbers say. Asked last: what this finds is all that is wrong."""
+    if held > event.total:
+        reason = f"event {event.id}: locks hold {held} of {count(event.total, 'seat')}; see `seatctl verify`"
         return Doubt(Cause.OVERBOOKED, reason)
-    if event.available + held.seats > event.total:
+    if event.available + held > event.total:
         reason = (
-            f"event {event_id}: {event.available} available and {held.seats} held are more than its "
+            f"event {event.id}: {event.available} available and {held} held are more than its "
             f"{count(event.total, 'seat')}; run `seatctl recover`"
         )
         return Doubt(Cause.TOO_HIGH, reason)
     return None
 
 
-def has_paid_without_lock(at: Store, event_id: EventId) -> bool:
-    """Whether a CONFIRMED booking of this event names no lock that exists."""
+def paid_locks(at: Store, event_id: EventId) -> Iterator[SeatLock | Unreadable | None]:
+    """The locks that the CONFIRMED bookings of this event name; None for one that does not exist, or that no
+    id names."""
     paid = at.bookings.of_events(some([event_id]), BookingStatus.CONFIRMED)
     for bookings in chunks(paid, CURSOR_BATCH):
-        if any(isinstance(booking, Unreadable) for booking in bookings):
-            return True
-        named = {booking.lock for booking in bookings if not isinstance(booking, Unreadable)}
-        if len(at.locks.by_id(named)) < len(named):
-            return True
-    return False
+        named = [None if isinstance(booking, Unreadable) else booking.lock for booking in bookings]
+        locks = at.locks.by_id(lock_id for lock_id in named if lock_id is not None)
+        yield from (None if lock_id is None else locks.get(lock_id) for lock_id in named)
+
+
+def protected_by_text(at: Store, lock_id: LockId, event_id: EventId) -> Unreadable | None:
+    """A booking that may be live and names this lock by something that is no ObjectId."""
+    for found in (at.bookings.naming_oddly(some([event_id])), at.bookings.of_odd_events()):
+        for booking, named in found:
+            if lock_id in named:
+                return booking
+    return None

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, Unreadable
+from seatctl.domain.documents import Event, EventId, SeatLock, Unreadable
 from seatctl.domain.rules import TOUCHED
-from seatctl.domain.states import Fault
+from seatctl.domain.states import ENDED_LOCK, Fault
 from seatctl.errors import StaleRead
 from seatctl.mongo.audit import HeldSeats, some
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Clearance
+from seatctl.services.clearance import Clearance, paid_locks
 from seatctl.services.violations import Violation, in_doubt, judge_counter
 
 LOOKS = 5
@@ -34,7 +34,8 @@ def correct(
     time, and whoever moves seats after it writes the event, too, so that one of the two starts over.
 
     Raises the counter by `at_most` seats, and not at all where seats of a document that cannot be read may be
-    among them, or where there is a `reason_against` (invariant 11). Lowers it at once.
+    among them, or where there is a `reason_against` (invariant 11). Lowers it at once, to 0 where locks hold
+    more seats than there are.
     """
     for attempt in store.transaction_attempts():
         with attempt as tx:
@@ -50,24 +51,27 @@ def _correct_within(
     if event is None or isinstance(event, Unreadable) or held.unreadable:
         return Correction(None)
     drift = judge_counter(event, held.seats)
-    if drift is None or drift.fault is not Fault.COUNTER_DRIFT:
-        return Correction(drift)
-    expected = event.total - held.seats
+    if drift is None:
+        return Correction(None)
+    expected = max(0, event.total - held.seats)
     if expected > event.available:
-        if reason := reason_against or _reason_against_raising(tx, event_id):
+        if reason := reason_against or reason_against_raising(tx, event_id):
             return Correction(in_doubt(drift, reason))
         expected = min(expected, event.available + at_most)
         if expected <= event.available:
             return Correction(None)
-    if not tx.events.set_counter(event, expected, now):
+    if expected != event.available and not tx.events.set_counter(event, expected, now):
         raise StaleRead
-    return Correction(drift, corrected=True)
+    # An overbooked event sells nothing more, and is for a person to settle.
+    return Correction(drift, corrected=drift.fault is Fault.COUNTER_DRIFT)
 
 
-def _reason_against_raising(tx: Store, event_id: EventId) -> str | None:
-    """What a counter that is too low may be too low for."""
+def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
+    """Why this counter must not be raised although it is too low, or None."""
     if doubt := Clearance(tx).doubts([event_id]).get(event_id):
         return str(doubt)
+    if any(not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid_locks(tx, event_id)):
+        return "a paid booking has lost its seats"
     odd = [booking for booking, _ in tx.bookings.naming_oddly(some([event_id]))]
     if unreadable := next(iter([*odd, *tx.bookings.unreadable(some([event_id]))]), None):
         return str(unreadable)

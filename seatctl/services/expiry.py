@@ -20,7 +20,7 @@ from seatctl.domain.rules import BATCH
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
-from seatctl.errors import CachePressure, CursorLost, SeatctlError, WriteRefused
+from seatctl.errors import CachePressure, Contention, CursorLost, SeatctlError, WriteRefused
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.batches import in_portions, side_by_side
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 LISTS = 10
 """How often the list of what is overdue is read again, where the server drops it."""
+
+PATIENCE = 10.0
+"""Seconds for which a batch starts over; then it is done without the event that somebody keeps changing."""
 
 Item: TypeAlias = OverdueLock | Booking | Unreadable
 
@@ -157,12 +160,13 @@ class BookingSweep:
     def count(self, store: Store, before: datetime) -> int:
         return store.bookings.count_overdue(before)
 
-    def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:  # noqa: ARG002 - LockSweep's
+    def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
         batch = Batch(skipped=_unreadable(items))
         bookings = [item for item in items if isinstance(item, Booking)]
         lock_ids = [booking.lock for booking in bookings]
         locks = store.locks.by_id(lock_ids)
         protectors = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
+        protectors.update(list(clearance.protectors(lock_ids, {booking.event for booking in bookings})))
         perhaps_paid = []
         for booking in bookings:
             lock, deadline = locks.get(booking.lock), booking.payment_expires_at
@@ -240,7 +244,7 @@ def _batches(store: Store, run: SweepRun, go_on: Callable[[], bool]) -> Iterator
     portions = in_portions(items, run.batch_size, _event_of, go_on)
     if run.dry_run:
         return (_plan(store, run, portion) for portion, _ in portions)
-    return side_by_side(portions, lambda portion: _carry_out(store, run, portion))
+    return side_by_side(portions, lambda portion: _carry_out(store, run, portion, go_on))
 
 
 def _return_shared(store: Store, run: SweepRun, lock_id: LockId) -> Batch:
@@ -260,7 +264,7 @@ def _return_shared_within(tx: Store, run: SweepRun, lock_id: LockId) -> Batch:
     for _, booking in tx.bookings.protecting([lock_id]):
         if not (run.dry_run and isinstance(booking, Booking) and _is_overdue(booking, run.before)):
             return Batch()
-    if doubt := doubt_about(tx, lock):
+    if doubt := doubt_about(tx, lock, run.before if run.dry_run else None):
         return Batch(skipped=[SkippedItem(Kind.LOCK, lock_id, str(doubt))])
     if not run.dry_run:
         end_lock(tx, lock, run.now, with_seats=True, by_job=True)
@@ -301,16 +305,20 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     return batch
 
 
-def _carry_out(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
-    """Plan and carry out, as one transaction. When a document is in the way, the rest is done without it."""
+def _carry_out(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callable[[], bool]) -> Batch:
+    """Plan and carry out, as one transaction. When a document or an event is in the way, the rest is done
+    without it: the batch is halved, down to one item, or to one event that somebody else keeps changing."""
     try:
         return _carry_out_at_once(store, run, items)
-    except (WriteRefused, CachePressure) as error:
-        if len(items) == 1:
-            return Batch(skipped=[_skipped(items[0], error)])
+    except (WriteRefused, CachePressure, Contention) as error:
+        one_event = len({_event_of(item) for item in items}) == 1
+        if len(items) == 1 or (one_event and isinstance(error, Contention)):
+            return Batch(skipped=[_skipped(item, error) for item in items])
         middle = len(items) // 2
-        batch = _carry_out(store, run, items[:middle])
-        batch.add(_carry_out(store, run, items[middle:]))
+        batch = Batch()
+        for half in (items[:middle], items[middle:]):
+            if go_on():
+                batch.add(_carry_out(store, run, half, go_on))
         return batch
 
 
@@ -319,7 +327,7 @@ def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item]) -> Ba
     if not batch.endings:
         return batch
     first = True
-    for attempt in store.transaction_attempts():
+    for attempt in store.transaction_attempts(PATIENCE):
         if not first:
             # Somebody changed something: read again what is overdue still, and look at its events again.
             run.clearance.forget(seats_of(batch.returning))

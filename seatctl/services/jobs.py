@@ -97,7 +97,7 @@ def expire_bookings(store: Store, options: SweepOptions, progress: Progress = SI
 
 
 def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, progress: Progress) -> JobReport:
-    """Raises FutureRefused, and whatever ends a run before its time; the run is logged all the same."""
+    """Raises FutureRefused, before the run begins, and whatever ends it before its time."""
     now = store.now()
     before = _moment_of_run(options, now)
     with _logged(store, job, now, dry_run=options.dry_run) as (report, stop):

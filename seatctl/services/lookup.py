@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from math import isfinite
 from statistics import median
 
 from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
@@ -167,4 +168,4 @@ def _sum_up(job: JobType, groups: list[StoredDocument]) -> StoredDocument:
 
 def _number(group: StoredDocument, name: str) -> int:
     value = group.get(name)
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and isfinite(value) else 0

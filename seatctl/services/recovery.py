@@ -108,7 +108,7 @@ class Recovery:
         drifts = drifts_of(self._store, map(EventId, events))
         too_low = [drift for drift in drifts if drift.seats > 0]
         for drift in drifts:
-            if drift not in too_low:
+            if drift.seats <= 0:
                 self.correct_counter(drift.event, at_most=0)
         doubt = doubt_of_counters(self._store) if too_low else None
         for drift in lasting(self._store, too_low, self._settle, self._stop.go_on):
@@ -144,10 +144,12 @@ class _RecoveryClearance(SweepClearance):
         if doubt.cause not in NO_COUNTER:
             return Treatment.SKIP
         if doubt.cause is Cause.TOO_HIGH:
-            if not self._dry_run and not self._recovery.correct_counter(event_id, at_most=0):
-                return Treatment.SKIP
-            self.forget([event_id])
-            return Treatment.RETURN_SEATS
+            if self._dry_run:
+                return Treatment.RETURN_SEATS
+            with self._one_at_a_time:
+                self._recovery.correct_counter(event_id, at_most=0)
+                self.forget([event_id])
+                return Treatment.SKIP if self.doubts([event_id]) else Treatment.RETURN_SEATS
         if event_id not in self._told:
             self._told.add(event_id)
             fault = Fault.ORPHAN_LOCK if doubt.cause is Cause.NO_EVENT else Fault.OVERBOOKED

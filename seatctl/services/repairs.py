@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, SeatLock, Unreadable
-from seatctl.domain.states import ENDED_LOCK, BookingStatus, Fault, LockStatus
+from seatctl.domain.states import ENDED_LOCK, HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.audit import HeldSeats, some
 from seatctl.mongo.store import Store
+from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
@@ -35,13 +36,22 @@ NEEDS_PERSON = Repair(Outcome.NEEDS_PERSON.value, Outcome.NEEDS_PERSON)
 OVERSOLD = Repair(Outcome.OVERSOLD.value, Outcome.OVERSOLD)
 
 
+def _left_alone(doubt: Doubt) -> Repair:
+    return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
+
+
 def settle_lock(tx: Store, violation: Violation, now: datetime) -> Repair:
     """CONFIRMED x ACTIVE: the lock becomes CONSUMED."""
     booking = tx.bookings.get(BookingId(violation.booking))
     if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
         return NOTHING
-    if tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True) is None:
+    lock = tx.locks.get(booking.lock)
+    if not isinstance(lock, SeatLock) or lock.status is not LockStatus.ACTIVE:
         return NOTHING
+    if isinstance(tx.events.get(lock.event), Unreadable):
+        return NEEDS_PERSON
+    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True) is None:
+        raise StaleRead
     return Repair("lock CONSUMED", repairs=1)
 
 
@@ -89,7 +99,7 @@ def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> Repair:
     """End an ACTIVE lock that nothing protects, in the way that the clearance of its event allows."""
     doubt = doubt_about(tx, lock)
     if doubt is not None and doubt.cause not in NO_COUNTER:
-        return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
+        return _left_alone(doubt)
     end_lock(tx, lock, now, with_seats=doubt is None, by_job=True)
     if doubt is not None:
         return Repair("lock EXPIRED, no counter raised", locks=1)
@@ -100,13 +110,22 @@ def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> Repair:
 def end_booking(tx: Store, violation: Violation, now: datetime) -> Repair:
     """PAYMENT_PENDING that has no seats, or no event: the booking expires, and an ACTIVE lock that no other
     booking protects with it."""
-    booking = tx.bookings.change(
-        BookingId(violation.booking), BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now
-    )
-    if booking is None:
+    booking = tx.bookings.get(BookingId(violation.booking))
+    lock = tx.locks.get(LockId(violation.lock))
+    if not isinstance(booking, Booking) or booking.status is not BookingStatus.PAYMENT_PENDING:
         return NOTHING
-    ended = return_seats(tx, violation, now)
-    if ended.outcome is not Outcome.REPAIRED or not ended.words:
+    if tx.events.get(booking.event) is not None and isinstance(lock, SeatLock) and lock.status in HOLDING:
+        return NOTHING
+    doubt = Clearance(tx).doubts([booking.event]).get(booking.event)
+    if doubt is not None and doubt.cause not in NO_COUNTER:  # it keeps its time to pay
+        return _left_alone(doubt)
+    protectors = [protector.id for _, protector in tx.bookings.protecting([booking.lock])]
+    ended = NOTHING
+    if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE and protectors == [booking.id]:
+        ended = _end_lock(tx, lock, now)
+    if tx.bookings.change(booking.id, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now) is None:
+        raise StaleRead
+    if not ended.locks:
         return Repair("booking EXPIRED", bookings=1)
     return Repair(f"booking EXPIRED, {ended.words}", locks=1, bookings=1, seats=ended.seats)
 
@@ -116,6 +135,8 @@ def end_orphan(tx: Store, violation: Violation, now: datetime) -> Repair:
     be for seats."""
     lock = tx.locks.get(LockId(violation.lock))
     if not isinstance(lock, SeatLock) or lock.status is not LockStatus.ACTIVE:
+        return NOTHING
+    if tx.events.get(lock.event) is not None:
         return NOTHING
     waiting: list[BookingId] = []
     for _, booking in tx.bookings.protecting([lock.id]):

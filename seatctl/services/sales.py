@@ -10,7 +10,9 @@ from typing import NamedTuple
 from seatctl.domain.documents import (
     Booking,
     BookingId,
+    Event,
     EventId,
+    Flaw,
     LockId,
     SeatLock,
     Unreadable,
@@ -30,9 +32,10 @@ from seatctl.domain.rules import (
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.domain.words import count
-from seatctl.errors import DamagedDocument, SoldOut, StaleRead, WrongState
+from seatctl.errors import CountedByDay, DamagedDocument, SoldOut, StaleRead, WrongState
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
+from seatctl.services.clearance import protected_by_text
 from seatctl.services.events import get_event
 from seatctl.services.expiry import return_overdue
 from seatctl.services.found import not_found, readable
@@ -76,8 +79,11 @@ class ConfirmResult(NamedTuple):
 
 
 class PayResult(NamedTuple):
+    """The booking; whether this call changed it; and the lock whose seats were returned, if any."""
+
     booking: Booking
     changed: bool
+    returned: SeatLock | None = None
 
 
 # --- lock ----------------------------------------------------------------------------------------------
@@ -112,7 +118,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
 def _checked(request: LockRequest) -> LockRequest:
     """The request, its key without surrounding space. Raises Usage."""
     key = None if request.key is None else text("key", request.key)
-    return request._replace(seats=seat_count(request.seats), key=key, ttl=ttl(request.ttl))
+    return request._replace(seats=seat_count(request.seats), key=key, ttl=ttl("ttl", request.ttl))
 
 
 def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
@@ -120,6 +126,8 @@ def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = _take_seats_within(tx, request)
+    if result and result.available is not None:
+        _log_counter(request.event, result.available, -request.seats)
     return result
 
 
@@ -138,8 +146,12 @@ def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
     now, key = event.updated_at, request.key or new_key()
     deadline = to_milliseconds(now + request.ttl)
     made = tx.locks.insert(event.id, request.user, request.seats, deadline, key, now)
-    _log_counter(event.id, event.available, -request.seats)
     return LockResult(made, created=True, available=event.available)
+
+
+def _log_returned(store: Store, lock: SeatLock) -> None:
+    if log.isEnabledFor(logging.INFO) and isinstance(event := store.events.get(lock.event), Event):
+        _log_counter(event.id, event.available, lock.seats)
 
 
 def _log_counter(event_id: EventId, available: int, change: int) -> None:
@@ -157,7 +169,7 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     (invariants 4 and 5). Raises Usage, NotFound, WrongState, DeadlinePassed, DamagedDocument.
     """
     if request.payment_ttl is not None:
-        ttl(request.payment_ttl)
+        ttl("payment-ttl", request.payment_ttl)
     store.bookings.ensure_collection()
     for attempt in store.transaction_attempts():
         with attempt as tx:
@@ -175,6 +187,8 @@ def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
         return ConfirmResult(earlier, created=False)
     check_confirmable(found, now)
     get_event(tx, found.event)
+    if odd := protected_by_text(tx, found.id, found.event):
+        raise DamagedDocument(f"lock {found.id} may have a booking already: {odd}")
     deadline = moment("payment-ttl", payment_deadline(found, request.payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
@@ -187,8 +201,11 @@ def _bookings_of(tx: Store, lock_id: LockId) -> list[Booking]:
     """The lock's booking, or, of several, the live ones first. Raises DamagedDocument where one cannot be
     read."""
     bookings = [readable(found) for found in tx.bookings.of_lock(lock_id)]
-    live = [booking for booking in bookings if booking.status in LIVE]
-    return [*live, *bookings]
+    return sorted(bookings, key=_is_not_live)
+
+
+def _is_not_live(booking: Booking) -> bool:
+    return booking.status not in LIVE
 
 
 # --- pay and fail --------------------------------------------------------------------------------------
@@ -216,9 +233,11 @@ def _pay_within(tx: Store, booking_id: BookingId) -> PayResult:
     found = None if held is None else readable(held)
     check_payable(booking, found, now)
     assert found is not None
-    if isinstance(event := tx.events.get(found.event), Unreadable) or event is None:
-        reason = "does not exist" if event is None else event.reason
-        raise WrongState(f"event {found.event} of booking {booking.id} {reason}; a refund is due")
+    event = tx.events.get(found.event)
+    if event is None:
+        raise WrongState(f"event {found.event} of booking {booking.id} does not exist; a refund is due")
+    if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
+        raise CountedByDay(f"{event}, with booking {booking.id}; a refund is due")
     confirmed = tx.bookings.confirm(booking_id, now)
     if confirmed is None or not tx.locks.change(found.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
         raise StaleRead
@@ -231,6 +250,8 @@ def fail_payment(store: Store, booking_id: BookingId) -> PayResult:
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = _fail_within(tx, booking_id)
+    if result.returned is not None:
+        _log_returned(store, result.returned)
     return result
 
 
@@ -242,14 +263,15 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     held = tx.locks.get(booking.lock)
     found = None if held is None else readable(held)
     check_failable(booking, found)
-    protectors = [booking_of for _, booking_of in tx.bookings.protecting([booking.lock])]
+    protectors = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
+    returned = None
     if found is not None and found.status is LockStatus.ACTIVE and len(protectors) == 1:
-        _return_one(tx, found)
+        returned = _return_one(tx, found)
     failed = tx.bookings.change(booking_id, BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED, now)
     if failed is None:
         raise StaleRead
-    return PayResult(failed, changed=True)
+    return PayResult(failed, changed=True, returned=returned)
 
 
 # --- release -------------------------------------------------------------------------------------------
@@ -264,6 +286,7 @@ def release(store: Store, lock_id: LockId) -> SeatLock:
             bookings = [one for one in _bookings_of(tx, lock_id) if one.status is not BookingStatus.INITIATED]
             check_releasable(found, next(iter(bookings), None))
             released = _return_one(tx, found)
+    _log_returned(store, released)
     return released
 
 
@@ -271,11 +294,7 @@ def _return_one(tx: Store, held: SeatLock) -> SeatLock:
     """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
     if doubt := doubt_about(tx, held):
         raise DamagedDocument(f"the seats of lock {held.id} cannot be returned: {doubt}")
-    ended = end_lock(tx, held, tx.now(), with_seats=True, by_job=False)
-    event = tx.events.get(held.event)
-    if event is not None and not isinstance(event, Unreadable):
-        _log_counter(event.id, event.available, held.seats)
-    return ended
+    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False)
 
 
 # --- shared --------------------------------------------------------------------------------------------

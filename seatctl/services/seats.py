@@ -16,7 +16,7 @@ from seatctl.domain.states import LockStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Cause, Clearance, Doubt
+from seatctl.services.clearance import Cause, Clearance, Doubt, protected_by_text
 
 
 class Ending(NamedTuple):
@@ -77,12 +77,11 @@ NO_COUNTER = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
 """Doubts that say that no counter went down for a lock: recovery may end it, and raises none."""
 
 
-def doubt_about(tx: Store, lock: SeatLock) -> Doubt | None:
+def doubt_about(tx: Store, lock: SeatLock, overdue_before: datetime | None = None) -> Doubt | None:
     """Why this lock's seats must not be returned (invariant 11), or None."""
-    clearance = Clearance(tx)
-    if protector := clearance.protectors([lock.id], [lock.event]).get(lock.id):
+    if protector := protected_by_text(tx, lock.id, lock.event):
         return Doubt(Cause.UNREADABLE, f"its {protector}")
-    return clearance.doubts([lock.event]).get(lock.event)
+    return Clearance(tx, overdue_before).doubts([lock.event]).get(lock.event)
 
 
 def end_lock(tx: Store, lock: SeatLock, now: datetime, *, with_seats: bool, by_job: bool) -> SeatLock:

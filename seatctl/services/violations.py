@@ -43,12 +43,13 @@ class Violation:
 
     @property
     def remedy(self) -> str:
-        """The command that repairs it, or the one that shows a person what to decide on."""
+        """The command that repairs it, or those that show a person what there is and how to decide."""
         if self.is_for_recovery:
             return "seatctl recover"
         if self.index:
-            return "seatctl init --check"
-        return f"seatctl show {self.booking or self.lock or self.event}"
+            collection, _, name = self.index.partition(".")
+            return f'in mongosh: db.{collection}.dropIndex("{name}")'
+        return f"seatctl show {self.booking or self.lock or self.event}; seatctl help guarantees"
 
     def as_document(self) -> dict[str, object]:
         ids = {"event": self.event, "lock": self.lock, "booking": self.booking, "index": self.index}
