@@ -1,4 +1,4 @@
-"""Databases for the tests: mongomock for rules, real servers for everything that matters.
+"""Databases for the tests: real servers, since what matters is theirs (`memory.py` has one for rules).
 
 In CI a missing `mongod` is a failure, never a skip: nothing here skips.
 """
@@ -10,19 +10,16 @@ import random
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import mongomock
 import pytest
 from pymongo import MongoClient
 from servers import Server
 
-from seatctl.domain.rules import RETENTION
-from seatctl.errors import StaleRead
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.store import Store
@@ -117,61 +114,6 @@ def fresh_store(server: Server, clock: Clock) -> Iterator[Store]:
     client = MongoClient(server.uri, tz_aware=True, datetime_conversion="DATETIME_AUTO")
     yield Store(Deployment(client, f"test_{uuid.uuid4().hex}", clock=clock))
     client.close()
-
-
-@pytest.fixture
-def mock_store(clock: Clock) -> MockStore:
-    """A fresh, empty database in memory. It proves nothing about races: it is for rules."""
-    client = mongomock.MongoClient(tz_aware=True)
-    return MockStore(Deployment(client, f"test_{uuid.uuid4().hex}", clock=clock))
-
-
-class MockStore(Store):
-    """mongomock has no transactions, snapshots and validators: a transaction is a plain block here, which
-    a StaleRead begins again."""
-
-    def transaction_attempts(self, patience: float | None = None) -> Iterator[AbstractContextManager[Store]]:  # noqa: ARG002
-        for _ in range(100):
-            attempt = MockAttempt(self)
-            yield attempt
-            if attempt.succeeded:
-                return
-        raise AssertionError("a transaction never ends")
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Store]:
-        yield self
-
-    def missing(self) -> list[str]:
-        return schema.missing(self.database)
-
-    def init(self, retention: timedelta | None = None) -> list[str]:
-        return schema.create(self.database, retention, RETENTION)
-
-
-class MockAttempt(AbstractContextManager[Store]):
-    """A block that is begun again after a StaleRead; nothing is rolled back."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.succeeded = False
-
-    def __enter__(self) -> Store:
-        return self.store
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self.succeeded = kind is None
-        return kind is StaleRead
-
-
-def create_indexes(collection: Any, models: Any, **_: Any) -> None:
-    """mongomock knows no commit quorum."""
-    for model in models:
-        options = dict(model.document)
-        collection.create_index(list(options.pop("key").items()), **options)
-
-
-mongomock.Collection.create_indexes = create_indexes
 
 
 @pytest.fixture

@@ -404,9 +404,11 @@ class Ledger:
         done.repairs += 1
 
     def _correct(self, event: Document, now: datetime, done: Tally) -> None:
-        """Set a counter to what invariant 1 says. More seats held than there are is for a person, and so is
-        a counter that may be too low for a good reason."""
+        """Set a counter to what invariant 1 says. Where more seats are held than there are, none is for sale,
+        and a person must decide; so it is with a counter that may be too low for a good reason."""
         expected = event["totalSeats"] - self.held(event["_id"])
+        if expected < 0 < event["availableSeats"]:
+            event.update(availableSeats=0, updatedAt=now)
         if expected < 0 or event["availableSeats"] == expected:
             return
         lost = any(lock["eventId"] == event["_id"] for lock in self._lost_locks())
@@ -443,16 +445,17 @@ class Ledger:
         event = self.events.get(event_id)
         if event is None:
             return Doubt.NO_EVENT
-        if self.held(event_id) > event["totalSeats"]:
-            return Doubt.OVERBOOKED
-        if self.held(event_id) + event["availableSeats"] > event["totalSeats"]:
-            return Doubt.TOO_HIGH
         for booking in self.bookings.values():
             if booking["event"] != event_id or not is_live(booking) or booking["seatLockId"] in self.locks:
                 continue
             overdue = passed_over is not None and booking["paymentExpiresAt"] < passed_over
             if booking["status"] == "CONFIRMED" or not overdue:
                 return Doubt.MISSING_LOCK
+        # What the numbers say is asked last: it must be all that is wrong.
+        if self.held(event_id) > event["totalSeats"]:
+            return Doubt.OVERBOOKED
+        if self.held(event_id) + event["availableSeats"] > event["totalSeats"]:
+            return Doubt.TOO_HIGH
         return None
 
     def _close(self, claim: Claim, now: datetime, done: Tally, *, returned: bool) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Collection
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -157,13 +157,25 @@ COMMON_OPTIONS = (
 )
 
 
+FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
+
+
 class Command(TyperCommand):
-    """A command that also takes the common options, in any order; its `--help` shows them last."""
+    """A command that also takes the common options, in any order; its `--help` shows them last. Of those
+    that say where the database is, it takes only `finds`: none is offered that would be ignored."""
 
     context_class = Invocation
 
-    def __init__(self, *args: Any, params: list[Any], **settings: Any) -> None:
-        super().__init__(*args, params=[*params, *COMMON_OPTIONS], **settings)
+    def __init__(
+        self, *args: Any, params: list[Any], finds: Collection[str] = FIND_DATABASE, **settings: Any
+    ) -> None:
+        ignored = FIND_DATABASE - set(finds)
+        common = [option for option in COMMON_OPTIONS if not ignored.intersection(option.opts)]
+        super().__init__(*args, params=[*params, *common], **settings)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """`EVENT_ID` as everywhere else; Typer writes `{EVENT_ID}`."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def invoke(self, ctx: Any) -> Any:
         if ctx.verbose:
@@ -205,8 +217,14 @@ class Group(TyperGroup):
 
 
 def command(
-    app: typer.Typer, name: str, *, panel: str | None = None, example: str
+    app: typer.Typer,
+    name: str,
+    *,
+    panel: str | None = None,
+    example: str,
+    finds: Collection[str] = FIND_DATABASE,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options. Its docstring is the help, with `example`
     below."""
-    return app.command(name, cls=Command, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")
+    made: Any = partial(Command, finds=finds)
+    return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")

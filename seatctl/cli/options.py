@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -65,6 +65,13 @@ def _parse_user_filter(text: str) -> UserId:
     if not text.strip():
         raise ValueError("it must not be empty")
     return parse_user(text)
+
+
+def parse_moment(text: str) -> datetime | timedelta:
+    """As `parse_time`, with a hint for a duration that lacks its plus sign."""
+    if re.fullmatch(r"(\d{1,9}[dhms])+", text.strip(), re.ASCII):
+        raise ValueError(f"{shorten(text)!r} has no sign; write +{shorten(text.strip())} for a time from now")
+    return parse_time(text)
 
 
 # --- building blocks --------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ Limit = Annotated[
 DryRun = Annotated[bool, flag("--dry-run", "Report what would be done; change nothing.")]
 AsOf = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
-    option("--as-of TIME", parse_time, 'Move "now" for this run: ISO 8601 or +11m.'),
+    option("--as-of TIME", parse_moment, 'Move "now" for this run: ISO 8601 (no zone = UTC) or +11m.'),
 ]
 Force = Annotated[bool, flag("--force", "Allow an --as-of in the future without --dry-run.")]
 BatchSize = Annotated[int, option("--batch-size N", _between(1, LARGEST_BATCH), "Items in one transaction.")]

@@ -247,7 +247,7 @@ def counts_the_whole() -> Document:
     """An expression: `_counts_the_whole`."""
     ordinary = {"$in": [{"$type": "$eventType"}, ["missing", "null", "undefined", "string"]]}
     days = {"$in": [{"$ifNull": ["$dailySeats", None]}, {"$literal": list(NO_DAYS)}]}
-    return {"$and": [ordinary, {"$ne": ["$eventType", "multi-day"]}, days]}
+    return {"$and": [ordinary, {"$ne": [{"$ifNull": ["$eventType", ""]}, "multi-day"]}, days]}
 
 
 def is_seat_count(field: str) -> Document:

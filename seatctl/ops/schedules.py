@@ -1,4 +1,4 @@
-"""A crontab, and systemd services and timers, that run the jobs. Text only: it knows no database.
+"""A crontab, and systemd services and timers, that run the jobs. It knows no database.
 
 The URI never stands in either, only the name of the file that holds it: they are read by more people
 than a password is for.
@@ -6,8 +6,10 @@ than a password is for.
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from seatctl.errors import Usage
 
@@ -69,6 +71,30 @@ def crontab(program: str, user: str, uri_file: str, database: str | None = None)
 # Also check job freshness, backlog and consistency every quarter of an hour (remove the # to enable):
 #7,22,37,52 * * * * {command} health -q
 """
+
+
+def why_unreadable(user: str, path: str) -> str | None:
+    """Why owner, group and mode keep this user from reading a file, which may also be a directory on the
+    way to it; None when they do not, or when that cannot be known. An access list may say otherwise."""
+    account = pwd.getpwnam(user)
+    groups = os.getgrouplist(user, account.pw_gid)
+    file = Path(path).resolve()
+    try:
+        needed = [(each, each.stat(), 0o1) for each in reversed(file.parents)] + [(file, file.stat(), 0o4)]
+    except OSError:
+        return None
+    for each, status, bit in needed:
+        shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
+        if account.pw_uid != 0 and not status.st_mode & (bit << shift):
+            return f"{each} has owner {_name_of(status.st_uid)} and mode {status.st_mode & 0o777:03o}"
+    return None
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _crontab_value(name: str, value: str) -> str:
@@ -162,6 +188,29 @@ Type=oneshot
 ExecStart=/usr/bin/logger -t seatctl -p daemon.err "%i failed: journalctl -n 20 -u %i"
 {_sandbox([], "root", network=False)}""",
     }
+
+
+NEXT_COMMANDS = f"""\
+sudo systemctl daemon-reload
+sudo systemctl enable --now {RECOVER}.service
+sudo systemctl enable --now {LOCKS}.timer {BOOKINGS}.timer"""
+"""What starts the jobs once the files are in place."""
+
+
+def write_units(files: dict[str, str], directory: Path, *, force: bool = False) -> list[str]:
+    """Write the files into `directory`. One that exists and says something else, as a person may have
+    changed it, is kept unless `force`; returns the paths of those. Raises Usage when it cannot write."""
+    kept = []
+    try:
+        for name, text in files.items():
+            path = directory / name
+            if not force and path.exists() and path.read_bytes() != text.encode():
+                kept.append(str(path))
+            else:
+                path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Usage(f"cannot write to {directory}: {error.strerror}") from error
+    return kept
 
 
 def bundle(files: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ def show_markdown(text: str) -> None:
         sys.stdout.write(text)
         return
     from rich.markdown import CodeBlock, Markdown, TableElement
+    from rich.table import Table
     from rich.text import Text
 
     class Code(CodeBlock):
@@ -33,7 +34,7 @@ def show_markdown(text: str) -> None:
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for part in super().__rich_console__(console, options):
-                yield fit(console, part, options.max_width)
+                yield fit(console, part, options.max_width) if isinstance(part, Table) else part
 
     guide = Markdown(text, hyperlinks=False)
     elements = {"fence": Code, "code_block": Code, "table_open": Rows}

@@ -4,7 +4,7 @@ cell, a strange one is shown as it is."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -151,7 +151,18 @@ SUMMARY: dict[str, Field] = {
     "worst ms #": "worstDuration",
 }
 VIOLATIONS = {"fault": "fault", "problem": "message", "what to do": "remedy"}
-REPAIRS = {"fault": "fault", "problem": "message", "outcome": "outcome"}
+REPAIRS: dict[str, Field] = {
+    "fault": "fault",
+    "problem": "message",
+    "outcome": lambda step: "; ".join(_outcome_and_remedy(step)),
+}
+
+
+def _outcome_and_remedy(step: Mapping[str, Any]) -> Iterator[str]:
+    """What became of a violation, and where recovery leaves it to a person, what to do."""
+    yield str(step["outcome"])
+    if step["outcome"] == "needs a person":
+        yield str(step["remedy"])
 
 
 def list_table(
@@ -160,6 +171,15 @@ def list_table(
     """One document a line."""
     rows = ([value(document, field) for field in columns.values()] for document in documents)
     return table(tuple(columns), rows, title=title)
+
+
+def list_of(collection: str, documents: Sequence[StoredDocument]) -> Table:
+    """A list of one collection. The column `error` is there only if a run has one: without it a list of
+    runs fits 120 columns."""
+    columns = dict(LISTS[collection])
+    if not any(document.get("error") for document in documents):
+        columns.pop("error", None)
+    return list_table(documents, columns)
 
 
 def value(document: StoredDocument, field: Field) -> object:

@@ -74,7 +74,8 @@ class JobHealth:
         if self.last is None:
             if self.job is JobType.RECOVERY:
                 return None
-            return f"{self.job} has never run; `seatctl schedule cron` prints a crontab that runs it"
+            schedules = "`seatctl schedule cron` or `seatctl schedule systemd`"
+            return f"{self.job} has never run; {schedules} sets it up"
         assert self.age is not None
         failed = f": {self.last_error}" if self.last_error else ""
         if self.job is not JobType.RECOVERY and self.age > max_age:
@@ -171,7 +172,7 @@ class Health:
         return [
             f"{fault}: {violation.message}"
             + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-            + f"; `{violation.remedy}`, or `seatctl verify` for all"
+            + "; `seatctl verify` says what to do"
             for fault, violation in sorted(first.items())
         ]
 

@@ -118,7 +118,7 @@ class JobReport:
             parts.append(f"expired {self.notes[0]}{more}")
         if self.unresolved:
             need = "violation needs" if self.unresolved == 1 else "violations need"
-            parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` lists them")
+            parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` says what to do")
         return "; ".join(parts) or None
 
     def entry(self, error: str | None) -> JobRun:

@@ -24,7 +24,7 @@ VARIABLE = (
     (re.compile(r"\b[0-9a-f]{24}\b"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
     (re.compile(r"\(\d+ ms\)"), "(N ms)"),
-    (re.compile(r"│ +\d+ │ [\w.-]+ +│ +│$", re.MULTILINE), "│ N │ HOST │ │"),
+    (re.compile(r"│ +\d+ │ (?!\d+ )[\w.-]+ +│$", re.MULTILINE), "│ N │ HOST │"),
     (re.compile(r"[╭├╰][─┬┼┴]+[╮┤╯]"), "RULE"),
     (re.compile(r" +"), " "),
 )
@@ -126,7 +126,7 @@ def options_in(words: str) -> set[str]:
 def roles_of_the_guide() -> dict[str, set[tuple[str, str]]]:
     """Each role's grants: an action, and the collection that it is for."""
     roles: dict[str, set[tuple[str, str]]] = {}
-    (block,) = blocks(GUIDES["privileges"], "js")
+    block, _ = blocks(GUIDES["privileges"], "js")
     for role, body in re.findall(
         r'role: "(\w+)", roles: \[\], privileges: \[(.*?)^\]\}\)', block, re.MULTILINE | re.DOTALL
     ):
@@ -140,6 +140,6 @@ def roles_of_the_guide() -> dict[str, set[tuple[str, str]]]:
 
 def users_of_the_guide() -> dict[str, list[str]]:
     """Each user's roles."""
-    (block,) = blocks(GUIDES["privileges"], "js")
+    block, _ = blocks(GUIDES["privileges"], "js")
     granted = re.findall(r"^  (\w+): \[(.*)\],$", block.partition("users = {")[2], re.MULTILINE)
     return {user: re.findall(r'"(\w+)"', roles) for user, roles in granted}

@@ -166,7 +166,8 @@ def test_an_empty_list_is_an_empty_array_for_a_program_and_a_remark_for_a_person
 
 
 def test_a_list_that_its_limit_cut_says_so_on_stderr(story: Story) -> None:
-    assert "first 2; --limit 0 shows all" in one_line(story.shell.ok("locks", "--limit", "2"))
+    assert one_line(story.shell.ok("locks", "--limit", "2")) == "2 rows shown; --limit 0 shows all"
+    assert one_line(story.shell.ok("locks", "--limit", "1")) == "1 row shown; --limit 0 shows all"
     assert story.shell.ok("locks", "--limit", "0").stderr == ""
 
 
@@ -186,7 +187,7 @@ def test_a_list_for_a_program_is_complete_unless_it_asks_for_less(
     assert len(here(capsys, *listed, "--json", "--limit", "3").json) == 3
     shown = here(capsys, *listed)
     assert len(ID.findall(shown.stdout)) == LIST_LIMIT
-    assert f"these are the first {LIST_LIMIT}" in one_line(shown)
+    assert f"{LIST_LIMIT} rows shown" in one_line(shown)
 
 
 def test_older_runs_are_left_out_of_jobs_and_of_its_summary(
@@ -215,7 +216,7 @@ def test_an_event_with_a_date_in_the_past_is_created_with_a_remark(
 ) -> None:
     create = ("create-event", "Yesterday", "--seats", "1", "--uri", shell.env["SEATCTL_URI"], "--date")
     late = here(capsys, *create, "2020-01-01")
-    assert (late.code, one_line(late)) == (0, "the date of this event is past: 2020-01-01T00:00:00Z")
+    assert (late.code, one_line(late)) == (0, "warning: the date of this event is past: 2020-01-01T00:00:00Z")
     assert late.stdout.startswith("Created event")
     assert here(capsys, *create, "2020-01-01", "-q").stderr == ""
     assert here(capsys, *create, "+1d").stderr == ""
@@ -230,13 +231,33 @@ def test_init_check_reports_a_retention_that_differs(
     differs = here(capsys, "init", "--check", "--retention", "60d", *uri)
     assert differs.code == 5
     assert "the job log is kept for 30d, not for 60d" in one_line(differs)
-    assert here(capsys, "init", "--retention", "60d", *uri).code == 0
+    assert here(capsys, "init", "--retention", "60d", *uri).stdout.startswith("changed jobLogs.retention\n")
     assert here(capsys, "init", "--check", "--retention", "60d", "--json", *uri).json["retention"] == "60d"
 
 
 def test_metrics_and_json_cannot_both_be_on_stdout(shell: Shell) -> None:
     result = shell("health", "--prometheus", "-", "--json")
     assert (result.code, result.error["code"], result.stdout) == (2, "usage", "")
+
+
+def test_a_failed_payment_says_how_many_seats_it_returned(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    event = here(capsys, "create-event", "Gala", "--seats", "9", "--date", "+1d", "-q", *uri).stdout.strip()
+    lock = here(capsys, "lock", event, "--user", "ada", "--seats", "2", "-q", *uri).stdout.strip()
+    booking = here(capsys, "confirm", lock, "-q", *uri).stdout.strip()
+    first, again = (here(capsys, "pay", booking, "--failed", *uri).stdout for _ in range(2))
+    assert first == f"Booking {booking} is FAILED; 2 seats returned.\n"
+    assert again == f"Booking {booking} is already FAILED.\n"
+
+
+def test_an_error_in_a_terminal_is_one_line_that_the_terminal_wraps(tmp_path: Path) -> None:
+    """So that a command in it can be copied whole."""
+    shown = Shell({"HOME": str(tmp_path), "TERM": "xterm"}).tty("expire-locks", columns=40)
+    assert shown.code == 11
+    assert shown.stdout.count("\n") == 1
+    assert len(shown.stdout) > 100
 
 
 def test_json_has_stored_names_hex_ids_and_times_in_utc(story: Story) -> None:

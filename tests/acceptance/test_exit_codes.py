@@ -54,7 +54,11 @@ ENDINGS: dict[int, list[tuple[str, str]]] = {
     4: [("not_found", "show aaaaaaaaaaaaaaaaaaaaaaaa"), ("not_found", "pay {lock}")],
     5: [("unhealthy", "verify"), ("unhealthy", "health"), ("unhealthy", "init --check")],
     10: [("unreachable", f"events --uri {NOBODY}")],
-    11: [("configuration", "events --uri nonsense"), ("configuration", "events --uri-file /no/such/file")],
+    11: [
+        ("configuration", "events --uri nonsense"),
+        ("configuration", "events --uri-file /no/such/file"),
+        ("configuration", "init --check --database never_used"),
+    ],
 }
 SIGNALS = (130, 143)
 """Tried below, where something is there to interrupt."""
@@ -95,6 +99,9 @@ def test_a_ttl_index_is_named_by_every_check(
         database.seatLocks.create_index("createdAt", name="tidy", expireAfterSeconds=10**9)
     told, as_json = here(capsys, *command.split()), here(capsys, *command.split(), "--json")
     assert (told.code, as_json.code) == (code, code)
+    if command == "init --check":
+        assert "1 index wrong; the lines above say what to do" in told.stderr
+        assert "`seatctl verify` says what to do" in as_json.stderr
     for shown in (told.stdout, as_json.stdout.replace("\\", "")):
         assert 'db.seatLocks.dropIndex("tidy")' in shown
 

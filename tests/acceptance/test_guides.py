@@ -6,6 +6,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import read
@@ -19,11 +20,18 @@ from examples import (
     session,
     users_of_the_guide,
 )
+from stories import new_event, new_lock
 from terminal import PROGRAM, Shell, here
 
 from seatctl import errors
 from seatctl.domain.states import INVARIANT, REPAIRABLE, Fault
 from seatctl.help import TOPICS
+from seatctl.mongo.target import DEFAULT_DATABASE
+from seatctl.services.audit import verify
+from seatctl.services.sales import ConfirmRequest, confirm, pay
+
+if TYPE_CHECKING:
+    from seatctl.mongo.store import Store
 
 PROJECT = Path(__file__).parents[2]
 NOT_BUILT = {12, 13}
@@ -107,10 +115,37 @@ def test_the_roles_are_those_that_the_tests_found_to_be_the_least() -> None:
 
 def test_the_block_for_mongosh_asks_for_passwords_at_its_very_end() -> None:
     """What is pasted behind a question would be taken for the answer."""
-    (block,) = blocks(GUIDES["privileges"], "js")
+    block, _ = blocks(GUIDES["privileges"], "js")
     assert re.search(r"passwordPrompt\(\), roles \}\)\n\}\n$", block)
     assert block.count("passwordPrompt") == 1
     assert not re.search(r"^use ", block, re.MULTILINE), "no statement: it cannot stand in a block"
+
+
+def test_starting_over_drops_each_user_and_each_role_of_the_guide() -> None:
+    _, block = blocks(GUIDES["privileges"], "js")
+    users, roles = (set(re.findall(r'"(\w+)"', listed)) for listed in re.findall(r"of \[(.*)\]", block))
+    assert users == set(users_of_the_guide())
+    assert roles == set(roles_of_the_guide())
+    assert f'"{DEFAULT_DATABASE}"' in block
+
+
+def test_the_pattern_for_mongosh_lets_a_booking_be_paid_whose_lock_was_sold_too_early(store: Store) -> None:
+    """As the table says for `consumed_without_booking` where a booking still waits."""
+    (pattern,) = blocks(section(GUIDES["guarantees"], "What verify reports"), "js")
+    call = (
+        r'db\.(\w+)\.updateOne\({_id: ObjectId\("LOCK_ID"\), status: "(\w+)"}, {\$set: {status: "(\w+)"}}\)'
+    )
+    matched = re.fullmatch(call, pattern.strip())
+    assert matched
+    collection, before, after = matched.groups()
+    lock = new_lock(store, new_event(store, "Gala", 9), "ada").id
+    booking = confirm(store, ConfirmRequest(lock)).booking.id
+    store.database[collection].update_one({"_id": lock}, {"$set": {"status": before}})
+    assert [violation.fault for violation in verify(store)] == [Fault.CONSUMED_WITHOUT_BOOKING]
+    store.database[collection].update_one({"_id": lock, "status": before}, {"$set": {"status": after}})
+    assert list(verify(store)) == []
+    pay(store, booking)
+    assert list(verify(store)) == []
 
 
 def test_the_packages_and_their_arrows_are_those_of_the_sources() -> None:
@@ -173,9 +208,14 @@ def test_a_terminal_gets_it_rendered_with_no_line_of_code_cut_or_broken(topic: s
         assert {line.strip() for line in block.splitlines()} <= lines
 
 
+@pytest.mark.parametrize("columns", [60, 79, 80])
 @pytest.mark.parametrize("topic", TOPICS)
-def test_no_word_of_a_table_is_cut_in_80_columns(topic: str) -> None:
-    shown = re.sub(r"\x1b\[[\d;]*m", "", Shell({"TERM": "xterm"}).tty("help", topic, columns=80).stdout)
+def test_no_table_is_wider_than_the_window_and_no_word_in_it_is_cut(topic: str, columns: int) -> None:
+    """Only lines of code are longer, and stay whole."""
+    shown = Shell({"TERM": "xterm", "LANG": "C.UTF-8"}).tty("help", topic, columns=columns).stdout
+    shown = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    code = {line.strip() for block in blocks(GUIDES[topic]) for line in block.splitlines()}
+    assert not [line for line in shown.splitlines() if len(line) > columns and line.strip() not in code]
     names = {word for cells in rows(GUIDES[topic]) for word in re.findall(r"`([\w./-]+)`", " ".join(cells))}
     assert not [name for name in names if name not in shown]
     assert "…" not in shown

@@ -71,7 +71,7 @@ ID = re.compile(r"[A-Z]+_ID")
 def example_of(command: Any) -> list[str]:
     """The words of a help's example behind `seatctl` and the command's name."""
     shown = command.epilog.split("Example:")[1]
-    return shlex.split(shown.strip())
+    return shlex.split(shown.strip().replace("\\\n", ""))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -80,6 +80,7 @@ def test_each_help_has_a_purpose_grouped_options_and_a_valid_example(
 ) -> None:
     usage, _, purpose, after, *rest = here(capsys, *name.split(), "--help").stdout.splitlines()
     assert usage.startswith(f"Usage: seatctl {name}")
+    assert not re.search(r"[{}]", usage)
     assert here(capsys, *name.split(), "-h").stdout.splitlines()[3:] == [after, *rest]
     assert not re.search(r"\d:\d\d:\d\d|default: \(|<=", " ".join(rest)), "a default as nobody types it"
     assert purpose.startswith("  ")
@@ -115,9 +116,41 @@ def test_the_list_of_commands_shows_each_purpose_in_80_columns(story: Story) -> 
     shown = story.shell.ok("--help").stdout
     assert "..." not in shown.partition("Operate:")[2]
     assert max(map(len, shown.splitlines())) <= 80
+    for group in ("db", "schedule"):
+        assert "..." not in story.shell.ok(group, "--help").stdout.partition("Commands:")[2]
     alone = story.shell()
     assert (2, "", shown) == (alone.code, alone.stdout, alone.stderr)
     assert story.shell("db").code == 2
+
+
+FINDS = ("--uri", "--uri-file", "--database")
+IGNORES = {
+    "db start": FINDS,
+    "db stop": FINDS,
+    "db status": FINDS,
+    "db uri": ("--uri", "--uri-file"),
+    "schedule cron": ("--uri",),
+    "schedule systemd": ("--uri",),
+    "demo": ("--database",),
+    "help": FINDS,
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_offers_no_option_that_it_would_ignore(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = here(capsys, *name.split(), "--help").stdout
+    for option in FINDS:
+        offered = option not in IGNORES.get(name, ())
+        assert offered == bool(re.search(rf"^  {option} ", shown, re.MULTILINE))
+    for option in IGNORES.get(name, ()):
+        refused = here(capsys, *name.split(), option, "x")
+        assert (refused.code, "No such option" in refused.stderr) == (2, True)
+
+
+def test_the_help_of_events_explains_the_signs_of_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "█ sold, ▒ locked, · available" in here(capsys, "events", "--help").stdout
 
 
 def test_help_shows_the_same_as_the_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,8 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (3, "add --force", ("expire-locks", "--as-of", "+1h")),
     (3, "add --force", ("expire-bookings", "--as-of", "9999-12-31T23:59:59Z")),
     (2, "is not a time", ("expire-locks", "--as-of", "later", "--dry-run")),
+    (2, "'16m' has no sign; write +16m", ("expire-locks", "--as-of", "16m", "--dry-run")),
+    (2, "write +30d", ("create-event", "Gala", "--seats", "1", "--date", "30d")),
     (2, "No such option", ("events", "--colour")),
     (2, "-q goes after the command", ("-q", "events")),
     (2, "--event goes after the command", ("--event", "{event}", "locks")),

@@ -96,7 +96,7 @@ def count_outside(scene: Scene) -> None:
         Events, "get", lambda events, event_id: get(Events(events._deployment, None), event_id)
     )
     scene.patch.setattr(Audit, "held_seats", held_outside)
-    scene.skip(counters, "_reason_against_raising")
+    scene.skip(counters, "reason_against_raising")
     scene.blind(Events, "set_counter", "availableSeats", "totalSeats")
 
 
@@ -165,7 +165,7 @@ CONTROLS = {
         skipping(Clearance, "doubts", {}), on.failed_beside_a_missing_lock, breaks="11"
     ),
     "clearance before recovery raises a counter": Control(
-        skipping(counters, "_reason_against_raising"), on.recovered_while_a_sold_lock_is_missing, breaks="11"
+        skipping(counters, "reason_against_raising"), on.recovered_while_a_sold_lock_is_missing, breaks="11"
     ),
     # --- confirm, pay, lock
     "confirm writes the lock: swept meanwhile": Control(

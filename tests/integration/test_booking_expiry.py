@@ -231,6 +231,22 @@ def test_a_live_booking_that_names_locks_in_a_list_keeps_each_of_them(store, clo
 
 @pytest.mark.parametrize("state", ["PAYMENT_PENDING", "CONFIRMED", "ON_HOLD"])
 @pytest.mark.parametrize("odd_event", [False, True])
+def test_a_booking_that_runs_out_leaves_its_lock_to_another_one_that_names_it_by_text(
+    store, clock, event, state, odd_event
+):
+    held, booked = book(store, event)
+    insert_booking(store, str(event) if odd_event else event, str(held), state, due=timedelta(days=1))
+    clock.advance(minutes=16)
+    planned, done = run_expire_bookings(store, dry_run=True), run_expire_bookings(store)
+
+    assert counts(planned) == counts(done) == (0, 1, 0)
+    assert list(reasons(planned)) == list(reasons(done)) == [held]
+    assert (states(store, held, booked), available(store, event)) == (("ACTIVE", "EXPIRED"), 99)
+    assert done.run["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("state", ["PAYMENT_PENDING", "CONFIRMED", "ON_HOLD"])
+@pytest.mark.parametrize("odd_event", [False, True])
 def test_a_lock_that_a_booking_names_by_text_keeps_its_seats(store, clock, event, state, odd_event):
     held = lock(store, event)
     insert_booking(store, str(event) if odd_event else event, str(held), state)

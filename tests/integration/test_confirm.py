@@ -229,6 +229,20 @@ def test_a_lock_whose_booking_cannot_be_read_is_not_confirmed(store, held, pendi
     assert bookings(store) == 1
 
 
+@pytest.mark.parametrize("status", [*BookingStatus, "ON_HOLD"])
+@pytest.mark.parametrize("odd_event", [False, True])
+def test_a_lock_that_a_booking_names_by_text_is_not_confirmed(store, event, held, status, odd_event):
+    """Unless that has ended: of one lock no two bookings may be live."""
+    odd = insert_booking(store, str(event) if odd_event else event, str(held), str(status))
+    before = everything(store)
+    if status in {*LIVE, "ON_HOLD"}:
+        with pytest.raises(DamagedDocument, match=f"lock {held} may have a booking already: booking {odd}: "):
+            confirm(store, held)
+        assert everything(store) == before
+    else:
+        assert booking_of(store, confirm(store, held))["status"] == "PAYMENT_PENDING"
+
+
 def test_a_lock_of_an_event_that_is_gone_or_counted_by_day_is_not_confirmed(store, event, held):
     edit(store, "events", event, eventType="multi-day")
     with pytest.raises(CountedByDay, match="counts its seats by day"):

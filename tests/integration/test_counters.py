@@ -10,7 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import available, edit, everything
-from damage import Scene, damage_booking, delete_lock_of_paid_and_nothing_else
+from damage import (
+    Scene,
+    damage_booking,
+    delete_lock_of_paid_and_nothing_else,
+    delete_lock_of_pending,
+    let_documents_expire,
+    lose_paid_lock,
+)
 from scene import (
     HOUR,
     add,
@@ -25,10 +32,12 @@ from scene import (
 )
 
 from seatctl.domain.rules import TOUCHED
+from seatctl.domain.states import Fault
 from seatctl.errors import Interrupted
 from seatctl.mongo.audit import Audit
 from seatctl.mongo.events import Events
 from seatctl.services import counters
+from seatctl.services.audit import verify
 from seatctl.services.counters import LOOKS, correct, drifts_of, lasting
 
 SETTLE = timedelta(seconds=5)
@@ -178,6 +187,12 @@ def test_an_event_that_cannot_be_read_has_no_drift(store, event, between_looks):
     assert drifts(store, event) == {}
 
 
+def oversell(scene):
+    """A paid booking lost its lock, and its seat was sold again."""
+    lose_paid_lock(scene)
+    lock(scene.store, scene.event, 98)
+
+
 # --- correct ------------------------------------------------------------------------------------------
 
 
@@ -223,11 +238,24 @@ def test_a_counter_is_not_raised_for_a_reason_against_it_and_lowered_all_the_sam
     assert available(store, event) == 100
 
 
-def test_an_overbooked_event_has_no_right_counter(store, clock, event):
-    insert_lock(store, event, 101, due=HOUR)
+@pytest.mark.parametrize("counter", [100, 1, 0, -1, -20])
+def test_an_overbooked_event_has_no_right_counter_and_sells_nothing_more(store, clock, event, counter):
+    insert_lock(store, event, 105, due=HOUR)
+    edit(store, "events", event, availableSeats=counter)
     done = correct(store, event, clock(), 100)
 
-    assert (done.violation.fault.value, done.corrected, available(store, event)) == ("overbooked", False, 100)
+    assert (done.violation.fault.value, done.corrected) == ("overbooked", False)
+    assert available(store, event) == min(counter, 0)
+
+
+def test_an_overbooked_event_whose_counter_is_0_is_not_touched(store, clock, event):
+    insert_lock(store, event, 101, due=HOUR)
+    edit(store, "events", event, availableSeats=0)
+    clock.advance(hours=1)
+    before = event_of(store, event)
+    correct(store, event, clock(), 100)
+
+    assert event_of(store, event) == before
 
 
 @pytest.mark.parametrize("way", ["gone", "unreadable", "a lock that cannot be read"])
@@ -263,6 +291,48 @@ def test_a_counter_is_not_raised_where_seats_of_what_cannot_be_read_may_be_among
 
     assert (done.violation.fault.value, done.corrected) == ("counter_in_doubt", False)
     assert available(store, scene.event) == before
+
+
+@pytest.mark.parametrize(
+    ("doubt", "reason"),
+    [
+        (delete_lock_of_paid_and_nothing_else, "it has a live booking whose lock cannot be found"),
+        (delete_lock_of_pending, "it has a live booking whose lock cannot be found"),
+        (damage_booking, "its status is 'LOST'"),
+        (lambda scene: insert_booking(scene.store, scene.event, str(scene.held), "ON_HOLD"), "'ON_HOLD'"),
+        (lambda scene: insert_lock(scene.store, str(scene.event), due=HOUR), "not an id"),
+        (lambda scene: insert_lock(scene.store, None, due=HOUR), "its seats may be those of any event"),
+        (let_documents_expire, "bookings has the TTL index tidy"),
+        (oversell, "a paid booking has lost its seats"),
+    ],
+)
+def test_verify_doubts_a_counter_that_is_too_low_for_the_reason_for_which_recovery_leaves_it(
+    store, doubt, reason
+):
+    scene = Scene(store)
+    doubt(scene)
+    edit(store, "events", scene.event, availableSeats=-1)
+    told = [found.message for found in verify(store) if found.fault is Fault.COUNTER_IN_DOUBT]
+    steps = run_recover(store).steps
+
+    assert [reason in message for message in told] == [True]
+    left = [step.violation.message for step in steps if step.violation.fault is Fault.COUNTER_IN_DOUBT]
+    assert left == told
+    assert available(store, scene.event) == -1
+
+
+def test_the_seats_that_a_paid_booking_lost_are_not_raised_while_they_are_sold_again(store, clock, event):
+    """The one seat that is left is not for the next buyer: two were paid."""
+    held = insert_lock(store, event, 2, status="EXPIRED")
+    insert_booking(store, event, held, "CONFIRMED")
+    insert_lock(store, event, 99, due=HOUR)
+    edit(store, "events", event, availableSeats=0)
+    done = correct(store, event, clock(), 100)
+
+    assert (done.violation.fault.value, done.corrected) == ("counter_in_doubt", False)
+    assert "a paid booking has lost its seats" in done.violation.message
+    assert available(store, event) == 0
+    assert [found.fault.value for found in verify(store)] == ["lost_lock", "counter_in_doubt"]
 
 
 def test_a_counter_is_never_set_across_a_purchase_made_meanwhile(store, clock, event, monkeypatch):

@@ -1,6 +1,8 @@
 """What the sweeps do when somebody is faster, or when the server is in trouble."""
 
+import signal
 from datetime import timedelta
+from itertools import chain
 
 import pytest
 from conftest import available, edit, everything
@@ -9,16 +11,18 @@ from scene import (
     book,
     confirm,
     create,
+    event_of,
     insert_booking,
     lock,
     lock_of,
     meanwhile,
     run_expire_bookings,
     run_expire_locks,
+    run_recover,
     states,
 )
 
-from seatctl.errors import CachePressure, Contention, CursorLost
+from seatctl.errors import CachePressure, Contention, CursorLost, Interrupted
 from seatctl.mongo import client
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
@@ -34,6 +38,10 @@ def event(store):
 
 def counts(report):
     return report.locks, report.bookings, report.seats
+
+
+def reasons(report):
+    return {item.id: item.reason for item in report.skipped.values()}
 
 
 def in_time(clock, act):
@@ -183,15 +191,77 @@ def test_when_others_keep_winning_sweeps_and_commands_end_with_a_word_and_nothin
     held = lock(store, event)
     clock.advance(minutes=11)
     before = everything(store, "jobLogs")
+    monkeypatch.setattr(expiry, "PATIENCE", 0)
     monkeypatch.setattr(client, "PATIENCE", 0)
     monkeypatch.setattr(SeatLocks, "expire_overdue", lambda *_: 0)
     monkeypatch.setattr(SeatLocks, "change", lambda *_, **__: None)
+    report = run_expire_locks(store)
 
-    with pytest.raises(Contention, match="Other writers kept winning"):
-        run_expire_locks(store)
+    assert (counts(report), reasons(report)) == ((0, 0, 0), {held: Contention.default_message()})
     with pytest.raises(Contention, match="Other writers kept winning"):
         sales.release(store, held)
     assert before == everything(store, "jobLogs")
+
+
+JOBS = {"expire-locks": run_expire_locks, "expire-bookings": run_expire_bookings, "recover": run_recover}
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_of_a_batch_only_the_event_that_somebody_keeps_is_skipped_and_named(
+    store, clock, replica, monkeypatch, job, number
+):
+    """Another client wrote it in a transaction that it neither commits nor rolls back."""
+    events = [create(store) for _ in range(3)]
+    kept = events[number]
+    locks = {
+        event: [lock(store, event) for _ in range(size)]
+        for event, size in zip(events, (3, 1, 2), strict=True)
+    }
+    booked = {}
+    for each in chain(*locks.values()) if job != "expire-locks" else ():
+        booked[each] = confirm(store, each)
+    clock.advance(hours=1)
+    monkeypatch.setattr(expiry, "PATIENCE", 0.2)
+    with replica.client() as other, other.start_session() as session, session.start_transaction():
+        other[store.name].events.update_one({"_id": kept}, {"$set": {"note": "?"}}, session=session)
+        report = JOBS[job](store)
+
+    left = [booked.get(each, each) for each in locks[kept]]
+    assert reasons(report) == dict.fromkeys(left, Contention.default_message())
+    assert {event: available(store, event) for event in events} == {
+        event: 100 - len(locks[event]) if event == kept else 100 for event in events
+    }
+    assert report.seats == 6 - len(left)
+    assert {lock_of(store, each)["status"] for each in locks[kept]} == {"ACTIVE"}
+    (run,) = store.database.jobLogs.find()
+    assert (run["status"], {item["id"] for item in run["details"]["setAside"]}) == ("FAILED", set(left))
+    assert event_of(store, kept)["note"] == "?"
+    assert JOBS[job](store).error is None
+    assert available(store, kept) == 100
+
+
+@pytest.mark.parametrize(("at", "done"), [(1, 0), (2, 2)])
+def test_no_half_of_a_batch_is_begun_once_somebody_asked_to_stop(store, clock, monkeypatch, at, done):
+    locks = [lock(store, create(store)) for _ in range(4)]
+    clock.advance(minutes=11)
+    expire, batches = seats.expire, []
+
+    def contested_at_first(*arguments):
+        batches.append(1)
+        if len(batches) == at:
+            signal.raise_signal(signal.SIGTERM)
+        if len(batches) == 1:
+            raise Contention
+        expire(*arguments)
+
+    monkeypatch.setattr(expiry, "expire", contested_at_first)
+    with pytest.raises(Interrupted, match=f"interrupted after {done} locks"):
+        run_expire_locks(store)
+
+    assert len(batches) == at
+    assert [lock_of(store, each)["status"] for each in locks] == ["EXPIRED"] * done + ["ACTIVE"] * (4 - done)
+    assert store.database.jobLogs.find_one()["details"]["locksExpired"] == done
 
 
 # --- a server in trouble -------------------------------------------------------------------------------
@@ -262,9 +332,7 @@ def test_a_batch_that_the_server_cannot_take_is_halved_down_to_one(store, clock,
 
     assert sizes[0] == 9
     assert counts(report) == (8, 0, 8)
-    assert {item.id: item.reason for item in report.skipped.values()} == {
-        locks[4]: CachePressure.default_message()
-    }
+    assert reasons(report) == {locks[4]: CachePressure.default_message()}
     assert available(store, event) == 99
 
 

@@ -1,5 +1,6 @@
 """What paying, failing and releasing promise."""
 
+import logging
 from datetime import timedelta
 
 import pytest
@@ -22,12 +23,17 @@ from scene import (
 
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
 from seatctl.errors import (
+    Contention,
+    CountedByDay,
     DamagedDocument,
     DeadlinePassed,
+    StaleRead,
     WriteRefused,
     WrongState,
 )
+from seatctl.mongo import client
 from seatctl.mongo.bookings import Bookings
+from seatctl.mongo.locks import SeatLocks
 from seatctl.services import sales
 
 USER = ObjectId("65f000000000000000000001")
@@ -53,6 +59,80 @@ def pending(store, held):
 
 def bookings(store):
     return store.database.bookings.count_documents({})
+
+
+# --- the story -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(store, event, caplog):
+    """Each line about the counter, with what everybody else can read of it at that moment."""
+    lines = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            if "→" in record.getMessage():
+                lines.append((record.getMessage(), available(store, event)))
+
+    caplog.set_level("INFO", "seatctl")
+    listener = Listener()
+    logging.getLogger("seatctl").addHandler(listener)
+    yield lines
+    logging.getLogger("seatctl").removeHandler(listener)
+
+
+def stale():
+    raise StaleRead
+
+
+MOVES = {
+    "lock": ("insert", lambda store, event, _: lock(store, event, 2), (7, 5, -2)),
+    "release": ("change", lambda store, _, held: sales.release(store, held), (7, 10, 3)),
+    "pay --failed": (
+        "change",
+        lambda store, _, held: sales.fail_payment(store, confirm(store, held)),
+        (7, 10, 3),
+    ),
+}
+"""By command: the write after which it starts over, what it does, and how the counter moves."""
+
+
+@pytest.mark.parametrize("command", MOVES)
+def test_a_counter_is_told_once_when_it_has_moved_however_often_the_command_starts_over(
+    store, event, held, told, monkeypatch, command
+):
+    method, act, (before, after, change) = MOVES[command]
+    told.clear()
+    happened = meanwhile(monkeypatch, SeatLocks, method, stale)
+    act(store, event, held)
+
+    assert happened
+    assert told == [(f"event {event}: {before} → {after} seats available ({change:+})", after)]
+
+
+@pytest.mark.parametrize("command", MOVES)
+def test_of_a_command_that_gives_up_no_counter_is_told(store, event, held, told, monkeypatch, command):
+    method, act, _ = MOVES[command]
+    told.clear()
+    monkeypatch.setattr(client, "PATIENCE", 0)
+    monkeypatch.setattr(SeatLocks, method, lambda *_, **__: stale())
+    with pytest.raises(Contention):
+        act(store, event, held)
+
+    assert (told, available(store, event)) == ([], 7)
+
+
+def test_no_counter_is_told_where_no_seats_move(store, event, held, told):
+    told.clear()
+    sales.pay(store, confirm(store, held))
+    again = lock(store, event, 1, key="k")
+    assert told.pop()
+    assert lock(store, event, 1, key="k") == again
+    other = confirm(store, again)
+    insert_booking(store, event, again)  # which keeps the seats
+    sales.fail_payment(store, other)
+
+    assert told == []
 
 
 # --- pay -------------------------------------------------------------------------------------------
@@ -119,7 +199,9 @@ def test_a_booking_whose_seats_are_not_held_is_not_paid(store, held, pending, st
     else:
         edit(store, "seatLocks", held, status=str(status))
 
-    with pytest.raises(WrongState, match=f"is {status}.*a refund is due"):
+    why = "already; `seatctl verify` says why. Until that is settled, a refund is due"
+    says = why if status == "CONSUMED" else ", so its seats are not held; a refund is due"
+    with pytest.raises(WrongState, match=f"is {status} ?{says}$"):
         sales.pay(store, pending)
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 
@@ -141,10 +223,25 @@ def test_a_booking_of_an_event_that_is_gone_or_counted_by_day_is_not_paid(store,
     else:
         edit(store, "events", event, eventType="multi-day")
     before = everything(store)
+    refusal, says = {
+        "gone": (WrongState, f"event {event} of booking {pending} does not exist"),
+        "by day": (CountedByDay, f"event {event}: it counts its seats by day.* booking {pending}"),
+    }[way]
 
-    with pytest.raises(WrongState, match=rf"event {event} .*a refund is due"):
+    with pytest.raises(refusal, match=f"^{says}; a refund is due$"):
         sales.pay(store, pending)
     assert everything(store) == before
+
+
+@pytest.mark.parametrize("fields", [{"availableSeats": "many"}, {"totalSeats": None}])
+def test_a_payment_needs_no_counter_that_can_be_read(store, event, held, pending, fields):
+    """The seats are the lock's, and no counter moves."""
+    edit(store, "events", event, **fields)
+    before = everything(store, "seatLocks", "bookings")
+
+    assert sales.pay(store, pending).changed
+    assert states(store, held, pending) == ("CONSUMED", "CONFIRMED")
+    assert everything(store, "seatLocks", "bookings") == before
 
 
 def test_a_booking_whose_deadline_is_no_date_is_not_paid(store, pending):

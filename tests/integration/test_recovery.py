@@ -425,7 +425,7 @@ def test_while_a_live_booking_has_no_lock_its_events_counter_is_not_raised(store
     without = {"CONFIRMED": "confirmed_without_lock", "PAYMENT_PENDING": "booking_without_lock"}[status]
     assert set(outcomes(report)) == {(without, "needs a person"), ("counter_in_doubt", "needs a person")}
     assert "98 seats available, should be 100" in report.steps[-1].violation.message
-    assert "names a lock that does not exist" in report.steps[-1].violation.message
+    assert "it has a live booking whose lock cannot be found" in report.steps[-1].violation.message
     assert report.run["status"] == "FAILED"
 
 
@@ -451,14 +451,19 @@ def test_a_counter_is_not_raised_to_take_the_seats_of_a_paid_booking_again(store
     assert now_of(store, event, held, booked) == ("CONSUMED", "CONFIRMED", 1)
 
 
-def test_where_locks_hold_more_seats_than_there_are_a_person_must_decide(store, event):
+def test_where_locks_hold_more_seats_than_there_are_nothing_more_is_sold_and_a_person_must_decide(
+    store, event
+):
     held = lock(store, event, 1, ttl=HOUR)
     edit(store, "seatLocks", held, seats=101)
-    before = everything(store, "jobLogs")
-    report = run_recover(store)
+    before = everything(store, "jobLogs", "events")
+    reports = [run_recover(store), run_recover(store)]
 
-    assert before == everything(store, "jobLogs")
-    assert outcomes(report) == [("overbooked", "needs a person")]
+    assert before == everything(store, "jobLogs", "events")
+    assert available(store, event) == 0
+    assert [outcomes(report) for report in reports] == [[("overbooked", "needs a person")]] * 2
+    assert [(report.repairs, report.counters_corrected) for report in reports] == [(0, 0)] * 2
+    assert [violation.fault for violation in verify(store)] == ["overbooked"]
 
 
 def test_a_correction_stamps_the_event_with_the_servers_now(store, clock, event):

@@ -12,6 +12,7 @@ from scene import (
     book,
     create,
     delete,
+    event_of,
     insert_booking,
     insert_lock,
     lock,
@@ -22,7 +23,9 @@ from scene import (
 )
 
 from seatctl.domain.states import HOLDING
+from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
+from seatctl.mongo.locks import SeatLocks
 from seatctl.services import recovery
 from seatctl.services.audit import verify
 
@@ -345,6 +348,86 @@ def test_seats_that_a_buyer_gets_between_look_and_repair_are_not_taken_for_a_los
     assert happened
     assert (states(store, held, booked), available(store, event)) == (("EXPIRED", "CONFIRMED"), 1)
     assert outcomes(report) == [("lost_lock", "oversold: the event no longer has the seats; needs a person")]
+
+
+def test_a_lock_whose_event_comes_back_between_look_and_repair_is_left_with_its_booking(
+    store, event, monkeypatch
+):
+    """A restore that brought the locks first."""
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    gone = event_of(store, event)
+    delete(store, "events", event)
+    before = everything(store, "jobLogs", "events")
+    happened = meanwhile(
+        monkeypatch, SeatLocks, "get", lambda: store.database.events.insert_one(gone), before=True
+    )
+    report = run_recover(store)
+
+    assert happened
+    assert (outcomes(report), report.error) == ([], None)
+    assert everything(store, "jobLogs", "events") == before
+    assert (states(store, held, booked), list(verify(store))) == (("ACTIVE", "PAYMENT_PENDING"), [])
+
+
+@pytest.mark.parametrize("status", sorted(HOLDING))
+def test_a_booking_whose_lock_holds_seats_again_between_look_and_repair_is_left(
+    store, event, monkeypatch, status
+):
+    held, booked = pair(store, event, "EXPIRED", "PAYMENT_PENDING")
+
+    def hold_again():
+        edit(store, "seatLocks", held, status=status.value)
+        add(store, event, -2)
+
+    happened = meanwhile(monkeypatch, Bookings, "get", hold_again, before=True)
+    report = run_recover(store)
+
+    assert happened
+    assert (report.bookings, outcomes(report)) == (0, [])
+    assert (states(store, held, booked), available(store, event)) == ((status, "PAYMENT_PENDING"), 98)
+
+
+def test_a_booking_whose_event_comes_back_between_look_and_repair_is_left(store, event, monkeypatch):
+    held, booked = pair(store, event, "ACTIVE", "PAYMENT_PENDING")
+    edit(store, "bookings", booked, event=NOWHERE)
+    back = {"_id": NOWHERE, "name": "Concert", "totalSeats": 10, "availableSeats": 10}
+    happened = meanwhile(
+        monkeypatch, Bookings, "get", lambda: store.database.events.insert_one(back), before=True
+    )
+    report = run_recover(store)
+
+    assert happened
+    assert (report.bookings, outcomes(report)) == (0, [])
+    assert (states(store, held, booked), available(store, event)) == (("ACTIVE", "PAYMENT_PENDING"), 98)
+
+
+def test_a_booking_that_is_paid_between_look_and_repair_is_left(store, event, monkeypatch):
+    held, booked = pair(store, event, "EXPIRED", "PAYMENT_PENDING")
+    happened = meanwhile(
+        monkeypatch, Bookings, "get", lambda: edit(store, "bookings", booked, status="CONFIRMED"), before=True
+    )
+    run_recover(store)
+
+    assert happened
+    assert states(store, held, booked) == ("EXPIRED", "CONFIRMED")
+
+
+@pytest.mark.parametrize(
+    ("lock_status", "booking_status"), [("EXPIRED", "PAYMENT_PENDING"), ("ACTIVE", "CONFIRMED")]
+)
+@pytest.mark.parametrize("fields", [{"eventType": "multi-day"}, {"availableSeats": "many"}])
+def test_what_is_wrong_on_an_event_in_doubt_is_left_to_a_person(
+    store, event, lock_status, booking_status, fields
+):
+    """A booking keeps its time to pay (invariant 11)."""
+    pair(store, event, lock_status, booking_status)
+    edit(store, "events", event, **fields)
+    before = everything(store, "jobLogs")
+    report = run_recover(store)
+
+    assert before == everything(store, "jobLogs")
+    assert {outcome.partition(":")[0] for _, outcome in outcomes(report)} == {"needs a person"}
+    assert len(outcomes(report)) == 2
 
 
 def test_a_lock_that_is_booked_again_between_look_and_repair_keeps_its_seats(store, event, monkeypatch):

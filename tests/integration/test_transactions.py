@@ -102,7 +102,10 @@ def test_a_stale_read_starts_over(deployment, box):
         (transient(), Contention),
         (driver.AutoReconnect("gone", {"errorLabels": ["TransientTransactionError"]}), driver.AutoReconnect),
         (transient(112, "WT_ROLLBACK: transaction rolled back because of cache overflow"), CachePressure),
+        (transient(112, "-31800: oldest pinned transaction ID rolled back for eviction"), CachePressure),
         (transient(365), CachePressure),
+        (transient(24, "Unable to acquire IX lock on '{4: Database, seat_cache}' within 5ms."), Contention),
+        (transient(246, "pending catalog changes of collection 'cache.cache_eviction'"), Contention),
     ],
 )
 def test_patience_ends_with_what_kept_it_from_succeeding(deployment, monkeypatch, error, ends_with):

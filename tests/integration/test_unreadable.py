@@ -98,7 +98,8 @@ def test_where_a_pair_disagrees_and_its_lock_cannot_be_read_the_lock_is_what_is_
     scene.edit("seatLocks", held, seats="two")
     (found,) = verify(store)
 
-    assert (found.fault, found.remedy) == (Fault.DAMAGED_LOCK, f"seatctl show {held}")
+    look = f"seatctl show {held}; seatctl help guarantees"
+    assert (found.fault, found.remedy) == (Fault.DAMAGED_LOCK, look)
 
 
 # --- bookings -----------------------------------------------------------------------------------------

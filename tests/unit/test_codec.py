@@ -148,7 +148,10 @@ def test_an_event_whose_id_is_no_object_id_can_be_named_by_no_lock(odd):
         {"eventType": "multi-day"},
         {"dailySeats": {"2027-01-01": {"total": 5, "available": 5}}},
         {"eventType": "multi-day", "totalSeats": "?"},
+        *({"eventType": odd} for odd in (["multi-day"], ["single"], [], {}, 5, 0, False)),
+        *({"dailySeats": odd} for odd in ([{}], [None], [5], {"d": None}, "x", "", 0, False, True)),
     ],
+    ids=str,
 )
 def test_an_event_that_counts_by_day_is_left_alone(fields):
     read = codec.event({**AN_EVENT, **fields})
@@ -157,7 +160,14 @@ def test_an_event_that_counts_by_day_is_left_alone(fields):
     assert "counts its seats by day" in str(read)
 
 
-@pytest.mark.parametrize("fields", [{"eventType": "single"}, {"dailySeats": {}}, {"dailySeats": None}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"eventType": ordinary} for ordinary in ("single", "", "Multi-Day", None)),
+        *({"dailySeats": nothing} for nothing in ({}, [], None)),
+    ],
+    ids=str,
+)
 def test_an_event_of_one_day_is_like_any_other(fields):
     assert isinstance(codec.event({**AN_EVENT, **fields}), Event)
 

@@ -208,6 +208,67 @@ def test_no_id_is_ever_cut(monkeypatch: pytest.MonkeyPatch, columns: int) -> Non
     assert folded.count(str(ID)) == 4
 
 
+def screen_of(monkeypatch: pytest.MonkeyPatch, columns: int, *parts: Any) -> list[str]:
+    """The lines of a window, without colours."""
+    terminal = use_terminal(monkeypatch, columns)
+    console.show(*parts)
+    return re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+
+
+RUN = {
+    "_id": ID,
+    "jobType": "BOOKING_EXPIRY",
+    "executedAt": NOON,
+    "status": "SUCCESS",
+    "details": {"recordsProcessed": 12_345, "seatsRestored": 3, "duration": 12},
+    "host": "db1",
+}
+TOTALS = {
+    "jobType": "BOOKING_EXPIRY",
+    "runs": 1_440,
+    "successRate": 1.0,
+    "recordsProcessed": 12_345,
+    "seatsRestored": 9,
+    "medianDuration": 10,
+    "worstDuration": 1_000,
+}
+
+
+@pytest.mark.parametrize("columns", [60, 79, 80, 100, 119, 120, 160])
+def test_no_word_of_a_table_is_broken_and_no_line_is_too_long(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Where the words have no room side by side, each row is a card."""
+    shown = screen_of(
+        monkeypatch,
+        columns,
+        tables.list_of("jobLogs", [RUN, {**RUN, "error": "skipped 2 locks that cannot be read"}]),
+        tables.list_of("events", [event(name="A name of 20 letters")]),
+        tables.list_of("seatLocks", [{"_id": ID, "eventId": ID, "status": "CONSUMED", "expiresAt": NOON}]),
+        tables.list_table([TOTALS], tables.SUMMARY),
+    )
+
+    assert max(map(len, shown)) <= columns
+    words = {word for line in shown for word in line.split()}
+    assert {"BOOKING_EXPIRY", "SUCCESS", "CONSUMED", "2027-01-01T12:00:00Z", "12,345", str(ID)} <= words
+
+
+def test_a_list_fits_the_window_that_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events with a name of 20 characters and runs that all succeeded fit 120 columns, the summary 80."""
+    events = tables.list_of("events", [event(name="A name of 20 letters")])
+    summary = tables.list_table([TOTALS], tables.SUMMARY)
+
+    assert len(screen_of(monkeypatch, 120, events)) == 5
+    assert len(screen_of(monkeypatch, 120, tables.list_of("jobLogs", [RUN]))) == 5
+    assert len(screen_of(monkeypatch, 80, summary)) == 6, "its headings have two lines"
+
+
+def test_a_long_line_is_left_to_the_terminal_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "problem: " + "word " * 50 + "`seatctl recover`"
+
+    assert screen_of(monkeypatch, 40, line) == [line]
+
+
 def test_data_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     console.show(list_of("events", [event(name="[red]x[/red] :smile:")]), "[bold]line[/bold]")
     printed = capsys.readouterr().out
@@ -236,13 +297,14 @@ def test_a_bar_shows_how_full_an_event_is(
     """The first seat sold can be seen, and numbers that are none break nothing."""
     monkeypatch.setattr(sys, "stdout", Terminal())
 
-    assert tables.occupancy(event(**fields)).plain == bar
+    assert tables.occupancy(event(**fields), 12).plain == bar
 
 
 def test_the_bar_is_ascii_where_blocks_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
 
-    assert tables.occupancy(event(sold=5, locked=2)).plain == "######+++...  70%"
+    assert tables.occupancy(event(sold=5, locked=2), 12).plain == "######+++...  70%"
+    assert tables.occupancy(event(sold=5, locked=2)).plain == "###+.  70%"
 
 
 @pytest.mark.parametrize("collection", ["events", "seatLocks", "bookings", "jobLogs"])
@@ -282,13 +344,15 @@ def test_a_document_is_shown_one_field_a_line(capsys: pytest.CaptureFixture[str]
 def test_a_violation_is_shown_with_its_remedy_or_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     violation = {"fault": "counter_drift", "message": "message", "remedy": "seatctl recover"}
     console.show(tables.list_table([violation], tables.VIOLATIONS))
-    console.show(tables.list_table([{**violation, "outcome": "corrected"}], tables.REPAIRS))
+    left = {**violation, "remedy": "seatctl show 1", "outcome": "needs a person"}
+    console.show(tables.list_table([{**violation, "outcome": "corrected"}, left], tables.REPAIRS))
     first, second = capsys.readouterr().out.split("╯\n", 1)
 
     assert "what to do" in first
     assert "seatctl recover" in first
     assert "corrected" in second
     assert "seatctl recover" not in second
+    assert "needs a person; seatctl show 1" in second
 
 
 def test_a_value_that_is_not_as_expected_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,7 +210,9 @@ def test_a_file_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_client_library_the_command_that_installs_it_here_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     real = builtins.__import__
 
     def without(name: str, *arguments: Any) -> Any:
@@ -217,5 +221,7 @@ def test_without_the_client_library_the_extra_is_named(monkeypatch: pytest.Monke
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(Misconfigured, match=r"seatctl\[metrics\]"):
+    monkeypatch.setattr(sys, "executable", "/opt/seatctl/bin/python3")
+    command = "`/opt/seatctl/bin/pip install '.[metrics]'` in a clone of seatctl"
+    with pytest.raises(Misconfigured, match=re.escape(command)):
         prometheus.text(health())

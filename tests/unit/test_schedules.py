@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
@@ -231,11 +232,72 @@ def test_schedule_systemd_is_for_this_installation(shell: Shell, uri_file: str, 
     assert shell.ok(*command, "--json").json == files
 
     (tmp_path / "units").mkdir()
-    told = shell.ok(*command, "--write", str(tmp_path / "units")).stdout.split()
-    assert {Path(path).name: Path(path).read_text() for path in told} == files
+    told, _, following = shell.ok(*command, "--write", str(tmp_path / "units")).stdout.partition("\n\n")
+    assert {Path(path).name: Path(path).read_text() for path in told.split()} == files
+    assert following == f"To start the jobs:\n\n{schedules.NEXT_COMMANDS}\n"
     refused = shell(*command, "--write", str(tmp_path / "nowhere"))
     assert (refused.code, refused.stdout) == (2, "")
     assert "cannot write to" in refused.stderr
+
+
+def test_a_unit_that_somebody_changed_is_kept_and_named(shell: Shell, tmp_path: Path) -> None:
+    """All others are written; --force replaces it, too, and what is already right is no difference."""
+    command = ("schedule", "systemd", "--write", str(tmp_path))
+    edited, other = tmp_path / f"{FAILURE}.service", tmp_path / f"{LOCKS}.timer"
+    shell.ok(*command)
+    made = edited.read_text()
+    edited.write_text(made + "# our pager\n")
+    other.unlink()
+
+    kept = shell(*command)
+    assert kept.code == 1
+    assert kept.stderr == f"seatctl: kept {edited}, which differs; --force replaces it\n"
+    assert edited.read_text() == made + "# our pager\n"
+    assert other.exists()
+    assert str(edited) not in kept.stdout
+    assert shell(*command, "--json").error["code"] == "items_left"
+    shell.ok(*command, "--force")
+    assert edited.read_text() == made
+    shell.ok(*command)
+
+
+def test_the_next_commands_are_those_of_the_guide_and_name_units_that_exist() -> None:
+    guide = Path(schedules.__file__).parents[1].joinpath("help/operations.md").read_text()
+    units = schedules.units("/usr/bin/seatctl", "seatctl", URI_FILE)
+
+    assert schedules.NEXT_COMMANDS in guide
+    enabled = re.findall(r"seatctl-[\w.-]+", schedules.NEXT_COMMANDS)
+    assert set(enabled) == {name for name, text in units.items() if "[Install]" in text}
+
+
+@pytest.mark.parametrize(
+    ("mode", "at", "names"),
+    [(0o600, 0o755, "uri"), (0o644, 0o755, None), (0o644, 0o700, "private"), (0o604, 0o701, None)],
+)
+def test_the_schedule_warns_when_the_jobs_could_not_read_the_uri(
+    shell: Shell, mode: int, at: int, names: str | None
+) -> None:
+    """The file, or the directory that keeps the user out, is named with its owner and mode."""
+    with tempfile.TemporaryDirectory() as parent:  # everybody may enter what it is in; tmp_path is closed
+        Path(parent).chmod(0o755)
+        directory = Path(parent, "private")
+        directory.mkdir()
+        uri_file = directory / "uri"
+        uri_file.write_text("mongodb://localhost")
+        uri_file.chmod(mode)
+        directory.chmod(at)
+        me = pwd.getpwuid(os.getuid()).pw_name
+        assert schedules.why_unreadable(me, str(uri_file)) is None
+        told = shell.ok("schedule", "cron", "--user", "nobody", "--uri-file", str(uri_file)).stderr
+        shown = {"uri": (uri_file, mode), "private": (directory, at)}.get(names or "")
+        warning = f"warning: nobody cannot read {uri_file}, so every job would fail: "
+        assert (warning in told) == (shown is not None)
+        if shown:
+            assert f"{shown[0]} has owner {me} and mode {shown[1]:03o}" in told
+
+
+def test_what_cannot_be_looked_at_is_no_reason_to_warn() -> None:
+    assert schedules.why_unreadable("nobody", "/no/such/uri") is None
 
 
 # --- systemd ---------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_named_by_its_kind_and_shown(kind, fault):
     found = violations.unreadable(unreadable(kind))
 
     assert found.fault is fault
-    assert found.remedy == f"seatctl show {unreadable().id}"
+    assert found.remedy == f"seatctl show {unreadable().id}; seatctl help guarantees"
     assert found.message == f"{kind} {unreadable().id}: its status is 'ON_HOLD'"
     assert found.event == (unreadable().id if kind is Kind.EVENT else EVENT)
 
@@ -215,12 +215,21 @@ def test_an_event_counted_by_day_is_its_own_fault():
 
 
 @pytest.mark.parametrize("fault", Fault)
-def test_the_remedy_is_recover_where_a_program_may_repair_and_else_a_look(fault):
+def test_the_remedy_is_recover_where_a_program_may_repair_and_else_a_look_and_a_guide(fault):
     found = Violation(fault, "x", EVENT, LOCK)
     hopeless = Violation(fault, "x", EVENT, LOCK, repairable=False)
+    look = f"seatctl show {LOCK}; seatctl help guarantees"
 
-    assert found.remedy == ("seatctl recover" if fault in REPAIRABLE else f"seatctl show {LOCK}")
-    assert hopeless.remedy == f"seatctl show {LOCK}"
+    assert found.remedy == ("seatctl recover" if fault in REPAIRABLE else look)
+    assert hopeless.remedy == look
+
+
+def test_the_document_to_look_at_is_the_booking_or_the_lock_or_the_event():
+    ids = {"event": EVENT, "lock": LOCK, "booking": "B"}
+    for shown in ("B", LOCK, EVENT):
+        found = Violation(Fault.ORPHAN_SOLD, "x", **ids)
+        assert found.remedy == f"seatctl show {shown}; seatctl help guarantees"
+        ids.popitem()
 
 
 def test_the_document_of_a_violation_has_the_ids_that_there_are():
@@ -229,7 +238,7 @@ def test_the_document_of_a_violation_has_the_ids_that_there_are():
         "invariant": INVARIANT[Fault.TTL_INDEX],
         "message": "x",
         "index": "events.tidy",
-        "remedy": "seatctl init --check",
+        "remedy": 'in mongosh: db.events.dropIndex("tidy")',
     }
     full = Violation(Fault.LOST_LOCK, "x", EVENT, LOCK, "B").as_document()
     assert (full["event"], full["lock"], full["booking"]) == (EVENT, LOCK, "B")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import AutoReconnect
 from rich.console import Console
 
 from seatctl.ops import watch
@@ -63,7 +64,7 @@ def lines_of(found: Mapping[str, Sequence[Mapping[str, Any]]], width: int, heigh
     names = {EVENTS[0]: "Spring gala ☃", EVENTS[1]: LONG}
     snapshot = Snapshot("event_booking_db", NOW, found, names)
     screen = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    screen.print(watch.render(snapshot, width, height, timedelta(seconds=2)))
+    screen.print(watch.render(snapshot, width, height, "updated every 2s"))
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue().splitlines()
 
@@ -221,6 +222,38 @@ def test_it_reads_again_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [5, 5]
     assert "Brand new" in terminal.getvalue()
     assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_a_lost_database_leaves_the_last_screen_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status line says so. Before there is any screen, and for any other error, `watch` ends."""
+    found = documents()
+    store = fake_database(monkeypatch, found)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    pictures: list[str] = []
+
+    def fail(error: Exception) -> Any:
+        raise error
+
+    def sleep(_seconds: float) -> None:
+        pictures.append(terminal.getvalue())
+        terminal.seek(0)
+        terminal.truncate()
+        now = [lambda: fail(AutoReconnect("gone")), lambda: NOW, lambda: fail(ValueError("a bug"))]
+        store.now = now[len(pictures) - 1]
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    with pytest.raises(ValueError, match="a bug"):
+        watch.watch(store, timedelta(seconds=2))
+
+    lost = ["connection lost, retrying" in picture for picture in pictures]
+    assert lost == [False, True, False]
+    assert all("Spring gala" in picture for picture in pictures)
+    store.now = lambda: fail(AutoReconnect("gone"))
+    with pytest.raises(AutoReconnect):
+        watch.watch(store, timedelta(seconds=2))
 
 
 # --- the command --------------------------------------------------------------------------------------------

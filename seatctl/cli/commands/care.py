@@ -93,20 +93,20 @@ def init(
     ] = False,
 ) -> None:
     """Create missing collections, indexes and validators."""
+    from seatctl.mongo.schema import JOB_LOGS, RETENTION_INDEX
     from seatctl.services import audit
 
     store = call.store(create=not check)
-    created, missing, wrong = list[str](), list[str](), list[str]()
-    if check:
-        missing = store.missing()
-        wrong = [violation.message for violation in audit.indexes(store)]
-    else:
-        created = store.init(retention)
+    before = store.retention()
+    created = [] if check else store.init(retention)
+    missing = store.missing() if check else []
+    wrong = [f"{each.message}; {each.remedy}" for each in audit.indexes(store)] if check else []
     current = store.retention()
     kept = format_duration(current) if current else "ever"
     state = "is ready" if created else "is checked" if missing or wrong else "has all it needs"
-    lines = [f"created {name}" for name in created] + [f"missing {name}" for name in missing]
-    lines += [f"wrong: {message}" for message in wrong]
+    changed = f"{JOB_LOGS}.{RETENTION_INDEX}" if before else None
+    lines = [f"{'changed' if name == changed else 'created'} {name}" for name in created]
+    lines += [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]
     lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
     document = {"created": created, "missing": missing, "wrong": wrong, "retention": kept}
     call.tell(document, "\n".join(lines))
@@ -117,6 +117,7 @@ def init(
     if changes:
         complaints.append(f"{' and '.join(changes)}; the same command without --check changes that")
     if wrong:
-        complaints.append(f"{count(len(wrong), 'index', 'indexes')} wrong; `seatctl verify` says what to do")
+        where = "`seatctl verify` says" if call.quiet or call.json else "the lines above say"
+        complaints.append(f"{count(len(wrong), 'index', 'indexes')} wrong; {where} what to do")
     if complaints:
         raise Unhealthy("; ".join(complaints))

@@ -25,6 +25,7 @@ from seatctl.cli.options import (
     parser,
 )
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.words import count
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
 
@@ -44,7 +45,9 @@ def events(
     ] = "newest",
     limit: Limit = None,
 ) -> None:
-    """List events, newest first, with their seats."""
+    """List events, newest first, with their seats.
+
+    The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .)."""
     from seatctl.services import lookup
 
     rows = _rows(call, limit)
@@ -161,8 +164,8 @@ def _print_list(call: Invocation, collection: str, documents: Iterator[StoredDoc
     elif call.quiet:
         formats.print_ids(documents)
     elif listed := list(documents):
-        console.show(tables.list_table(listed, tables.LISTS[collection]))
+        console.show(tables.list_of(collection, listed))
         if len(listed) == rows:
-            call.note(f"these are the first {rows}; --limit 0 shows all")
+            call.note(f"{count(rows, 'row')} shown; --limit 0 shows all")
     else:
         call.note("nothing to show")

@@ -8,11 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, LockArgument, Seats, duration, flag, id_of, option, parse_user
+from seatctl.cli.options import (
+    OPERATE,
+    LockArgument,
+    Seats,
+    duration,
+    flag,
+    id_of,
+    option,
+    parse_moment,
+    parse_user,
+)
 from seatctl.domain.documents import BookingId, EventId, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus
-from seatctl.domain.timespec import format_duration, format_time, parse_time
+from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count, format_number
 
 commands = typer.Typer()
@@ -30,7 +40,7 @@ def create_event(
     seats: Seats,
     date: Annotated[
         Any,  # a datetime or a timedelta, but Typer knows no unions
-        option("--date TIME", parse_time, "When the event takes place: ISO 8601 or +30d."),
+        option("--date TIME", parse_moment, "When the event takes place: ISO 8601 (no zone = UTC) or +30d."),
     ],
     description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
 ) -> None:
@@ -44,7 +54,7 @@ def create_event(
     result = events.create_event(store, request)
     when = format_time(result.date)
     if result.is_past:
-        call.note(f"the date of this event is past: {when}")
+        call.note(f"warning: the date of this event is past: {when}")
     sentence = f"Created event {result.id} with {count(seats, 'seat')} on {when}."
     call.tell(result.event, sentence, quiet=result.id)
 
@@ -120,7 +130,8 @@ def pay(
     result = (sales.fail_payment if failed else sales.pay)(call.store(), booking_id)
     booking = result.booking
     already = "" if result.changed else " already"
-    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}.", quiet=booking.id)
+    seats = f"; {count(result.returned.seats, 'seat')} returned" if result.returned else ""
+    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}{seats}.", quiet=booking.id)
 
 
 @command(commands, "release", panel=OPERATE, example="seatctl release LOCK_ID")

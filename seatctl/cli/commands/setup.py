@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from seatctl.cli.invocation import Group, Invocation, command
-from seatctl.cli.options import SET_UP, ScheduleUser, option
+from seatctl.cli.options import SET_UP, ScheduleUser, flag, option
 from seatctl.domain.timespec import shorten
-from seatctl.errors import SeatctlError, Usage
+from seatctl.errors import ItemsLeft, SeatctlError, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 from seatctl.output import console, formats, tables
 
@@ -27,7 +27,7 @@ schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or syst
 # --- the embedded MongoDB ---------------------------------------------------------------------------
 
 
-@command(db, "start", example="seatctl db start")
+@command(db, "start", finds=(), example="seatctl db start")
 def db_start(call: Invocation) -> None:
     """Start the embedded MongoDB.
 
@@ -38,7 +38,7 @@ def db_start(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.place().pid}).")
 
 
-@command(db, "stop", example="seatctl db stop")
+@command(db, "stop", finds=(), example="seatctl db stop")
 def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept."""
     from seatctl.mongo import embedded
@@ -47,7 +47,7 @@ def db_stop(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB {state}.")
 
 
-@command(db, "status", example="seatctl db status")
+@command(db, "status", finds=(), example="seatctl db status")
 def db_status(call: Invocation) -> None:
     """Show the state and the files of the embedded MongoDB."""
     status = _db_status()
@@ -57,7 +57,7 @@ def db_status(call: Invocation) -> None:
     call.tell(status, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
 
 
-@command(db, "uri", example='mongosh "$(seatctl db uri)"')
+@command(db, "uri", finds=("--database",), example='mongosh "$(seatctl db uri)"')
 def db_uri(call: Invocation) -> None:
     """Print a URI that mongosh or Compass can open.
 
@@ -86,24 +86,38 @@ def _db_status() -> dict[str, object]:
 
 # --- schedules --------------------------------------------------------------------------------------
 
+IN_SCHEDULE = ("--uri-file", "--database")
+"""Never --uri: a schedule is read by more people than a password is for."""
+
 
 @command(
     schedule,
     "cron",
-    example="sudo seatctl schedule cron --user seatctl > jobs && sudo crontab -u seatctl jobs",
+    finds=IN_SCHEDULE,
+    example="sudo seatctl schedule cron --user seatctl --uri-file /etc/seatctl/uri \\\n"
+    "    > seatctl.crontab && sudo crontab -u seatctl seatctl.crontab",
 )
 def schedule_cron(call: Invocation, user: ScheduleUser = None) -> None:
     """Print a crontab that runs the jobs of this installation."""
-    from seatctl.ops.schedules import crontab
+    from seatctl.ops.schedules import crontab, why_unreadable
 
-    text = crontab(*_installation(call, user))
+    program, user, uri_file, database = _installation(call, user)
+    text = crontab(program, user, uri_file, database)
+    if reason := why_unreadable(user, uri_file):
+        call.note(f"warning: {user} cannot read {uri_file}, so every job would fail: {reason}")
     if call.json:
         formats.print_json({"crontab": text})
     else:
         print(text, end="")
 
 
-@command(schedule, "systemd", example="sudo seatctl schedule systemd --write /etc/systemd/system")
+@command(
+    schedule,
+    "systemd",
+    finds=IN_SCHEDULE,
+    example="sudo seatctl schedule systemd --user seatctl \\\n"
+    "    --uri-file /etc/seatctl/uri --write /etc/systemd/system",
+)
 def schedule_systemd(
     call: Invocation,
     user: ScheduleUser = None,
@@ -113,24 +127,24 @@ def schedule_systemd(
     write: Annotated[
         Path | None, option("--write DIRECTORY", Path, "Write the files there instead of printing them.")
     ] = None,
+    force: Annotated[bool, flag("--force", "Replace files that exist and differ.")] = False,
 ) -> None:
-    """Print systemd services and timers that run the jobs of this installation."""
+    """Print systemd units that run the jobs of this installation."""
     from seatctl.ops import schedules
 
     interpreter = str(Path(sys.executable).resolve())
     files = schedules.units(*_installation(call, user), interpreter=interpreter, application=application)
-    if write is not None:
-        try:
-            for name, text in files.items():
-                (write / name).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise Usage(f"cannot write to {write}: {error.strerror}") from error
+    kept = [] if write is None else schedules.write_units(files, write, force=force)
     if call.json:
         formats.print_json(files)
     elif write is None:
         print(schedules.bundle(files), end="")
     elif not call.quiet:
-        print("\n".join(str(write / name) for name in files))
+        print(*(path for name in files if (path := str(write / name)) not in kept), sep="\n")
+        print(f"\nTo start the jobs:\n\n{schedules.NEXT_COMMANDS}")
+    if kept:
+        differs, them = ("which differs", "it") if len(kept) == 1 else ("which differ", "them")
+        raise ItemsLeft(f"kept {', '.join(kept)}, {differs}; --force replaces {them}")
 
 
 def _installation(call: Invocation, user: str | None) -> tuple[str, str, str, str | None]:
@@ -155,7 +169,7 @@ def _installation(call: Invocation, user: str | None) -> tuple[str, str, str, st
 # --- demo -------------------------------------------------------------------------------------------
 
 
-@command(commands, "demo", panel=SET_UP, example="seatctl demo")
+@command(commands, "demo", panel=SET_UP, finds=("--uri", "--uri-file"), example="seatctl demo")
 def demo(call: Invocation) -> None:
     """Play all scenarios in a throwaway database.
 
