@@ -147,7 +147,7 @@ class MockStore(Store):
     def missing(self) -> list[str]:
         return schema.missing(self.database)
 
-    def init(self, retention: timedelta | None = None) -> list[str]:
+    def init(self, retention: timedelta | None = None, **_: Any) -> schema.Setup:
         return schema.create(self.database, retention, RETENTION)
 
 

@@ -23,7 +23,7 @@ class Bookings(Documents):
 
     def insert(self, lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Booking:
         """A new PAYMENT_PENDING booking. Raises StaleRead where a unique index has one of the lock by now."""
-        document = codec.new_booking(lock, payment_expires_at, now)
+        document = codec.new_booking(lock, payment_expires_at, now, labels=self._settings.seat_labels)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
@@ -73,7 +73,12 @@ class Bookings(Documents):
         where: Document = {"event": events, "status": BookingStatus.PAYMENT_PENDING}
         if overdue_before is not None:
             where["paymentExpiresAt"] = {"$gte": overdue_before}
-        found = {"from": schema.LOCKS, "localField": "seatLockId", "foreignField": "_id", "as": "locks"}
+        found = {
+            "from": self._settings.locks,
+            "localField": "seatLockId",
+            "foreignField": "_id",
+            "as": "locks",
+        }
         pipeline: list[Document] = [
             {"$match": where},
             {"$project": {"event": 1, "seatLockId": 1}},

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
 from pymongo.errors import OperationFailure
 
 from seatctl.domain.documents import StoredDocument
+from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
@@ -37,11 +38,14 @@ NO_OBJECT_ID: Document = {"$not": {"$gte": FIRST_ID}}
 class Documents:
     """One collection. Each method is one statement, its condition in the filter."""
 
-    name: ClassVar[str]
+    name: str
 
-    def __init__(self, deployment: Deployment, session: ClientSession | None) -> None:
+    def __init__(
+        self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
+    ) -> None:
         self._deployment = deployment
         self._session = session
+        self._settings = settings
         self._documents: Collection[Document] = deployment.database[self.name]
 
     def ensure_collection(self) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from pymongo.errors import DuplicateKeyError
 
 from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, UserId
+from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
-from seatctl.mongo import codec, schema
+from seatctl.domain.timespec import shorten
+from seatctl.errors import KeyReused
+from seatctl.mongo import codec
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from seatctl.mongo.client import Deployment
 
 MAY_HOLD: Document = {"$nin": sorted(ENDED_LOCK)}
 """A condition on `status`: the lock holds its seats, or is in a state that nobody knows."""
@@ -26,14 +36,25 @@ class OverdueLock(NamedTuple):
 
 
 class SeatLocks(Documents):
-    name = schema.LOCKS
+    def __init__(
+        self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
+    ) -> None:
+        self.name = settings.locks
+        super().__init__(deployment, session, settings)
 
     def insert(
         self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
     ) -> SeatLock:
-        """A new ACTIVE lock."""
+        """A new ACTIVE lock. Raises KeyReused where another program's index has the key already, of another
+        user or event: nobody could have taken it meanwhile who did not write the event."""
         document = codec.new_lock(event_id, user, seats, expires_at, key, now)
-        self._insert(document)
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            raise KeyReused(
+                f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
+                "index allows each key once; use another key"
+            ) from error
         return _own(document)
 
     def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:

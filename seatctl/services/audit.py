@@ -21,6 +21,7 @@ from seatctl.services.clearance import Cause, Doubt, doubt_of_database
 from seatctl.services.violations import (
     Violation,
     counted_by_day,
+    duplicate_key,
     in_doubt,
     judge_booking,
     judge_counter,
@@ -49,12 +50,13 @@ def verify(store: Store) -> Iterator[Violation]:
 
 def indexes(store: Store) -> Iterator[Violation]:
     """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
-    for collection, name in store.audit.deleting_indexes():
+    for index in store.audit.deleting_indexes():
         message = (
-            f"{collection}.{name} is a TTL index, by which MongoDB deletes documents; drop it in mongosh: "
-            f'db.{collection}.dropIndex("{name}")'
+            f"{index} is a TTL index, by which MongoDB deletes documents; drop it in mongosh: "
+            f'db.{index.collection}.dropIndex("{index.name}"), or, where another program creates it at each '
+            "start, make it harmless with `seatctl adopt`"
         )
-        yield Violation(Fault.TTL_INDEX, message, index=f"{collection}.{name}")
+        yield Violation(Fault.TTL_INDEX, message, index=str(index))
 
 
 def doubt_of_counters(store: Store) -> Doubt | None:
@@ -94,16 +96,26 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
     for violation in _of_documents(at, scope, events, held, booked):
         if violation.fault in CASTS_DOUBT:
             doubtful.add(violation.event)
-        yield _with_hope(at, violation, events, held)
+        if _counts_by_day(events.get(EventId(violation.event))):
+            yield replace(violation, repairable=False, accepted=at.settings.adopted)
+        else:
+            yield _with_hope(at, violation, events, held)
+    yield from map(duplicate_key, at.audit.shared_keys(scope))
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
         if isinstance(event, Unreadable):
-            yield counted_by_day(event) if event.flaw is Flaw.COUNTED_BY_DAY else unreadable(event)
+            by_day = replace(counted_by_day(event), accepted=at.settings.adopted)
+            yield by_day if _counts_by_day(event) else unreadable(event)
         elif not holds.unreadable and (found := judge_counter(event, holds.seats)):
             # Each lock that cannot be read is a violation of its own.
             reason = str(doubt) if doubt else "a booking of it names a lock that does not exist"
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
             yield in_doubt(found, reason) if too_low and (doubt or event_id in doubtful) else found
+
+
+def _counts_by_day(event: Event | Unreadable | None) -> bool:
+    """Whether everything about this event is another program's business."""
+    return isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY
 
 
 def _with_hope(

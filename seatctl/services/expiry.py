@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ from seatctl.errors import CachePressure, CursorLost, SeatctlError, WriteRefused
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.batches import in_portions, side_by_side
-from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.clearance import Cause, Clearance, Doubt
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Treatment(Enum):
     """What a sweep does with the overdue items of an event that has no clearance."""
 
     SKIP = auto()
+    LEAVE_ALONE = auto()
+    """Known to be another program's, as an event that counts by day is on an adopted database."""
     RETURN_SEATS = auto()
     END_WITHOUT_SEATS = auto()
 
@@ -63,6 +65,8 @@ class Batch:
     skipped: list[SkippedItem] = field(default_factory=list)
     notes: list[SkippedItem] = field(default_factory=list)
     """Items that ended and that a person should hear of: their lock is missing."""
+    left_alone: Counter[EventId] = field(default_factory=Counter)
+    """By event that counts by day, on an adopted database, its overdue items: another program's business."""
     shared: list[LockId] = field(default_factory=list)
     """ACTIVE locks that several bookings name: returned at the end if all those have ended."""
 
@@ -83,6 +87,7 @@ class Batch:
         self.without_seats += other.without_seats
         self.skipped += other.skipped
         self.notes += other.notes
+        self.left_alone += other.left_alone
         self.shared += other.shared
 
 
@@ -90,7 +95,8 @@ class SweepClearance(Clearance):
     """Clearance for a sweep, which skips what has none. Recovery treats some doubts otherwise."""
 
     def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:  # noqa: ARG002 - recovery needs both
-        return Treatment.SKIP
+        known = doubt.cause is Cause.COUNTED_BY_DAY and self.store.settings.adopted
+        return Treatment.LEAVE_ALONE if known else Treatment.SKIP
 
 
 class Sweep(Protocol):
@@ -212,6 +218,15 @@ class SweepRun(NamedTuple):
     event: EventId | None = None
     """Only what is overdue on this event."""
 
+    @classmethod
+    def at(
+        cls, store: Store, sweep: Sweep, moment: datetime, now: datetime, clearance: SweepClearance
+    ) -> SweepRun:
+        """A run as of a moment. Locks get the grace of an adopted database on top of their deadline: another
+        program's `confirm` in flight may have read the lock in time, and does not write it."""
+        grace = store.settings.grace if isinstance(sweep, LockSweep) else timedelta()
+        return cls(sweep, moment - grace, now, clearance)
+
 
 def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: True) -> Iterator[Batch]:
     """Expire what is overdue; yields what each batch did, or, in a dry run, would do. Once `go_on()` is
@@ -293,6 +308,9 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
                 assert event_id is not None
                 kind = Kind.LOCK if ending.booking is None else Kind.BOOKING
                 batch.skipped.append(SkippedItem(kind, ending.id, str(doubts[event_id])))
+            case Treatment.LEAVE_ALONE:
+                assert event_id is not None
+                batch.left_alone[event_id] += 1
             case Treatment.END_WITHOUT_SEATS:
                 batch.without_seats.append(ending)
             case _:
@@ -342,7 +360,7 @@ def return_overdue(store: Store, event_id: EventId) -> Batch:
     now = store.now()
     done = Batch()
     for sweep, bookings_before in ((BookingSweep(), now), (LockSweep(), None)):
-        run = SweepRun(sweep, now, now, SweepClearance(store, bookings_before), event=event_id)
-        for batch in run_sweep(store, run):
+        run = SweepRun.at(store, sweep, now, now, SweepClearance(store, bookings_before))
+        for batch in run_sweep(store, run._replace(event=event_id)):
             done.add(batch)
     return done

@@ -144,6 +144,7 @@ class Health:
     bookings: Backlog
     seats: Seats
     violations: list[Violation]
+    accepted: list[Violation]
     missing: list[str]
     clock_difference: timedelta
     """How far this host's clock is ahead of the server's."""
@@ -185,6 +186,9 @@ class Health:
                 f"this host's clock is {format_duration(self.clock_difference)} {where} the database "
                 "server's; deadlines follow the server's, but check the time service of both"
             )
+        if self.accepted:
+            named = f"{count(len(self.accepted), 'finding')} to know of and not to act on"
+            lines.append(f"{named}: {self.accepted[0].message}; `seatctl verify` lists all")
         if self.missing:
             lines.append(f"missing {', '.join(self.missing)}; `seatctl init` creates them")
         return lines
@@ -245,6 +249,7 @@ def check(
     now = store.now()
     # The server read its clock between the two; only what lies outside of them is a difference.
     difference = min(max(before - now, timedelta()), host_clock() - now)
+    found = list(verify(store))
     return Health(
         checked_at=now,
         max_age=max_age,
@@ -253,7 +258,8 @@ def check(
         locks=_backlog(store, LockSweep(), now),
         bookings=_backlog(store, BookingSweep(), now),
         seats=_seats(store),
-        violations=list(verify(store)),
+        violations=[violation for violation in found if not violation.accepted],
+        accepted=[violation for violation in found if violation.accepted],
         missing=store.missing(),
         clock_difference=difference,
         events=list(list_events(store, EventOrder.NEWEST, 0)) if per_event else [],
@@ -276,7 +282,7 @@ def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
     """What a dry run of the sweep would expire."""
     clearance = SweepClearance(store, now if isinstance(sweep, BookingSweep) else None)
     overdue, oldest = 0, now
-    for batch in run_sweep(store, SweepRun(sweep, now, now, clearance, dry_run=True)):
+    for batch in run_sweep(store, SweepRun.at(store, sweep, now, now, clearance)._replace(dry_run=True)):
         overdue += len(batch.endings)
         oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
     return Backlog(overdue, now - oldest if overdue else None)
