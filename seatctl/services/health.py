@@ -7,7 +7,7 @@ Each is one line that ends with what to do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -157,24 +157,13 @@ class Health:
         lines = [job.problem(self.max_age, self.window) for job in self.jobs.values()]
         lines.append(self.locks.problem("lock", "expire-locks", self.max_age))
         lines.append(self.bookings.problem("booking", "expire-bookings", self.max_age))
-        lines += self._violations()
+        lines += _by_fault(self.violations)
         if EVENTS in self.missing:
             lines.append(
                 f"there is no collection `{EVENTS}`: most often the database's name is mistyped; "
                 "`seatctl init` creates it"
             )
         return [line for line in lines if line]
-
-    def _violations(self) -> list[str]:
-        """One line for each kind of fault, with its first case."""
-        count = Counter(violation.fault for violation in self.violations)
-        first = {violation.fault: violation for violation in reversed(self.violations)}
-        return [
-            f"{fault}: {violation.message}"
-            + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-            + f"; `{violation.remedy}`, or `seatctl verify` for all"
-            for fault, violation in sorted(first.items())
-        ]
 
     @property
     def warnings(self) -> list[str]:
@@ -186,9 +175,7 @@ class Health:
                 f"this host's clock is {format_duration(self.clock_difference)} {where} the database "
                 "server's; deadlines follow the server's, but check the time service of both"
             )
-        if self.accepted:
-            named = f"{count(len(self.accepted), 'finding')} to know of and not to act on"
-            lines.append(f"{named}: {self.accepted[0].message}; `seatctl verify` lists all")
+        lines += _by_fault(self.accepted)
         if self.missing:
             lines.append(f"missing {', '.join(self.missing)}; `seatctl init` creates them")
         return lines
@@ -233,6 +220,22 @@ class Health:
             "missing": self.missing,
             "clockDifferenceSeconds": self.clock_difference.total_seconds(),
         }
+
+
+def _by_fault(violations: Sequence[Violation]) -> list[str]:
+    """One line for each kind of fault, with its first case."""
+    count = Counter(violation.fault for violation in violations)
+    first = {violation.fault: violation for violation in reversed(violations)}
+    return [
+        f"{fault}: {violation.message}"
+        + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
+        + (
+            "; nothing to do"
+            if violation.accepted
+            else f"; `{violation.remedy}`, or `seatctl verify` for all"
+        )
+        for fault, violation in sorted(first.items())
+    ]
 
 
 def check(

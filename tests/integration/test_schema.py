@@ -80,8 +80,8 @@ def test_whatever_is_dropped_is_missing_by_name_and_created_again(database):
 def test_a_collection_that_appears_between_looking_and_creating_is_no_error(database, monkeypatch):
     look = schema.missing
 
-    def created_meanwhile(database):
-        wanted = look(database)
+    def created_meanwhile(database, *where, **how):
+        wanted = look(database, *where, **how)
         database.create_collection("events")
         return wanted
 
