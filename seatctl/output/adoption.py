@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seatctl.domain.timespec import printable
-from seatctl.domain.words import format_number
 from seatctl.output import tables
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ STATES: dict[str, tables.Field] = {
     "documents #": "number",
     "seatctl knows it": "known",
 }
+FAULTS: dict[str, tables.Field] = {"fault": "fault", "number #": "number", "the first of them": "first"}
 ADVICE: dict[str, tables.Field] = {"what": "what", "otherwise": "otherwise"}
 
 
@@ -35,12 +35,12 @@ def parts(found: Mapping[str, Any]) -> list[Part]:
         shown.append(tables.list_table(found["states"], STATES, "states"))
     shown.append(_lines("found:", found["remarks"]))
     if found["soldTwice"]:
-        shown.append(_lines("sold twice already:", [sold["message"] for sold in found["soldTwice"]]))
+        shown.append(
+            _lines("seats sold twice, or on sale again:", [sold["message"] for sold in found["soldTwice"]])
+        )
     if found["findings"]:
-        title = f"wrong already: {format_number(found['findingsCount'])}"
-        if found["findingsCount"] > len(found["findings"]):
-            title += f", of which {format_number(len(found['findings']))} are shown"
-        shown.append(tables.list_table(found["findings"], tables.VIOLATIONS, title))
+        title = "wrong already (seatctl help guarantees explains each fault)"
+        shown.append(tables.list_table(found["findingsByFault"], FAULTS, title))
     else:
         shown.append("wrong already: nothing")
     shown.append(tables.list_table(found["switchOff"], ADVICE, "to switch off in the other program"))

@@ -88,7 +88,7 @@ def test_what_is_wrong_already_makes_the_dry_run_exit_5_and_is_named(shell: Shel
     shown, as_json = shell("adopt", "--dry-run"), shell("adopt", "--dry-run", "--json")
 
     assert (shown.code, as_json.code) == (5, 5)
-    assert "1 event sold more seats than there are" in one_line(shown)
+    assert "1 event with seats sold twice or on sale again" in one_line(shown)
     assert f"event {event}: 6 of 3 seats are sold" in shown.stdout
     assert as_json.json["soldTwice"][0]["event"] == str(event)
     assert as_json.json["adopted"] is False

@@ -133,12 +133,26 @@ def test_seats_that_are_sold_twice_come_first_also_where_only_bookings_tell(stor
     found = adoption.inspect(store)
 
     assert [(sold.event, sold.held, sold.without_lock) for sold in found.sold_twice] == [(event, 3, 3)]
+    assert "6 of 4 seats are sold or locked; locks hold 3" in str(found.sold_twice[0])
     assert found.violations[0].fault is Fault.CONFIRMED_WITHOUT_LOCK
     assert {violation.event for violation in found.violations} == {event, drifted}
     assert found.missing_locks == 1
 
 
 @pytest.mark.usefixtures("backend")
+def test_sold_seats_that_are_on_sale_again_are_named_before_anybody_buys_them(store, backend):
+    event = backend.event(4)
+    gone = backend.lock(event, 3)
+    backend.pay(backend.confirm(gone))
+    backend.lock(event)
+    backend.locks.delete_one({"_id": gone})
+    assert adoption.inspect(store).sold_twice == []
+
+    backend.events.update_one({"_id": event}, {"$set": {"availableSeats": 3}})
+    (sold,) = adoption.inspect(store).sold_twice
+    assert "4 of 4 seats are sold or locked, and 3 of them are on sale again" in str(sold)
+
+
 def test_a_second_look_at_an_adopted_database_finds_the_same_and_forgets_nothing(adopted):
     first = adopted.settings
     again = adopt(adopted).settings

@@ -15,7 +15,7 @@ from seatctl.output import console
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
-    from seatctl.services.adoption import Findings
+    from seatctl.services.findings import Findings
 
 commands = typer.Typer()
 
@@ -73,7 +73,7 @@ def _verdict(found: Findings, *, dry_run: bool) -> str:
 def _what_is_wrong(found: Findings) -> str:
     parts = [f"{count(len(found.violations), 'violation')} found"]
     if found.sold_twice:
-        parts.insert(0, f"{count(len(found.sold_twice), 'event')} sold more seats than there are")
+        parts.insert(0, f"{count(len(found.sold_twice), 'event')} with seats sold twice or on sale again")
     if found.unknown_states:
         parts.append(f"{count(len(found.unknown_states), 'state')} that seatctl does not know")
     return ", ".join(parts)
