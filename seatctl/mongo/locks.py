@@ -12,7 +12,7 @@ from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, User
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
-from seatctl.errors import KeyReused
+from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, status_change
 
@@ -45,12 +45,15 @@ class SeatLocks(Documents):
     def insert(
         self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
     ) -> SeatLock:
-        """A new ACTIVE lock. Raises KeyReused where another program's index has the key already, of another
-        user or event: nobody could have taken it meanwhile who did not write the event."""
+        """A new ACTIVE lock. Where an index has the key by now, raises StaleRead if it is of this request, which
+        then finds it, and KeyReused if it is of another user or event."""
         document = codec.new_lock(event_id, user, seats, expires_at, key, now)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
+            same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
+            if self._documents.find_one(same, {"_id": 1}):  # the transaction is over: not within it
+                raise StaleRead from error
             raise KeyReused(
                 f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
                 "index allows each key once; use another key"

@@ -182,7 +182,7 @@ class BookingSweep:
                 batch.returning.append(Ending(deadline, held, booking.id))
             else:
                 # Its lock holds nothing any more, or another booking keeps it.
-                batch.returning.append(Ending(deadline, None, booking.id))
+                batch.returning.append(Ending(deadline, None, booking.id, booking.event))
                 if lock and lock.status is LockStatus.ACTIVE:
                     batch.shared.append(lock.id)
             if lock is None:
@@ -296,27 +296,43 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     """What to do with these items: those whose events have no clearance are treated as the run says."""
     log.info("read %s overdue before %s", count(len(items), "item"), format_time(run.before))
     batch = run.sweep.plan(store, items, run.clearance)
-    doubts = run.clearance.doubts(seats_of(batch.returning))
+    doubts = run.clearance.doubts(filter(None, map(_event_of_ending, batch.returning)))
     if not doubts:
         return batch
-    treatments = {event_id: run.clearance.treat(event_id, doubt) for event_id, doubt in doubts.items()}
+    needed = seats_of(batch.returning)
+    treatments = {
+        event_id: run.clearance.treat(event_id, doubt)
+        for event_id, doubt in doubts.items()
+        if event_id in needed or doubt.cause is Cause.COUNTED_BY_DAY
+    }
     cleared = []
     for ending in batch.returning:
-        event_id = None if ending.lock is None else ending.lock.event
-        match treatments.get(event_id) if event_id is not None else None:
+        event_id = _event_of_ending(ending)
+        doubt = None if event_id is None else doubts.get(event_id)
+        if event_id is None or doubt is None or _needs_no_clearance(ending, doubt):
+            cleared.append(ending)
+            continue
+        match treatments[event_id]:
             case Treatment.SKIP:
-                assert event_id is not None
                 kind = Kind.LOCK if ending.booking is None else Kind.BOOKING
-                batch.skipped.append(SkippedItem(kind, ending.id, str(doubts[event_id])))
+                batch.skipped.append(SkippedItem(kind, ending.id, str(doubt)))
             case Treatment.LEAVE_ALONE:
-                assert event_id is not None
                 batch.left_alone[event_id] += 1
             case Treatment.END_WITHOUT_SEATS:
                 batch.without_seats.append(ending)
-            case _:
+            case Treatment.RETURN_SEATS:
                 cleared.append(ending)
     batch.returning = cleared
     return batch
+
+
+def _event_of_ending(ending: Ending) -> EventId | None:
+    return ending.event if ending.lock is None else ending.lock.event
+
+
+def _needs_no_clearance(ending: Ending, doubt: Doubt) -> bool:
+    """Whether no seats come back with it, and its event is not another program's business as a whole."""
+    return ending.lock is None and doubt.cause is not Cause.COUNTED_BY_DAY
 
 
 def _carry_out(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:

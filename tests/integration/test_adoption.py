@@ -16,6 +16,7 @@ from seatctl.domain.states import Fault
 from seatctl.errors import CountedByDay, KeyReused, Misconfigured, Usage, WrongState
 from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
+from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, health, sales
 from seatctl.services.audit import verify
@@ -268,6 +269,29 @@ def test_the_ttl_index_is_made_harmless_and_stays_so_when_the_backend_starts_aga
         backend.locks.create_index("expiresAt", expireAfterSeconds=0)
 
 
+@pytest.mark.parametrize("step", ["neutralise", "init"])
+def test_an_adoption_that_was_cut_off_is_completed_by_the_next_and_undone_as_a_whole(
+    store, backend, monkeypatch, step
+):
+    backend.lock(backend.event())
+    before = {name: store.database[name].index_information() for name in ("seatlocks", "bookings")}
+
+    def crash(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, step, crash)
+    with pytest.raises(KeyboardInterrupt):
+        adopt(store)
+    monkeypatch.undo()
+    half = open_again(store)
+    assert half.settings.adopted
+    complete = adopt(half)
+    assert (complete.missing(), list(verify(complete))) == ([], [])
+
+    adoption.undo(complete)
+    assert before == {name: store.database[name].index_information() for name in before}
+
+
 def test_a_new_ttl_index_counts_as_deleting_again(adopted, backend):
     backend.locks.create_index("updatedAt", expireAfterSeconds=60)
 
@@ -286,6 +310,20 @@ def test_undo_gives_the_index_its_time_back_and_removes_what_adopt_made(store, a
     assert state_of(adopted) == before
     with pytest.raises(Misconfigured, match="seatctl adopt"):
         open_again(store).exists()
+
+
+def test_an_undo_that_was_cut_off_is_completed_by_the_next(adopted, backend, monkeypatch):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "remove_settings", crash)
+    with pytest.raises(KeyboardInterrupt):
+        adoption.undo(adopted)
+    monkeypatch.undo()
+    adoption.undo(open_again(adopted))
+
+    assert open_again(adopted).settings == NOT_ADOPTED
+    assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
 
 
 def test_undo_keeps_a_job_log_with_entries_and_indexes_that_were_there_before(store, backend):
@@ -335,6 +373,25 @@ def test_a_key_that_their_index_has_for_somebody_else_is_refused(adopted, backen
     with pytest.raises(KeyReused, match="another user or event"):
         sales.lock(adopted, LockRequest(event, USER, 1, key="order-1"))
     assert available(adopted, event) == 9
+
+
+def test_a_key_that_somebody_takes_for_the_same_request_meanwhile_is_that_request(
+    adopted, backend, monkeypatch
+):
+    event, inserted = backend.event(), []
+    take = SeatLocks.by_key
+
+    def taken_meanwhile(locks, *request):
+        found = take(locks, *request)
+        if not inserted:  # past the event's counter, as a hand in mongosh would
+            inserted.append(backend.insert_lock(event, 1, userId=USER, idempotencyKey="order-2"))
+        return found
+
+    monkeypatch.setattr(SeatLocks, "by_key", taken_meanwhile)
+    result = sales.lock(adopted, LockRequest(event, USER, 1, key="order-2"))
+
+    assert (result.created, result.lock.id) == (False, inserted[0])
+    assert available(adopted, event) == 10
 
 
 def test_a_lock_expires_only_after_the_grace_in_every_sweep(adopted, backend, clock):
@@ -393,6 +450,8 @@ def by_day(adopted, backend, clock):  # noqa: ARG001 - adopted before it is ther
     for status in ("PAYMENT_PENDING", "CONFIRMED"):
         lock = backend.locks.find_one({"_id": backend.insert_lock(event, 1, passType="season")})
         backend.insert_booking(lock, status=status, paymentExpiresAt=clock() - timedelta(hours=1))
+    ended = backend.locks.find_one({"_id": backend.insert_lock(event, 1, status="EXPIRED")})
+    backend.insert_booking(ended, paymentExpiresAt=clock() - timedelta(hours=1))
     return event
 
 
@@ -401,7 +460,7 @@ def test_an_event_counted_by_day_is_left_alone_and_makes_no_run_fail(adopted, by
     runs = [run_expire_locks(adopted), run_expire_bookings(adopted), run_recover(adopted)]
 
     assert [run.error for run in runs] == [None] * 3
-    assert [run.left_alone.get(by_day) for run in runs] == [1, 1, 2]
+    assert [run.left_alone.get(by_day) for run in runs] == [1, 2, 3]
     assert runs[0].run["details"]["leftAlone"] == [{"event": by_day, "items": 1}]
     assert not recover(adopted, RecoverOptions(dry_run=True)).has_something_to_do
     assert state_of(adopted) == before
@@ -412,7 +471,11 @@ def test_it_is_still_told_by_verify_and_health_as_something_to_know(adopted):
     found = list(verify(adopted))
     state = health.check(adopted)
 
-    assert {violation.fault for violation in found} == {Fault.UNKNOWN_COUNTING, Fault.UNSETTLED_LOCK}
+    assert {violation.fault for violation in found} == {
+        Fault.UNKNOWN_COUNTING,
+        Fault.UNSETTLED_LOCK,
+        Fault.BOOKING_WITHOUT_SEATS,
+    }
     assert all(violation.accepted and not violation.is_for_recovery for violation in found)
     assert {violation.as_document()["accepted"] for violation in found} == {True}
     assert state.violations == []
