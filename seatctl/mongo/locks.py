@@ -45,14 +45,14 @@ class SeatLocks(Documents):
     def insert(
         self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
     ) -> SeatLock:
-        """A new ACTIVE lock. Where an index has the key by now, raises StaleRead if it is of this request, which
-        then finds it, and KeyReused if it is of another user or event."""
+        """A new ACTIVE lock. Where an index has the key by now, raises StaleRead if it is of this request,
+        which then finds it, and KeyReused if it is of another user or event."""
         document = codec.new_lock(event_id, user, seats, expires_at, key, now)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
             same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
-            if self._documents.find_one(same, {"_id": 1}):  # the transaction is over: not within it
+            if self._documents.find_one(same, {"_id": 1}):  # outside of the transaction, which is over
                 raise StaleRead from error
             raise KeyReused(
                 f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "

@@ -207,7 +207,7 @@ SWITCH_OFF = (
     ),
 )
 KEEP_BY_DAY = Advice(
-    "but not what returns the seats of events counted by day",
+    "keep on: what returns the seats of events counted by day",
     "seatctl leaves those events alone, so that nobody returns their overdue seats",
 )
 TAKE_OUT_TTL = Advice(
