@@ -51,6 +51,8 @@ class SeatLocks(Documents):
         try:
             self._insert(document)
         except DuplicateKeyError as error:
+            if "idempotencyKey" not in (error.details or {}).get("keyPattern", {}):
+                raise
             same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
             if self._documents.find_one(same, {"_id": 1}):  # outside of the transaction, which is over
                 raise StaleRead from error
