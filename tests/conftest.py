@@ -127,7 +127,7 @@ def database_uri(replica: Server) -> Iterator[str]:
 
 def open_store(uri: str) -> Store:
     """A store as the command line opens it, under the server's own clock."""
-    return Store(connect(uri, None, "event_booking_db"))
+    return Store.open(connect(uri, None, "event_booking_db"))
 
 
 @contextmanager

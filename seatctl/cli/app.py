@@ -9,7 +9,7 @@ import typer
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import care, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
+from seatctl.cli.commands import adopt, care, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.add_typer(jobs.commands)
 app.add_typer(care.checks)
 app.add_typer(setup.schedule, rich_help_panel=CHECK)
 app.add_typer(care.setup)
+app.add_typer(adopt.commands)
 app.add_typer(setup.commands)
 app.add_typer(setup.db, rich_help_panel=SET_UP)
 app.add_typer(help.commands)

@@ -56,35 +56,36 @@ class Invocation(typer.Context):
             self.note(f"warning: {warning}")
         return target
 
-    def store(self, *, create: bool = False, wait: float = 0) -> Store:
+    def store(self, *, create: bool = False, wait: float = 0, guard: bool = True) -> Store:
         """Open the database. Nothing configured means the embedded MongoDB.
 
         Without `create` the database must exist: a job with a mistyped name must fail, not work on an
-        empty database for ever. Tries for `wait` seconds while the server is unreachable.
+        empty database for ever. Without `guard` it may be another program's, which only `adopt` looks at.
+        Tries for `wait` seconds while the server is unreachable.
         Raises Misconfigured, Unreachable.
         """
         give_up = time.monotonic() + wait
         while True:
             try:
-                return self._open(create)
+                return self._open(create, guard)
             except Unreachable as error:
                 if time.monotonic() >= give_up:
                     raise
                 logging.getLogger(__name__).info("%s; waiting", error)
                 time.sleep(1)
 
-    def _open(self, create: bool) -> Store:
+    def _open(self, create: bool, guard: bool) -> Store:
         from seatctl.mongo.client import connect
         from seatctl.mongo.store import Store
 
         uri, database = self.target.uri or self._start_embedded(create), self.target.database
-        store = Store(connect(uri, database, DEFAULT_DATABASE))
+        store = Store.open(connect(uri, database, DEFAULT_DATABASE))
         if store.name in SYSTEM_DATABASES:
             raise Misconfigured(
                 f"{store.name} is one of MongoDB's own databases; name another one in the URI's path or with "
                 "--database (authSource=admin in the URI names the database that knows the user)"
             )
-        if not store.exists():
+        if guard and not store.exists():
             self._check_new_name(store, create)
         return store
 

@@ -129,7 +129,7 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None) -> 
         if target.uri is None and not (embedded.exists() and embedded.answers(embedded.place())):
             return []
         uri = target.uri or embedded.place().uri
-        store = Store(connect(uri, target.database, DEFAULT_DATABASE, COMPLETION_PATIENCE_MS))
+        store = Store.open(connect(uri, target.database, DEFAULT_DATABASE, COMPLETION_PATIENCE_MS))
         return newest_ids(store, collection, status, COMPLETIONS)
     except Exception:  # noqa: BLE001 - a shell that completes must never see an error
         return []

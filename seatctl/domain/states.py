@@ -71,6 +71,7 @@ class Fault(StrEnum):
     DAMAGED_EVENT = "damaged_event"
     UNKNOWN_COUNTING = "unknown_counting"
     TTL_INDEX = "ttl_index"
+    DUPLICATE_KEY = "duplicate_key"
 
 
 INVARIANT = {
@@ -94,6 +95,7 @@ INVARIANT = {
     Fault.DAMAGED_EVENT: 11,
     Fault.UNKNOWN_COUNTING: 11,
     Fault.TTL_INDEX: 9,
+    Fault.DUPLICATE_KEY: 8,
 }
 """The invariant that each fault breaks, by its number in the guide "guarantees"."""
 

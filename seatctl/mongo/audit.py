@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
-from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
+from seatctl.domain.states import HOLDING, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
 from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, Document
@@ -50,6 +51,15 @@ class BookingCounts:
     """Bookings in a state that nobody knows, or of several events."""
 
 
+class SharedKey(NamedTuple):
+    """Locks of one event and user with the same key, and how many of them hold seats."""
+
+    event: EventId
+    key: str
+    locks: list[LockId]
+    holding: int
+
+
 def some(event_ids: Iterable[EventId]) -> Scope:
     """The scope of these events."""
     return {"$in": list(event_ids)}
@@ -58,10 +68,13 @@ def some(event_ids: Iterable[EventId]) -> Scope:
 class Audit:
     """Reads only. Bound to a snapshot, everything that it reads is of one point in time."""
 
-    def __init__(self, deployment: Deployment, session: ClientSession | None) -> None:
+    def __init__(
+        self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
+    ) -> None:
         self._session = session
         self._database = deployment.database
-        self._events, self._locks, self._bookings = (deployment.database[name] for name in schema.STATE)
+        self._names = schema.state(settings.locks)
+        self._events, self._locks, self._bookings = (deployment.database[name] for name in self._names)
 
     # --- scopes ------------------------------------------------------------------------------------
 
@@ -97,7 +110,7 @@ class Audit:
         held: dict[EventId, HeldSeats] = {}
         for group in self._grouped(
             self._locks,
-            {"eventId": scope, **may_hold(self._database)},
+            {"eventId": scope, **may_hold(self._locks)},
             {"event": "$eventId", "status": "$status"},
             {
                 "seats": {"$sum": {"$cond": [fine, "$seats", 0]}},
@@ -121,7 +134,7 @@ class Audit:
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
         """By event, what its CONFIRMED and its unreadable bookings add up to."""
         digest = {"$sum": {"$mod": [{HASH: "$seatLockId"}, DIGEST_RANGE]}}
-        where = {"event": scope, **may_protect(self._database)}
+        where = {"event": scope, **may_protect(self._bookings)}
         counts: dict[EventId, BookingCounts] = {}
         key = {"event": "$event", "status": "$status"}
         for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}, "digest": digest}):
@@ -165,6 +178,27 @@ class Audit:
             if not isinstance(group["_id"], list):
                 yield LockId(group["_id"])
 
+    def shared_keys(self, scope: Scope) -> Iterator[SharedKey]:
+        """Keys that several locks of one event and user have. Nothing is read where an index rules
+        them out."""
+        if any(map(schema.ONE_LOCK_PER_KEY.is_met_by, self._locks.index_information().values())):
+            return
+        holds = {"$cond": [{"$in": ["$status", sorted(HOLDING)]}, 1, 0]}
+        pipeline: list[Document] = [
+            {"$match": {"eventId": {**scope, "$type": "objectId"}, "idempotencyKey": {"$type": "string"}}},
+            {
+                "$group": {
+                    "_id": {"event": "$eventId", "user": "$userId", "key": "$idempotencyKey"},
+                    "locks": {"$push": "$_id"},
+                    "holding": {"$sum": holds},
+                }
+            },
+            {"$match": {"locks.1": {"$exists": True}}},
+        ]
+        for group in self._locks.aggregate(pipeline, session=self._session, allowDiskUse=True):
+            of, locks = group["_id"], sorted(map(LockId, group["locks"]), key=str)
+            yield SharedKey(EventId(of["event"]), str(of["key"]), locks, int(group["holding"]))
+
     def odd_events(self) -> Iterator[Unreadable]:
         """Events that no lock can name."""
         for event in self._events.find({"_id": NO_OBJECT_ID}, {"_id": 1}, session=self._session):
@@ -172,6 +206,6 @@ class Audit:
             assert isinstance(read, Unreadable)
             yield read
 
-    def deleting_indexes(self) -> list[tuple[str, str]]:
-        """TTL indexes on events, locks or bookings, as collection and name."""
-        return list(schema.deleting_indexes(self._database))
+    def deleting_indexes(self) -> list[DeletingIndex]:
+        """TTL indexes on events, locks or bookings that do delete."""
+        return list(schema.deleting_indexes(self._database, self._names))

@@ -15,14 +15,14 @@ from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
 
 if TYPE_CHECKING:
-    from pymongo.database import Database
+    from pymongo.collection import Collection
 
 FIELDS = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
 
 
-def may_protect(database: Database[Document]) -> Document:
+def may_protect(bookings: Collection[Document]) -> Document:
     """A condition: the booking is live, or is in a state that nobody knows."""
-    return none_of(database, schema.BOOKINGS_OF_EVENT, {*ENDED_BOOKING, BookingStatus.INITIATED})
+    return none_of(bookings, schema.BOOKINGS_OF_EVENT, {*ENDED_BOOKING, BookingStatus.INITIATED})
 
 
 class Bookings(Documents):
@@ -30,7 +30,7 @@ class Bookings(Documents):
 
     def insert(self, lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Booking:
         """A new PAYMENT_PENDING booking. Raises StaleRead where a unique index has one of the lock by now."""
-        document = codec.new_booking(lock, payment_expires_at, now)
+        document = codec.new_booking(lock, payment_expires_at, now, labels=self._settings.seat_labels)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
@@ -68,7 +68,7 @@ class Bookings(Documents):
         yield from self._odd({"event": NO_OBJECT_ID})
 
     def _odd(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
-        for document in self._find({**where, **may_protect(self._deployment.database)}, FIELDS):
+        for document in self._find({**where, **may_protect(self._documents)}, FIELDS):
             booking = codec.booking(document)
             if isinstance(booking, Unreadable):
                 yield booking, [LockId(named) for named in codec.ids_in(document.get("seatLockId"))]
@@ -79,7 +79,12 @@ class Bookings(Documents):
         where: Document = {"event": events, "status": BookingStatus.PAYMENT_PENDING}
         if overdue_before is not None:
             where["paymentExpiresAt"] = {"$gte": overdue_before}
-        found = {"from": schema.LOCKS, "localField": "seatLockId", "foreignField": "_id", "as": "locks"}
+        found = {
+            "from": self._settings.locks,
+            "localField": "seatLockId",
+            "foreignField": "_id",
+            "as": "locks",
+        }
         pipeline: list[Document] = [
             {"$match": where},
             {"$project": {"event": 1, "seatLockId": 1}},
@@ -95,7 +100,7 @@ class Bookings(Documents):
 
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Bookings of these events that may be live and cannot be read."""
-        for document in self._find({"event": events, **may_protect(self._deployment.database)}, FIELDS):
+        for document in self._find({"event": events, **may_protect(self._documents)}, FIELDS):
             booking = codec.booking(document)
             if isinstance(booking, Unreadable):
                 yield booking

@@ -170,8 +170,12 @@ def new_lock(
     }
 
 
-def new_booking(lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Document:
-    return {
+def new_booking(
+    lock: SeatLock, payment_expires_at: datetime, now: datetime, *, labels: bool = False
+) -> Document:
+    """`labels` as a Mongoose backend writes them, which requires them: one for each seat, the same for every
+    booking, since nobody chooses seats."""
+    document: Document = {
         "_id": ObjectId(),
         "event": lock.event,
         "user": lock.user,
@@ -181,6 +185,9 @@ def new_booking(lock: SeatLock, payment_expires_at: datetime, now: datetime) -> 
         "createdAt": now,
         "updatedAt": now,
     }
+    if labels:
+        document["seats"] = [f"SEAT-{number}" for number in range(1, lock.seats + 1)]
+    return document
 
 
 # --- values ------------------------------------------------------------------------------------------

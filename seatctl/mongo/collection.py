@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
 from pymongo.errors import OperationFailure
 
 from seatctl.domain.documents import StoredDocument
+from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
@@ -19,7 +20,6 @@ from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, expl
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
-    from pymongo.database import Database
 
     from seatctl.mongo.client import Deployment
 
@@ -39,11 +39,14 @@ NO_OBJECT_ID: Document = {"$not": {"$gte": FIRST_ID}}
 class Documents:
     """One collection. Each method is one statement, its condition in the filter."""
 
-    name: ClassVar[str]
+    name: str
 
-    def __init__(self, deployment: Deployment, session: ClientSession | None) -> None:
+    def __init__(
+        self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
+    ) -> None:
         self._deployment = deployment
         self._session = session
+        self._settings = settings
         self._documents: Collection[Document] = deployment.database[self.name]
 
     def ensure_collection(self) -> None:
@@ -104,7 +107,7 @@ class Documents:
         yield from self._find(dict(where), sort=[(by, -1)], limit=limit)
 
 
-def none_of(database: Database[Document], index: schema.Index, values: Iterable[str]) -> Document:
+def none_of(collection: Collection[Document], index: schema.Index, values: Iterable[str]) -> Document:
     """A condition: the status is none of these values.
 
     `$nin` passes over a list that holds one of them, and what has a list for a state cannot be read. To find
@@ -113,7 +116,7 @@ def none_of(database: Database[Document], index: schema.Index, values: Iterable[
     plain = {"status": {"$nin": sorted(values)}}
     every = dict.fromkeys(dict(index.keys), EVERY)
     try:
-        plan = database[index.collection].find(every).hint(index.name).limit(1).explain()
+        plan = collection.find(every).hint(index.name).limit(1).explain()
     except OperationFailure as error:
         if error.code != BAD_VALUE:
             raise

@@ -6,13 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from pymongo.errors import DuplicateKeyError
+
 from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, UserId
+from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
+from seatctl.domain.timespec import shorten
+from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
 
 if TYPE_CHECKING:
-    from pymongo.database import Database
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
+    from seatctl.mongo.client import Deployment
 
 CANDIDATE_FIELDS = ("eventId", "seats", "status", "expiresAt")
 
@@ -26,20 +34,36 @@ class OverdueLock(NamedTuple):
     expires_at: datetime
 
 
-def may_hold(database: Database[Document]) -> Document:
+def may_hold(locks: Collection[Document]) -> Document:
     """A condition: the lock holds its seats, or is in a state that nobody knows."""
-    return none_of(database, schema.LOCKS_OF_EVENT, ENDED_LOCK)
+    return none_of(locks, schema.LOCKS_OF_EVENT, ENDED_LOCK)
 
 
 class SeatLocks(Documents):
-    name = schema.LOCKS
+    def __init__(
+        self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
+    ) -> None:
+        self.name = settings.locks
+        super().__init__(deployment, session, settings)
 
     def insert(
         self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
     ) -> SeatLock:
-        """A new ACTIVE lock."""
+        """A new ACTIVE lock. Where an index has the key by now, raises StaleRead if it is of this request,
+        which then finds it, and KeyReused if it is of another user or event."""
         document = codec.new_lock(event_id, user, seats, expires_at, key, now)
-        self._insert(document)
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            if "idempotencyKey" not in (error.details or {}).get("keyPattern", {}):
+                raise
+            same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
+            if self._documents.find_one(same, {"_id": 1}):  # outside of the transaction, which is over
+                raise StaleRead from error
+            raise KeyReused(
+                f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
+                "index allows each key once; use another key"
+            ) from error
         return _own(document)
 
     def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:
@@ -124,7 +148,7 @@ class SeatLocks(Documents):
 
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Locks of these events that may hold seats and cannot be read."""
-        where = {"eventId": events, **may_hold(self._deployment.database)}
+        where = {"eventId": events, **may_hold(self._documents)}
         for document in self._find(where, CANDIDATE_FIELDS):
             lock = codec.lock(document)
             if isinstance(lock, Unreadable):
@@ -148,7 +172,7 @@ class SeatLocks(Documents):
 
     def unreadable_owners(self) -> Iterator[Unreadable]:
         """Locks that may hold seats of an event whose id is no ObjectId: by text, or none at all."""
-        where = {"eventId": NO_OBJECT_ID, **may_hold(self._deployment.database)}
+        where = {"eventId": NO_OBJECT_ID, **may_hold(self._documents)}
         for lock in self._find(where, CANDIDATE_FIELDS):
             read = codec.lock(lock)
             if isinstance(read, Unreadable):

@@ -6,14 +6,15 @@ Two of the indexes are guards: seatctl's own transactions need none, but another
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
+from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Unreachable, WriteRefused
@@ -24,14 +25,26 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
-EVENTS, LOCKS, BOOKINGS, JOB_LOGS = "events", "seatLocks", "bookings", "jobLogs"
+EVENTS, LOCKS, BOOKINGS, JOB_LOGS = "events", NOT_ADOPTED.locks, "bookings", "jobLogs"
 STATE = (EVENTS, LOCKS, BOOKINGS)
 COLLECTIONS = (*STATE, JOB_LOGS)
+TTL_OFF = 2**31 - 1
+"""The longest time that a TTL index can have, 68 years: it deletes nothing."""
+
+
+def state(locks: str) -> tuple[str, str, str]:
+    """The collections of events, locks and bookings, where the locks are called so."""
+    return EVENTS, locks, BOOKINGS
+
 
 BUILD_SECONDS = 50
 """How long an index may take: a little less than the driver waits for an answer."""
 
 INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT = 85, 86
+
+
+class Duplicates(WriteRefused):
+    """Documents stand against a unique index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +62,24 @@ class Index:
     def is_met_by(self, found: Mapping[str, Any]) -> bool:
         """Whether an index that is there, by whatever name, does what this one is for.
 
-        A guard may not leave out documents, such as those in other states, that ours has in it. An
-        index that is read must be usable for the same queries.
+        A guard may not leave out documents, such as those in other states, that ours has in it; one on
+        fewer keys (a Mongoose backend's on `idempotencyKey` alone) rules out more. An index that is read
+        must be usable for the same queries.
         """
-        if tuple(found["key"]) != self.keys:
-            return False
         leaves_out, ours = found.get("partialFilterExpression"), self.options.get("partialFilterExpression")
         if self.options.get("unique"):
-            return bool(found.get("unique")) and leaves_out in (None, ours)
+            narrower = set(found["key"]) <= set(self.keys)
+            return narrower and bool(found.get("unique")) and leaves_out in (None, ours)
+        if tuple(found["key"]) != self.keys:
+            return False
         return leaves_out == ours and not any(map(found.get, ("sparse", "collation", "hidden")))
 
     def is_in(self, database: Database[Document]) -> bool:
         return any(map(self.is_met_by, database[self.collection].index_information().values()))
 
     def create(self, database: Database[Document]) -> None:
-        """Create it. Raises WriteRefused when documents or another index stand against it, Unreachable
-        when it takes too long."""
+        """Create it. Raises Duplicates when documents stand against it, WriteRefused when another index does,
+        Unreachable when it takes too long."""
         model = IndexModel(list(self.keys), name=self.name, **self.options)
         try:
             # The default is to wait for all members, and one that is down would stop every writer.
@@ -74,9 +89,10 @@ class Index:
         except DuplicateKeyError as error:
             same = (error.details or {}).get("keyValue", {})
             named = " and ".join(f"{key} {shorten(repr(value))}" for key, value in same.items())
-            raise WriteRefused(
+            raise Duplicates(
                 f"{self.collection} has several documents with {named or 'the same keys'}, which the index "
-                f"{self.name} must rule out; until somebody corrects that, nothing new can be guaranteed"
+                f"{self.name} must rule out: it is not created. seatctl needs none, but nothing keeps other "
+                "programs from making more of them; `seatctl verify` names them"
             ) from None
         except OperationFailure as error:
             if error.code in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT):
@@ -158,46 +174,95 @@ def retention(database: Database[Document]) -> timedelta | None:
     return None
 
 
-def deleting_indexes(database: Database[Document]) -> Iterator[tuple[str, str]]:
-    """TTL indexes where no document may ever be deleted (invariant 9): collection and index. One that
-    is hidden from the planner deletes all the same."""
-    for collection in STATE:
+def deleting_indexes(
+    database: Database[Document], collections: Sequence[str] = STATE
+) -> Iterator[DeletingIndex]:
+    """TTL indexes where no document may ever be deleted (invariant 9), but for those that `neutralise` made
+    harmless. One that is hidden from the planner deletes all the same."""
+    for collection in collections:
         for name, index in database[collection].index_information().items():
-            if "expireAfterSeconds" in index:
-                yield collection, name
+            seconds = index.get("expireAfterSeconds")
+            if seconds is not None and seconds < TTL_OFF:
+                yield DeletingIndex(collection, name, int(seconds))
 
 
-def missing(database: Database[Document]) -> list[str]:
+def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = TTL_OFF) -> None:
+    """Change after how many seconds an index deletes, by default so that it never does. Not by dropping it:
+    Mongoose creates a missing index at each start, and leaves one alone that has other options."""
+    change = {"name": index.name, "expireAfterSeconds": seconds}
+    database.command("collMod", index.collection, index=change)
+
+
+def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:
+    """The indexes of a database whose locks are called so. An adopted one gets no guards of ours: a unique
+    index could stop the other program, which has its own."""
+    placed = (replace(index, collection=locks) if index.collection == LOCKS else index for index in INDEXES)
+    return [index for index in placed if not (adopted and index.options.get("unique"))]
+
+
+def missing(database: Database[Document], locks: str = LOCKS, *, adopted: bool = False) -> list[str]:
     """What `create` would create, as `collection` or `collection.index`."""
     there = set(database.list_collection_names())
-    wanted = [name for name in COLLECTIONS if name not in there]
-    wanted += [str(index) for index in INDEXES if not index.is_in(database)]
+    wanted = [name for name in (*state(locks), JOB_LOGS) if name not in there]
+    wanted += [str(index) for index in indexes(locks, adopted=adopted) if not index.is_in(database)]
     if retention(database) is None:
         wanted.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
     return wanted
 
 
-def create(database: Database[Document], keep: timedelta | None, default: timedelta) -> list[str]:
-    """Create the collections and indexes that are missing, and set the retention of `jobLogs`; returns
-    what was created or changed. `keep=None` leaves a retention that is set as it is, and sets `default`
-    where there is none."""
-    created = missing(database)
-    for name in COLLECTIONS:
-        if name in created:
+class Setup(NamedTuple):
+    """What was created or changed, and, each in a sentence, what could not be."""
+
+    created: list[str]
+    left_out: list[str]
+
+
+def create(
+    database: Database[Document],
+    keep: timedelta | None,
+    default: timedelta,
+    locks: str = LOCKS,
+    *,
+    adopted: bool = False,
+) -> Setup:
+    """Create the collections and indexes that are missing, and set the retention of `jobLogs`. `keep=None`
+    leaves a retention that is set as it is, and sets `default` where there is none. A guard that documents
+    stand against is left out: seatctl's own transactions need none."""
+    done = Setup(missing(database, locks, adopted=adopted), [])
+    for name in (*state(locks), JOB_LOGS):
+        if name in done.created:
             ensure_collection(database, name)
     replaced = _drop_outdated(database)
-    for index in INDEXES:
-        if str(index) in created:
-            index.create(database)
+    for index in indexes(locks, adopted=adopted):
+        if str(index) in done.created:
+            try:
+                index.create(database)
+            except Duplicates as error:
+                done.created.remove(str(index))
+                done.left_out.append(str(error))
     if replaced:
-        created[created.index(str(LOCKS_OF_EVENT))] += " in place of that of version 0.1.0"
+        done.created[done.created.index(str(LOCKS_OF_EVENT))] += " in place of that of version 0.1.0"
     current = retention(database)
     wanted = keep or current or default
     if current != wanted:
         _retain(database, int(wanted.total_seconds()))
     if current not in (None, wanted):
-        created.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
-    return created
+        done.created.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
+    return done
+
+
+def remove(
+    database: Database[Document], locks: str = LOCKS, only: Collection[str] | None = None
+) -> list[str]:
+    """Drop our own indexes, or those of `only`, by name and keys; returns them."""
+    retain = Index(JOB_LOGS, RETENTION_INDEX, tuple(RETENTION_KEYS))
+    removed = []
+    for index in (*indexes(locks), retain):
+        found = database[index.collection].index_information().get(index.name)
+        if found and tuple(found["key"]) == index.keys and (only is None or str(index) in only):
+            database[index.collection].drop_index(index.name)
+            removed.append(str(index))
+    return removed
 
 
 def ensure_collection(database: Database[Document], name: str) -> None:
@@ -263,23 +328,51 @@ VALIDATORS: dict[str, Document] = {
 `moderate`, so that a document that is wrong already can still be changed, and so repaired."""
 
 
-def missing_validators(database: Database[Document]) -> list[str]:
+def validators(database: Database[Document]) -> dict[str, Document]:
+    """The validators that are there, by collection."""
+    found = {each["name"]: each.get("options", {}).get("validator") for each in database.list_collections()}
+    return {name: validator for name, validator in found.items() if validator}
+
+
+def _wanted_validators(locks: str) -> dict[str, Document]:
+    return {locks if name == LOCKS else name: validator for name, validator in VALIDATORS.items()}
+
+
+def missing_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
     """Collections without a validator, or with an old one of ours, as `collection.validator`. One
     that somebody else installed is theirs."""
-    there = {
-        found["name"]: found.get("options", {}).get("validator") for found in database.list_collections()
-    }
+    there = validators(database)
     return [
         f"{name}.validator"
-        for name, validator in VALIDATORS.items()
-        if not there.get(name) or (there[name] != validator and _OUR_TITLE in str(there[name]))
+        for name, validator in _wanted_validators(locks).items()
+        if name not in there or (there[name] != validator and _OUR_TITLE in str(there[name]))
     ]
 
 
-def create_validators(database: Database[Document]) -> list[str]:
-    """Install the validators that `missing_validators` names; returns them. The collections must exist."""
-    wanted = missing_validators(database)
-    for name, validator in VALIDATORS.items():
-        if f"{name}.validator" in wanted:
+def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup:
+    """Install the validators that `missing_validators` names. The collections must exist. One that would
+    refuse a state that is there is left out: a program writes it, and would fail."""
+    done = Setup(missing_validators(database, locks), [])
+    known: dict[str, Sequence[str]] = {locks: list(LockStatus), BOOKINGS: list(BookingStatus)}
+    for name, validator in _wanted_validators(locks).items():
+        if f"{name}.validator" not in done.created:
+            continue
+        unknown = database[name].find_one({"status": {"$nin": known[name]}}) if name in known else None
+        if unknown is None:
             database.command("collMod", name, validator=validator, validationLevel="moderate")
-    return wanted
+            continue
+        done.created.remove(f"{name}.validator")
+        done.left_out.append(
+            f"{name} has a document in the state {shorten(repr(unknown.get('status')), 40)} "
+            f"({unknown['_id']}), which the validator would refuse: it is not installed"
+        )
+    return done
+
+
+def remove_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
+    """Take our own validators away; returns them."""
+    there = validators(database)
+    ours = [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
+    for name in ours:
+        database.command("collMod", name, validator={}, validationLevel="strict")
+    return [f"{name}.validator" for name in ours]

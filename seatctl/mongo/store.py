@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from seatctl.domain.documents import Kind, StoredDocument
 from seatctl.domain.rules import RETENTION
+from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.errors import CursorLost, Misconfigured
-from seatctl.mongo import schema
+from seatctl.mongo import schema, settings
 from seatctl.mongo.audit import Audit
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.collection import Documents
@@ -39,15 +40,30 @@ def _plain(name: str) -> str:
 class Store:
     """One database. Outside of a transaction each statement stands alone."""
 
-    def __init__(self, deployment: Deployment, session: ClientSession | None = None) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        session: ClientSession | None = None,
+        settings: Settings = NOT_ADOPTED,
+    ) -> None:
         self.deployment = deployment
         self._session = session
+        self.settings = settings
         self.database = deployment.database
-        self.events = Events(deployment, session)
-        self.locks = SeatLocks(deployment, session)
-        self.bookings = Bookings(deployment, session)
-        self.job_logs = JobLogs(deployment, session)
-        self.audit = Audit(deployment, session)
+        self.events = Events(deployment, session, settings)
+        self.locks = SeatLocks(deployment, session, settings)
+        self.bookings = Bookings(deployment, session, settings)
+        self.job_logs = JobLogs(deployment, session, settings)
+        self.audit = Audit(deployment, session, settings)
+
+    @classmethod
+    def open(cls, deployment: Deployment) -> Store:
+        """A database with the settings that `adopt` left there. Raises Misconfigured."""
+        return cls(deployment, settings=settings.read(deployment.database))
+
+    def with_settings(self, settings: Settings) -> Store:
+        """The same database as it is with these settings."""
+        return Store(self.deployment, self._session, settings)
 
     @property
     def name(self) -> str:
@@ -74,7 +90,7 @@ class Store:
     @contextmanager
     def _within(self, attempt: Attempt) -> Iterator[Store]:
         with attempt as session:
-            yield Store(self.deployment, session)
+            yield Store(self.deployment, session, self.settings)
 
     @contextmanager
     def snapshot(self) -> Iterator[Store]:
@@ -84,7 +100,7 @@ class Store:
             yield self
             return
         with self.deployment.snapshot() as session:
-            yield Store(self.deployment, session)
+            yield Store(self.deployment, session, self.settings)
 
     def at_one_time(self, read: Callable[[Store], T]) -> T:
         """What `read` makes of a snapshot. A snapshot that the server drops is read again.
@@ -106,35 +122,46 @@ class Store:
         Raises Misconfigured where this is another program's database whose locks seatctl would not see, and
         so would sell their seats again.
         """
-        names = self._collections()
-        for wanted in schema.STATE:
-            for name in names:
-                if name != wanted and _plain(name) == _plain(wanted) and not self._is_empty(name):
-                    raise Misconfigured(
-                        f"database {self.name} has a collection {name}, which another program uses for what "
-                        f"seatctl keeps in {wanted}; seatctl changes nothing here"
-                    )
+        names = self.collections()
+        for wanted in schema.state(self.settings.locks):
+            for name in self.spelled_differently(wanted, names):
+                raise Misconfigured(
+                    f"database {self.name} has a collection {name}, which another program uses for what "
+                    f"seatctl keeps in {wanted}; seatctl changes nothing here. `seatctl adopt "
+                    "--dry-run` says how it can work beside that program"
+                )
         if self._has_lost_its_locks(names) and self.bookings.has_live():
             raise Misconfigured(
-                f"database {self.name} has live bookings but no locks in {schema.LOCKS}: their locks are "
-                "elsewhere, or were lost; seatctl changes nothing here"
+                f"database {self.name} has live bookings but no locks in {self.settings.locks}: their locks "
+                "are elsewhere, or were lost; seatctl changes nothing here. If another program keeps them "
+                "under another name, `seatctl adopt` sets that up"
             )
         return schema.EVENTS in names
+
+    def spelled_differently(self, wanted: str, names: list[str]) -> list[str]:
+        """Those of these collections that have something in them, and a name that differs from this one in
+        letter case or an underscore only."""
+        return [
+            name
+            for name in names
+            if name != wanted and _plain(name) == _plain(wanted) and not self.is_empty(name)
+        ]
 
     def _has_lost_its_locks(self, names: list[str]) -> bool:
         """Whether there is no lock, and no TTL index that tells where they went: with one, `verify` and the
         jobs say so, and raise no counter."""
-        if schema.LOCKS not in names:
-            return True
-        return self._is_empty(schema.LOCKS) and not list(schema.deleting_indexes(self.database))
+        locks = self.settings.locks
+        told = self.settings.ttl_indexes or self.audit.deleting_indexes()
+        return locks not in names or (self.is_empty(locks) and not told)
 
-    def _is_empty(self, collection: str) -> bool:
+    def is_empty(self, collection: str) -> bool:
         return self.database[collection].find_one({}, {"_id": 1}) is None
 
     def has_collection(self, name: str) -> bool:
-        return name in self._collections()
+        return name in self.collections()
 
-    def _collections(self) -> list[str]:
+    def collections(self) -> list[str]:
+        """The names of those that the user may see."""
         # Those that the user may see: that needs no privilege on the database itself.
         return self.database.list_collection_names(authorizedCollections=True)
 
@@ -144,11 +171,58 @@ class Store:
 
     def missing(self) -> list[str]:
         """What `init` would create."""
-        return schema.missing(self.database) + schema.missing_validators(self.database)
+        locks, adopted = self.settings.locks, self.settings.adopted
+        missing = schema.missing(self.database, locks, adopted=adopted)
+        return missing if adopted else missing + schema.missing_validators(self.database, locks)
 
-    def init(self, retention: timedelta | None = None) -> list[str]:
-        """Create what is missing; returns what was created or changed."""
-        return schema.create(self.database, retention, RETENTION) + schema.create_validators(self.database)
+    def init(self, retention: timedelta | None = None, *, validators: bool | None = None) -> schema.Setup:
+        """Create what is missing. By default an adopted database gets no validators: they could refuse what
+        the other program writes."""
+        locks, adopted = self.settings.locks, self.settings.adopted
+        done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
+        if not (adopted if validators is None else not validators):
+            created, left_out = schema.create_validators(self.database, locks)
+            return schema.Setup(done.created + created, done.left_out + left_out)
+        return done
+
+    def remove_setup(self) -> list[str]:
+        """Take away our own indexes and validators; returns them. Collections and documents stay."""
+        locks = self.settings.locks
+        return schema.remove(self.database, locks) + schema.remove_validators(self.database, locks)
+
+    # --- adoption ------------------------------------------------------------------------------------
+
+    def write_settings(self, new: Settings) -> None:
+        settings.write(self.database, new)
+
+    def remove_settings(self) -> None:
+        settings.remove(self.database)
+
+    def neutralise(self, indexes: Sequence[DeletingIndex]) -> None:
+        """Make TTL indexes delete nothing any more."""
+        for index in indexes:
+            schema.set_ttl(self.database, index)
+
+    def restore_ttl(self) -> list[DeletingIndex]:
+        """Give the indexes that `adopt` made harmless their time back; returns those that are still there."""
+        changed = []
+        for index in self.settings.ttl_indexes:
+            found = self.database[index.collection].index_information().get(index.name, {})
+            if found.get("expireAfterSeconds") == schema.TTL_OFF:
+                schema.set_ttl(self.database, index, index.seconds)
+                changed.append(index)
+        return changed
+
+    def remove_created(self) -> list[str]:
+        """Drop the indexes that `adopt` created, and a collection that it created where that is empty."""
+        created = self.settings.created
+        removed = schema.remove(self.database, self.settings.locks, created)
+        names = self.collections()
+        for name in created:
+            if name in names and self.is_empty(name):
+                self.database.drop_collection(name)
+                removed.append(name)
+        return removed
 
     def retention(self) -> timedelta | None:
         """How long entries of the job log are kept; None: for ever."""
@@ -161,7 +235,8 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """About how many events, locks and bookings there are, by collection, without counting them:
         exact unless the server crashed or is sharded."""
-        return {name: self.database[name].estimated_document_count() for name in schema.STATE}
+        collections = zip(schema.STATE, schema.state(self.settings.locks), strict=True)
+        return {key: self.database[name].estimated_document_count() for key, name in collections}
 
     def find_anywhere(self, document_id: object) -> tuple[Kind, StoredDocument] | None:
         """The one document with this id, and what it is."""

@@ -22,6 +22,7 @@ from seatctl.services.counters import reason_against_raising
 from seatctl.services.violations import (
     Violation,
     counted_by_day,
+    duplicate_key,
     in_doubt,
     judge_booking,
     judge_counter,
@@ -54,9 +55,12 @@ def _verify(store: Store) -> Iterator[Violation]:
 
 def indexes(store: Store) -> Iterator[Violation]:
     """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
-    for collection, name in store.audit.deleting_indexes():
-        message = f"{collection}.{name} is a TTL index, by which MongoDB deletes documents"
-        yield Violation(Fault.TTL_INDEX, message, index=f"{collection}.{name}")
+    for index in store.audit.deleting_indexes():
+        message = (
+            f"{index} is a TTL index, by which MongoDB deletes documents; where another program creates it "
+            "at each start, `seatctl adopt` makes it harmless"
+        )
+        yield Violation(Fault.TTL_INDEX, message, index=str(index))
 
 
 def doubt_of_counters(store: Store) -> Doubt | None:
@@ -93,16 +97,26 @@ def once(violations: Iterable[Violation]) -> Iterator[Violation]:
 def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violation]:
     events, held, booked = at.audit.events(scope), at.audit.held_seats(scope), at.audit.booking_counts(scope)
     for violation in _of_documents(at, scope, events, held, booked):
-        yield _with_hope(at, violation, events, held)
+        if _counts_by_day(events.get(EventId(violation.event))):
+            yield replace(violation, repairable=False, accepted=at.settings.adopted)
+        else:
+            yield _with_hope(at, violation, events, held)
+    yield from map(duplicate_key, at.audit.shared_keys(scope))
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
         if isinstance(event, Unreadable):
-            yield counted_by_day(event) if event.flaw is Flaw.COUNTED_BY_DAY else unreadable(event)
+            by_day = replace(counted_by_day(event), accepted=at.settings.adopted)
+            yield by_day if _counts_by_day(event) else unreadable(event)
         elif not holds.unreadable and (found := judge_counter(event, holds.seats)):
             # Each lock that cannot be read is a violation of its own.
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
             reason = (str(doubt) if doubt else reason_against_raising(at, event_id)) if too_low else None
             yield in_doubt(found, reason) if reason else found
+
+
+def _counts_by_day(event: Event | Unreadable | None) -> bool:
+    """Whether everything about this event is another program's business."""
+    return isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY
 
 
 def _with_hope(

@@ -18,7 +18,6 @@ from seatctl.domain.states import BookingStatus
 from seatctl.domain.words import count
 from seatctl.mongo.audit import BookingCounts, HeldSeats, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
-from seatctl.mongo.schema import LOCKS
 from seatctl.mongo.store import Store
 
 
@@ -51,7 +50,7 @@ class Clearance:
     looks at the lock of each overdue one itself."""
 
     def __init__(self, store: Store, overdue_before: datetime | None = None) -> None:
-        self._store = store
+        self.store = store
         self._overdue_before = overdue_before
         self._doubts: dict[EventId, Doubt | None] = {}
         self._protected: dict[LockId, Unreadable] = {}
@@ -85,21 +84,21 @@ class Clearance:
     @cached_property
     def database(self) -> Doubt | None:
         """What puts the counters of the whole database in doubt."""
-        return doubt_of_database(self._store)
+        return doubt_of_database(self.store)
 
     @cached_property
     def _of_odd_events(self) -> dict[LockId, Unreadable]:
-        found = self._store.bookings.of_odd_events()
+        found = self.store.bookings.of_odd_events()
         return {lock_id: booking for booking, lock_ids in found for lock_id in lock_ids}
 
     @cached_property
     def _owned_by_text(self) -> dict[EventId, Unreadable]:
-        return {lock.event: lock for lock in self._store.locks.unreadable_owners() if lock.event is not None}
+        return {lock.event: lock for lock in self.store.locks.unreadable_owners() if lock.event is not None}
 
     def _look(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
             return dict.fromkeys(event_ids, self.database)
-        return self._store.at_one_time(lambda at: self._look_at(at, event_ids))
+        return self.store.at_one_time(lambda at: self._look_at(at, event_ids))
 
     def _look_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         scope = some(event_ids)
@@ -130,13 +129,14 @@ class Clearance:
 
 def doubt_of_database(store: Store) -> Doubt | None:
     """Why no counter of this database may be raised, or None."""
-    for collection, index in store.audit.deleting_indexes():
-        reason = f"{collection} has the TTL index {index}, by which MongoDB deletes documents"
+    for index in store.audit.deleting_indexes():
+        reason = f"{index.collection} has the TTL index {index.name}, by which MongoDB deletes documents"
         return Doubt(Cause.DATABASE, reason)
-    if not store.has_collection(LOCKS):
-        return Doubt(Cause.DATABASE, f"there is no collection {LOCKS}")
+    locks = store.settings.locks
+    if not store.has_collection(locks):
+        return Doubt(Cause.DATABASE, f"there is no collection {locks}")
     if store.locks.is_empty() and store.bookings.has_live():
-        return Doubt(Cause.DATABASE, f"{LOCKS} is empty, but live bookings name locks")
+        return Doubt(Cause.DATABASE, f"{locks} is empty, but live bookings name locks")
     return None
 
 

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ from seatctl.errors import CachePressure, Contention, CursorLost, SeatctlError, 
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.batches import in_portions, side_by_side
-from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.clearance import Cause, Clearance, Doubt
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Treatment(Enum):
     """What a sweep does with the overdue items of an event that has no clearance."""
 
     SKIP = auto()
+    LEAVE_ALONE = auto()
+    """Known to be another program's, as an event that counts by day is on an adopted database."""
     RETURN_SEATS = auto()
     END_WITHOUT_SEATS = auto()
 
@@ -66,6 +68,8 @@ class Batch:
     skipped: list[SkippedItem] = field(default_factory=list)
     notes: list[SkippedItem] = field(default_factory=list)
     """Items that ended and that a person should hear of: their lock is missing."""
+    left_alone: Counter[EventId] = field(default_factory=Counter)
+    """By event that counts by day, on an adopted database, its overdue items: another program's business."""
     shared: list[LockId] = field(default_factory=list)
     """ACTIVE locks that several bookings name: returned at the end if all those have ended."""
 
@@ -86,6 +90,7 @@ class Batch:
         self.without_seats += other.without_seats
         self.skipped += other.skipped
         self.notes += other.notes
+        self.left_alone += other.left_alone
         self.shared += other.shared
 
 
@@ -93,7 +98,8 @@ class SweepClearance(Clearance):
     """Clearance for a sweep, which skips what has none. Recovery treats some doubts otherwise."""
 
     def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:  # noqa: ARG002 - recovery needs both
-        return Treatment.SKIP
+        known = doubt.cause is Cause.COUNTED_BY_DAY and self.store.settings.adopted
+        return Treatment.LEAVE_ALONE if known else Treatment.SKIP
 
 
 class Sweep(Protocol):
@@ -180,7 +186,7 @@ class BookingSweep:
                 batch.returning.append(Ending(deadline, held, booking.id))
             else:
                 # Its lock holds nothing any more, or another booking keeps it.
-                batch.returning.append(Ending(deadline, None, booking.id))
+                batch.returning.append(Ending(deadline, None, booking.id, booking.event))
                 if lock and lock.status is LockStatus.ACTIVE:
                     batch.shared.append(lock.id)
             if lock is None:
@@ -215,6 +221,15 @@ class SweepRun(NamedTuple):
     dry_run: bool = False
     event: EventId | None = None
     """Only what is overdue on this event."""
+
+    @classmethod
+    def at(
+        cls, store: Store, sweep: Sweep, moment: datetime, now: datetime, clearance: SweepClearance
+    ) -> SweepRun:
+        """A run as of a moment. Locks get the grace of an adopted database on top of their deadline: another
+        program's `confirm` in flight may have read the lock in time, and does not write it."""
+        grace = store.settings.grace if isinstance(sweep, LockSweep) else timedelta()
+        return cls(sweep, moment - grace, now, clearance)
 
 
 def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: True) -> Iterator[Batch]:
@@ -285,24 +300,43 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     """What to do with these items: those whose events have no clearance are treated as the run says."""
     log.info("read %s overdue before %s", count(len(items), "item"), format_time(run.before))
     batch = run.sweep.plan(store, items, run.clearance)
-    doubts = run.clearance.doubts(seats_of(batch.returning))
+    doubts = run.clearance.doubts(filter(None, map(_event_of_ending, batch.returning)))
     if not doubts:
         return batch
-    treatments = {event_id: run.clearance.treat(event_id, doubt) for event_id, doubt in doubts.items()}
+    needed = seats_of(batch.returning)
+    treatments = {
+        event_id: run.clearance.treat(event_id, doubt)
+        for event_id, doubt in doubts.items()
+        if event_id in needed or doubt.cause is Cause.COUNTED_BY_DAY
+    }
     cleared = []
     for ending in batch.returning:
-        event_id = None if ending.lock is None else ending.lock.event
-        match treatments.get(event_id) if event_id is not None else None:
+        event_id = _event_of_ending(ending)
+        doubt = None if event_id is None else doubts.get(event_id)
+        if event_id is None or doubt is None or _needs_no_clearance(ending, doubt):
+            cleared.append(ending)
+            continue
+        match treatments[event_id]:
             case Treatment.SKIP:
-                assert event_id is not None
                 kind = Kind.LOCK if ending.booking is None else Kind.BOOKING
-                batch.skipped.append(SkippedItem(kind, ending.id, str(doubts[event_id])))
+                batch.skipped.append(SkippedItem(kind, ending.id, str(doubt)))
+            case Treatment.LEAVE_ALONE:
+                batch.left_alone[event_id] += 1
             case Treatment.END_WITHOUT_SEATS:
                 batch.without_seats.append(ending)
-            case _:
+            case Treatment.RETURN_SEATS:
                 cleared.append(ending)
     batch.returning = cleared
     return batch
+
+
+def _event_of_ending(ending: Ending) -> EventId | None:
+    return ending.event if ending.lock is None else ending.lock.event
+
+
+def _needs_no_clearance(ending: Ending, doubt: Doubt) -> bool:
+    """Whether no seats come back with it, and its event is not another program's business as a whole."""
+    return ending.lock is None and doubt.cause is not Cause.COUNTED_BY_DAY
 
 
 def _carry_out(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callable[[], bool]) -> Batch:
@@ -350,7 +384,7 @@ def return_overdue(store: Store, event_id: EventId) -> Batch:
     now = store.now()
     done = Batch()
     for sweep, bookings_before in ((BookingSweep(), now), (LockSweep(), None)):
-        run = SweepRun(sweep, now, now, SweepClearance(store, bookings_before), event=event_id)
-        for batch in run_sweep(store, run):
+        run = SweepRun.at(store, sweep, now, now, SweepClearance(store, bookings_before))
+        for batch in run_sweep(store, run._replace(event=event_id)):
             done.add(batch)
     return done

@@ -7,7 +7,7 @@ Each is one line that ends with what to do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -145,6 +145,7 @@ class Health:
     bookings: Backlog
     seats: Seats
     violations: list[Violation]
+    accepted: list[Violation]
     missing: list[str]
     clock_difference: timedelta
     """How far this host's clock is ahead of the server's."""
@@ -157,24 +158,13 @@ class Health:
         lines = [job.problem(self.max_age, self.window) for job in self.jobs.values()]
         lines.append(self.locks.problem("lock", "expire-locks", self.max_age))
         lines.append(self.bookings.problem("booking", "expire-bookings", self.max_age))
-        lines += self._violations()
+        lines += _by_fault(self.violations)
         if EVENTS in self.missing:
             lines.append(
                 f"there is no collection `{EVENTS}`: most often the database's name is mistyped; "
                 "`seatctl init` creates it"
             )
         return [line for line in lines if line]
-
-    def _violations(self) -> list[str]:
-        """One line for each kind of fault, with its first case."""
-        count = Counter(violation.fault for violation in self.violations)
-        first = {violation.fault: violation for violation in reversed(self.violations)}
-        return [
-            f"{fault}: {violation.message}"
-            + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-            + "; `seatctl verify` says what to do"
-            for fault, violation in sorted(first.items())
-        ]
 
     @property
     def warnings(self) -> list[str]:
@@ -186,6 +176,7 @@ class Health:
                 f"this host's clock is {format_duration(self.clock_difference)} {where} the database "
                 "server's; deadlines follow the server's, but check the time service of both"
             )
+        lines += _by_fault(self.accepted)
         if self.missing:
             lines.append(f"missing {', '.join(self.missing)}; `seatctl init` creates them")
         return lines
@@ -232,6 +223,22 @@ class Health:
         }
 
 
+def _by_fault(violations: Sequence[Violation]) -> list[str]:
+    """One line for each kind of fault, with its first case."""
+    count = Counter(violation.fault for violation in violations)
+    first = {violation.fault: violation for violation in reversed(violations)}
+    return [
+        f"{fault}: {violation.message}"
+        + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
+        + (
+            "; nothing to do"
+            if violation.accepted
+            else f"; `{violation.remedy}`, or `seatctl verify` for all"
+        )
+        for fault, violation in sorted(first.items())
+    ]
+
+
 def check(
     store: Store,
     *,
@@ -246,6 +253,7 @@ def check(
     now = store.now()
     # The server read its clock between the two; only what lies outside of them is a difference.
     difference = min(max(before - now, timedelta()), host_clock() - now)
+    found = list(verify(store))
     return Health(
         checked_at=now,
         max_age=max_age,
@@ -254,7 +262,8 @@ def check(
         locks=_backlog(store, LockSweep(), now),
         bookings=_backlog(store, BookingSweep(), now),
         seats=_seats(store),
-        violations=list(verify(store)),
+        violations=[violation for violation in found if not violation.accepted],
+        accepted=[violation for violation in found if violation.accepted],
         missing=store.missing(),
         clock_difference=difference,
         events=list(list_events(store, EventOrder.NEWEST, 0)) if per_event else [],
@@ -277,7 +286,7 @@ def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
     """What a dry run of the sweep would expire."""
     clearance = SweepClearance(store, now if isinstance(sweep, BookingSweep) else None)
     overdue, oldest = 0, now
-    for batch in run_sweep(store, SweepRun(sweep, now, now, clearance, dry_run=True)):
+    for batch in run_sweep(store, SweepRun.at(store, sweep, now, now, clearance)._replace(dry_run=True)):
         overdue += len(batch.endings)
         oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
     return Backlog(overdue, now - oldest if overdue else None)

@@ -103,7 +103,8 @@ def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, prog
     with _logged(store, job, now, dry_run=options.dry_run) as (report, stop):
         report.as_of = None if options.as_of is None else before
         clearance = SweepClearance(store, before if job is JobType.BOOKING_EXPIRY else None)
-        run = SweepRun(sweep, before, now, clearance, options.batch_size, options.dry_run)
+        run = SweepRun.at(store, sweep, before, now, clearance)
+        run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run)
         _carry_out(store, run, report, stop, progress)
     return report
 
@@ -143,7 +144,8 @@ def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) 
         recovery = Recovery(store, report, stop, now, options.settle)
         for sweep in (BookingSweep(), LockSweep()):
             clearance = recovery.clearance(now if isinstance(sweep, BookingSweep) else None)
-            run = SweepRun(sweep, now, now, clearance, options.batch_size, options.dry_run)
+            run = SweepRun.at(store, sweep, now, now, clearance)
+            run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run)
             _carry_out(store, run, report, stop, progress)
         recovery.repair_all()
     return report

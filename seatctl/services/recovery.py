@@ -79,8 +79,9 @@ class Recovery:
 
     def _repair(self, violation: Violation) -> None:
         repairer = REPAIRS.get(violation.fault)
-        if self._report.dry_run or repairer is None:
-            self.note(violation, Outcome.PLANNED if violation.is_for_recovery else Outcome.NEEDS_PERSON)
+        if self._report.dry_run or repairer is None or violation.accepted:
+            outcome = Outcome.LEFT_ALONE if violation.accepted else Outcome.NEEDS_PERSON
+            self.note(violation, Outcome.PLANNED if violation.is_for_recovery else outcome)
             return
         done = NOTHING
         for attempt in self._store.transaction_attempts():
@@ -142,7 +143,7 @@ class _RecoveryClearance(SweepClearance):
 
     def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:
         if doubt.cause not in NO_COUNTER:
-            return Treatment.SKIP
+            return super().treat(event_id, doubt)
         if doubt.cause is Cause.TOO_HIGH:
             if self._dry_run:
                 return Treatment.RETURN_SEATS

@@ -28,6 +28,7 @@ class Outcome(Enum):
     PLANNED = "planned"
     NEEDS_PERSON = "needs a person"
     OVERSOLD = "oversold: the event no longer has the seats; needs a person"
+    LEFT_ALONE = "left alone"
     UNSETTLED = "left for the next run: other programs are changing it"
 
 
@@ -63,6 +64,8 @@ class JobReport:
     skipped: dict[tuple[str, str], SkippedItem] = field(default_factory=dict)
     notes: list[SkippedItem] = field(default_factory=list)
     seats_by_event: Counter[EventId] = field(default_factory=Counter)
+    left_alone: Counter[EventId] = field(default_factory=Counter)
+    """By event that counts by day, on an adopted database, its overdue items."""
     steps: list[RepairStep] = field(default_factory=list)
     duration_ms: int = 0
 
@@ -74,6 +77,7 @@ class JobReport:
         self.seats += returned.total()
         self.seats_by_event.update(returned)
         self.notes += batch.notes
+        self.left_alone += batch.left_alone
         self.skip(batch.skipped)
 
     def skip(self, items: list[SkippedItem]) -> None:
@@ -94,6 +98,12 @@ class JobReport:
         """How far a run came that was told to stop."""
         what = {JobType.LOCK_EXPIRY: "lock", JobType.BOOKING_EXPIRY: "booking", JobType.RECOVERY: "record"}
         return f"interrupted after {count(self.processed, what[self.job])}"
+
+    @property
+    def has_something_to_do(self) -> bool:
+        """Whether a dry run found anything to act on."""
+        steps = any(step.outcome is not Outcome.LEFT_ALONE for step in self.steps)
+        return bool(steps or self.skipped or self.locks or self.bookings or self.error)
 
     @property
     def unresolved(self) -> int:
@@ -150,6 +160,10 @@ class JobReport:
         if self.seats_by_event:
             largest = self.seats_by_event.most_common(LISTED)
             details["seatsByEvent"] = [{"event": event, "seats": seats} for event, seats in largest]
+        if self.left_alone:
+            details["leftAlone"] = [
+                {"event": event, "items": items} for event, items in self.left_alone.most_common(LISTED)
+            ]
         if self.skipped:
             listed = list(self.skipped.values())[:LISTED]
             details["setAsideCount"] = len(self.skipped)

@@ -30,12 +30,12 @@ from seatctl.domain.rules import (
     payment_deadline,
 )
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
-from seatctl.domain.timespec import to_milliseconds
+from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.domain.words import count
-from seatctl.errors import CountedByDay, DamagedDocument, SoldOut, StaleRead, WrongState
+from seatctl.errors import CountedByDay, DamagedDocument, SoldOut, StaleRead, Usage, WrongState
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import protected_by_text
+from seatctl.services.clearance import Cause, protected_by_text
 from seatctl.services.events import get_event
 from seatctl.services.expiry import return_overdue
 from seatctl.services.found import not_found, readable
@@ -93,6 +93,11 @@ def lock(store: Store, request: LockRequest) -> LockResult:
     """Take seats until now + `ttl`. On an event with too few seats left, what is overdue there is returned
     first (invariant 6). Raises Usage, NotFound, SoldOut, KeyReused, DamagedDocument, CountedByDay."""
     request = _checked(request)
+    if store.settings.object_id_users and isinstance(request.user, str):
+        raise Usage(
+            f"user {shorten(request.user)!r} is not an id; on this database, which another program uses, a "
+            "user is the 24 hexadecimal digits of that program's id"
+        )
     if request.key is not None:
         store.locks.ensure_collection()
     if result := _take_seats(store, request):
@@ -293,7 +298,8 @@ def release(store: Store, lock_id: LockId) -> SeatLock:
 def _return_one(tx: Store, held: SeatLock) -> SeatLock:
     """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
     if doubt := doubt_about(tx, held):
-        raise DamagedDocument(f"the seats of lock {held.id} cannot be returned: {doubt}")
+        error = CountedByDay if doubt.cause is Cause.COUNTED_BY_DAY else DamagedDocument
+        raise error(f"the seats of lock {held.id} cannot be returned: {doubt}")
     return end_lock(tx, held, tx.now(), with_seats=True, by_job=False)
 
 

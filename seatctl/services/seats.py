@@ -25,6 +25,8 @@ class Ending(NamedTuple):
     deadline: datetime
     lock: OverdueLock | None
     booking: BookingId | None = None
+    event: EventId | None = None
+    """The event of a booking without such a lock."""
 
     @property
     def id(self) -> LockId | BookingId:
@@ -65,7 +67,7 @@ def expire(
 def seats_of(endings: Sequence[Ending]) -> Counter[EventId]:
     """By event, the seats that these hold."""
     seats: Counter[EventId] = Counter()
-    for _, lock, _ in endings:
+    for lock in (ending.lock for ending in endings):
         if lock is not None:
             seats[lock.event] += lock.seats
     return seats

@@ -17,6 +17,8 @@ from seatctl.domain.states import (
     LockStatus,
     fault_of_pair,
 )
+from seatctl.domain.timespec import shorten
+from seatctl.mongo.audit import SharedKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class Violation:
     index: str | None = None
     repairable: bool = True
     """False: recovery repairs such faults, but not this one."""
+    accepted: bool = False
+    """Listed, but nobody has to act on it: an event counted by day on an adopted database, or an old pair of
+    locks that hold nothing."""
 
     @property
     def topic(self) -> tuple[str, ...]:
@@ -44,6 +49,8 @@ class Violation:
     @property
     def remedy(self) -> str:
         """The command that repairs it, or those that show a person what there is and how to decide."""
+        if self.accepted:
+            return "nothing: seatctl leaves it alone"
         if self.is_for_recovery:
             return "seatctl recover"
         if self.index:
@@ -59,6 +66,7 @@ class Violation:
             "message": self.message,
             **{name: value for name, value in ids.items() if value is not None},
             "remedy": self.remedy,
+            **({"accepted": True} if self.accepted else {}),
         }
 
 
@@ -81,6 +89,16 @@ def unreadable(found: Unreadable) -> Violation:
 def counted_by_day(event: Unreadable) -> Violation:
     """An event that seatctl leaves alone."""
     return Violation(Fault.UNKNOWN_COUNTING, str(event), event.id)
+
+
+def duplicate_key(pair: SharedKey) -> Violation:
+    """Locks for one request: nothing to act on while no two of them hold seats."""
+    message = (
+        f"locks {' and '.join(map(str, pair.locks))} of event {pair.event} have the same user and key "
+        f"{shorten(pair.key)!r}, {pair.holding} of them hold seats; until that is corrected the index "
+        "one_lock_per_key cannot be created"
+    )
+    return Violation(Fault.DUPLICATE_KEY, message, pair.event, pair.locks[0], accepted=pair.holding < 2)
 
 
 def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iterator[Violation]:

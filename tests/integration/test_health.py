@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
@@ -290,7 +289,8 @@ def test_the_backlog_is_counted_over_many_batches(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The count and the oldest are those of all batches, not of one."""
-    monkeypatch.setattr(health, "SweepRun", partial(expiry.SweepRun, batch_size=2))
+    in_twos = lambda store, run: expiry.run_sweep(store, run._replace(batch_size=2))  # noqa: E731
+    monkeypatch.setattr(health, "run_sweep", in_twos)
     first, middle, last = create(store), create(store), create(store)
     lock(store, middle)
     clock.advance(minutes=1)

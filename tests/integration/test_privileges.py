@@ -11,12 +11,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from bson import ObjectId
 from conftest import open_store
+from mongoose import Backend
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from scene import Document, Id, confirm, create, lock, run_expire_bookings, run_expire_locks, run_recover
@@ -25,7 +26,7 @@ from servers import Server
 from seatctl.errors import Misconfigured
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import health, lookup, sales
+from seatctl.services import adoption, health, lookup, sales
 from seatctl.services.audit import verify
 from seatctl.services.lookup import EventOrder
 
@@ -36,19 +37,24 @@ STATE, ALL = ("events", "seatLocks", "bookings"), ("events", "seatLocks", "booki
 Grant = tuple[str, str]
 """An action, and the collection it is for; "" is the database itself."""
 
+SETTINGS: Grant = ("find", "seatctlSettings")
+"""What every command needs: to know whether another program uses the database."""
 ROLES: dict[str, set[Grant]] = {
     "seatctlJobs": {
         *(("find", name) for name in STATE),
         *(("listIndexes", name) for name in STATE),
         *(("update", name) for name in STATE),
         ("insert", "jobLogs"),
+        SETTINGS,
     },
     "seatctlWatch": {
         *(("find", name) for name in ALL),
         *(("listIndexes", name) for name in ALL),
+        SETTINGS,
         ("listCollections", ""),
     },
     "seatctlOperator": {
+        SETTINGS,
         *(("find", name) for name in ALL),
         *(("insert", name) for name in STATE),
         *(("listIndexes", name) for name in STATE),
@@ -60,6 +66,7 @@ ROLES: dict[str, set[Grant]] = {
         *(("find", name) for name in ("seatLocks", "bookings")),
         *(("listIndexes", name) for name in ALL),
         *(("collMod", name) for name in ALL),
+        SETTINGS,
         ("listCollections", ""),
     },
 }
@@ -216,12 +223,35 @@ def test_no_role_has_anything_to_spare(guarded: Guarded, role: str) -> None:
         rest = privileges(ROLES[role] - {spared}, guarded.name)
         guarded.database.command("updateRole", role, privileges=rest)
 
-        error = refusal(lambda sample=sample: WORK[role](store, sample))
+        error = refusal(lambda sample=sample: WORK[role](Store.open(store.deployment), sample))
 
         assert error is not None, f"{role} never needs {spared}"
         reason = explain(error)
         assert isinstance(reason, Misconfigured), (spared, error)
         assert re.search(rf"not authorized to run \w+ on {guarded.name}[.;]", str(reason)), (spared, reason)
+
+
+def test_on_an_adopted_database_the_jobs_need_the_same_on_the_collection_of_its_locks(
+    guarded: Guarded,
+) -> None:
+    """Without the settings they would not know which that is, so nothing runs without those either."""
+    guarded.root.drop_database(guarded.name)
+    backend = Backend(guarded.database, lambda: datetime.now(UTC))
+    backend.start()
+    event = backend.event()
+    for _ in range(2):
+        backend.lock(event)
+    backend.confirm(backend.lock(event))
+    adoption.adopt(guarded.store, adoption.inspect(guarded.store))
+    named = {(action, "seatlocks" if name == "seatLocks" else name) for action, name in ROLES["seatctlJobs"]}
+    store = open_store(guarded.grant("jobs", named))
+    later = timedelta(minutes=11)
+
+    assert run_expire_bookings(store, as_of=later, force=True).bookings == 1
+    assert run_expire_locks(store, as_of=later, force=True).locks == 2
+    assert run_recover(store).error is None
+    with pytest.raises(PyMongoError, match="seatctlSettings"):
+        open_store(guarded.grant("others", named - {SETTINGS}))
 
 
 # --- from the shell --------------------------------------------------------------------------------

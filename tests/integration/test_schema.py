@@ -26,7 +26,7 @@ def database(replica):
 
 
 def init(database, keep=None):
-    return schema.create(database, keep, MONTH) + schema.create_validators(database)
+    return schema.create(database, keep, MONTH).created + schema.create_validators(database).created
 
 
 def missing(database):
@@ -80,8 +80,8 @@ def test_whatever_is_dropped_is_missing_by_name_and_created_again(database):
 def test_a_collection_that_appears_between_looking_and_creating_is_no_error(database, monkeypatch):
     look = schema.missing
 
-    def created_meanwhile(database):
-        wanted = look(database)
+    def created_meanwhile(database, *where, **how):
+        wanted = look(database, *where, **how)
         database.create_collection("events")
         return wanted
 
@@ -192,12 +192,14 @@ def test_an_index_waits_for_a_majority_and_not_for_ever(database, monkeypatch):
     assert sent == [{"commitQuorum": "majority", "maxTimeMS": 50_000}]
 
 
-def test_documents_that_a_guard_must_rule_out_are_named(database):
+def test_documents_that_a_guard_must_rule_out_are_named_and_stop_nothing_else(database):
     same = {"eventId": "e", "userId": "u", "idempotencyKey": "order-7"}
     database.seatLocks.insert_many([dict(same), dict(same)])
+    created, (reason,) = schema.create(database, None, MONTH)
 
-    with pytest.raises(WriteRefused, match="eventId 'e' and userId 'u' and idempotencyKey 'order-7'"):
-        init(database)
+    assert "eventId 'e' and userId 'u' and idempotencyKey 'order-7'" in reason
+    assert "seatLocks.one_lock_per_key" not in created
+    assert schema.missing(database) == ["seatLocks.one_lock_per_key"]
 
 
 @pytest.mark.parametrize("guard", [schema.ONE_LOCK_PER_KEY, schema.ONE_BOOKING_PER_LOCK], ids=str)
@@ -285,7 +287,7 @@ def test_only_the_log_ages(database):
 def test_an_index_that_deletes_locks_is_found_also_when_it_is_hidden(database):
     database.seatLocks.create_index("expiresAt", expireAfterSeconds=0, name="theirs", hidden=True)
 
-    assert list(schema.deleting_indexes(database)) == [("seatLocks", "theirs")]
+    assert list(schema.deleting_indexes(database)) == [("seatLocks", "theirs", 0)]
 
 
 # --- validators ----------------------------------------------------------------------------------------

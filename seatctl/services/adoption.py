@@ -1,0 +1,192 @@
+"""`adopt`: work beside another program on its database. Look first, tell a person what was found, and with
+consent write the settings that every command reads. Never changes an event, a lock or a booking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from seatctl.domain.documents import Event, EventId
+from seatctl.domain.settings import GRACE, Settings
+from seatctl.domain.states import BookingStatus, Fault, LockStatus
+from seatctl.domain.words import count
+from seatctl.errors import Misconfigured
+from seatctl.mongo import schema
+from seatctl.mongo.audit import HeldSeats, some
+from seatctl.mongo.inspection import Inspection
+from seatctl.mongo.store import Store
+from seatctl.services.audit import verify
+from seatctl.services.findings import Choice, Findings, SoldTwice, StateCount
+from seatctl.services.violations import Violation
+
+SOLD_TWICE = (Fault.OVERBOOKED, Fault.LOST_LOCK, Fault.SEVERAL_BOOKINGS, Fault.CONFIRMED_WITHOUT_LOCK)
+"""Faults by which seats may be sold twice: named first."""
+
+
+# --- look ----------------------------------------------------------------------------------------------
+
+
+def inspect(store: Store, locks_collection: str | None = None) -> Findings:
+    """Look at the whole database. Raises Misconfigured where it would be a guess what is what."""
+    names = store.collections()
+    for needed in (schema.EVENTS, schema.BOOKINGS):
+        _check_there(store, names, needed)
+    locks, why = _choose_locks(store, names, locks_collection)
+    look = Inspection(store.database, locks)
+    live, missing_locks = look.live_bookings()
+    _check_locks(look, locks, live, missing_locks)
+    settings = _settings(store, look, locks)
+    adopted = store.with_settings(settings)
+    sizes = adopted.sizes()
+    choices = [
+        Choice("events", schema.EVENTS, sizes[schema.EVENTS], "its name"),
+        Choice("locks", locks, sizes[schema.LOCKS], why),
+        Choice("bookings", schema.BOOKINGS, sizes[schema.BOOKINGS], "its name"),
+    ]
+    missing = adopted.missing()
+    return Findings(
+        database=store.name,
+        settings=replace(settings, created=(*settings.created, *missing)),
+        choices=choices,
+        states=_states(look, locks),
+        ttl_indexes=look.deleting_indexes(),
+        validators=look.validated(),
+        by_day=look.events_by_day(),
+        users=look.users(),
+        keys=look.keys(),
+        labelled=look.labelled_bookings(),
+        missing_locks=missing_locks,
+        sold_twice=_sold_twice(adopted, look.seats_without_lock()),
+        violations=_violations(adopted),
+        missing=missing,
+    )
+
+
+def _check_there(store: Store, names: list[str], needed: str) -> None:
+    if needed not in names:
+        like = store.spelled_differently(needed, names)
+        hint = f"; there is {', '.join(like)}, but seatctl takes no other name for it" if like else ""
+        raise Misconfigured(
+            f"database {store.name} has no collection {needed}{hint}. Nothing can be adopted: is this the "
+            "right database, and did the other program run on it?"
+        )
+
+
+def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[str, str]:
+    """The collection of the locks, and why it is that one."""
+    if wanted is not None:
+        if wanted not in names:
+            raise Misconfigured(f"database {store.name} has no collection {wanted}")
+        return wanted, "named by --locks-collection"
+    like = [name for name in names if name.lower().replace("_", "") == schema.LOCKS.lower()]
+    filled = [name for name in like if not store.is_empty(name)]
+    if len(filled) == 1:
+        return filled[0], "the only one by such a name that has documents"
+    if len(like) == 1:
+        return like[0], "the only one by such a name"
+    if like:
+        raise Misconfigured(
+            f"database {store.name} has several collections for locks: {', '.join(filled or like)}. Say "
+            "which one the other program uses with --locks-collection, and empty or rename the others"
+        )
+    look = Inspection(store.database, schema.LOCKS)
+    shaped = [name for name in names if look.looks_like_locks(name)]
+    hint = f"; the documents in {', '.join(shaped)} look like locks" if shaped else ""
+    raise Misconfigured(
+        f"database {store.name} has no collection of locks by a name like seatLocks{hint}. Name it with "
+        "--locks-collection"
+    )
+
+
+def _check_locks(look: Inspection, locks: str, live: int, missing: int) -> None:
+    """Raises Misconfigured where these are not the locks that the bookings name."""
+    if unreadable := look.unreadable_sample():
+        raise Misconfigured(f"the documents in {locks} are no locks that seatctl can read: {unreadable}")
+    if live and missing == live and not look.deleting_indexes():
+        raise Misconfigured(
+            f"none of {count(live, 'live booking')} names a lock that is in {locks}: the locks are "
+            "elsewhere, or were lost. Name their collection with --locks-collection, or restore them"
+        )
+
+
+def _settings(store: Store, look: Inspection, locks: str) -> Settings:
+    """What to write. Repeated, what it made before stays on record, for `--undo`."""
+    before = store.settings
+    if before.adopted and before.locks != locks:
+        raise Misconfigured(
+            f"database {store.name} is adopted with its locks in {before.locks}; take that back first with "
+            "`seatctl adopt --undo`"
+        )
+    known = {(index.collection, index.name) for index in before.ttl_indexes}
+    new = [index for index in look.deleting_indexes() if (index.collection, index.name) not in known]
+    ids, others = look.users()
+    return Settings(
+        locks=locks,
+        grace=GRACE,
+        # A program that casts users to ObjectIds cannot read a text, and one that does not can read both.
+        object_id_users=ids > 0 or not others,
+        seat_labels=look.labelled_bookings() > 0,
+        adopted_at=before.adopted_at or store.now(),
+        ttl_indexes=(*before.ttl_indexes, *new),
+        created=before.created,
+    )
+
+
+def _states(look: Inspection, locks: str) -> list[StateCount]:
+    return [
+        StateCount(collection, status, number, status in known)
+        for collection, known in ((locks, set(LockStatus)), (schema.BOOKINGS, set(BookingStatus)))
+        for status, number in look.states(collection).items()
+    ]
+
+
+def _sold_twice(store: Store, without_lock: dict[EventId, int]) -> list[SoldTwice]:
+    """Events that sold more than they have, or will. Where locks are missing only the bookings tell."""
+    scope = some(without_lock)
+    events, held = store.audit.events(scope), store.audit.held_seats(scope)
+    found = [
+        SoldTwice(
+            event_id,
+            event.total,
+            event.available,
+            held.get(event_id, HeldSeats()).seats,
+            without_lock[event_id],
+        )
+        for event_id, event in events.items()
+        if isinstance(event, Event)
+    ]
+    return [sold for sold in found if sold.gone + sold.available > sold.total]
+
+
+def _violations(store: Store) -> list[Violation]:
+    """What is wrong already, but for what `adopt` itself deals with; seats sold twice first."""
+    found = [
+        violation
+        for violation in verify(store)
+        if violation.fault is not Fault.TTL_INDEX and not violation.accepted
+    ]
+    return sorted(found, key=_after_sold_twice)
+
+
+def _after_sold_twice(violation: Violation) -> bool:
+    return violation.fault not in SOLD_TWICE
+
+
+# --- do and undo -----------------------------------------------------------------------------------------
+
+
+def adopt(store: Store, findings: Findings) -> None:
+    """Carry it out. The settings come first: they say how each later step is undone."""
+    store.write_settings(findings.settings)
+    adopted = store.with_settings(findings.settings)
+    adopted.neutralise(findings.ttl_indexes)
+    adopted.init()
+
+
+def undo(store: Store) -> list[str]:
+    """Take back what `adopt` made; returns it, a sentence each. A job log that has entries stays."""
+    settings = store.settings
+    done = [f"{index} deletes after {index.seconds} s again" for index in store.restore_ttl()]
+    done += [f"removed {name}" for name in store.remove_created()]
+    store.remove_settings()
+    return [*done, f"removed the settings of {settings.adopted_at:%Y-%m-%d %H:%M} UTC"]

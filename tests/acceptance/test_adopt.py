@@ -1,0 +1,219 @@
+"""`adopt` as a person and a script use it: the report, the consent, the exit codes, and the guide's steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from bson import ObjectId
+from conftest import open_store
+from examples import GUIDES, blocks, section
+from mongoose import Backend, seats_in_order
+from stories import database_of, one_line
+from terminal import Shell, here
+
+USER = "a" * 24
+WRITERS = (
+    *("expire-locks", "expire-bookings", "recover", "init"),
+    *(f"lock {USER} --user {USER} --seats 1", f"confirm {USER}", f"pay {USER}", f"release {USER}"),
+    "create-event X --seats 1 --date +1d",
+)
+
+
+@pytest.fixture
+def shell(database_uri: str, tmp_path: Path) -> Shell:
+    return Shell({"SEATCTL_URI": database_uri, "HOME": str(tmp_path), "TERM": "dumb"})
+
+
+@pytest.fixture
+def backend(shell: Shell) -> Iterator[Backend]:
+    """A backend with a sale and a lock; its TTL index has nothing to delete within the test."""
+    with database_of(shell) as database:
+        started = Backend(database, lambda: datetime.now(UTC))
+        started.start()
+        event = started.event()
+        started.pay(started.confirm(started.lock(event, 2)))
+        started.lock(event)
+        yield started
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_every_command_that_writes_refuses_and_names_adopt_until_it_was_run(
+    shell: Shell, backend: Backend, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = list(backend.events.find())
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    refused = here(capsys, *command.split(), *uri)
+
+    assert refused.code == 11
+    assert "a collection seatlocks" in one_line(refused)
+    assert "`seatctl adopt --dry-run`" in one_line(refused)
+    assert list(backend.events.find()) == before
+    assert not {"seatLocks", "jobLogs"} & set(backend.database.list_collection_names())
+
+
+def test_the_dry_run_is_a_report_in_whole_words_and_changes_nothing(shell: Shell, backend: Backend) -> None:
+    by_day = backend.event_by_day(name="Fair")
+    names = set(backend.database.list_collection_names())
+    shown = shell("adopt", "--dry-run")
+
+    assert shown.code == 0, shown
+    for told in (
+        "seatlocks",
+        "the only one by such a name that has documents",
+        "PAYMENT_PENDING" if backend.bookings.count_documents({"status": "PAYMENT_PENDING"}) else "CONFIRMED",
+        "users: 3 by ObjectId",
+        "TTL index seatlocks.expiresAt_1",
+        f"Fair ({by_day})",
+        "its job that expires locks",
+        "its recovery at start-up",
+        "wrong already: nothing",
+        "Nothing was changed",
+    ):
+        assert told in shown.stdout
+    assert set(backend.database.list_collection_names()) == names
+    assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
+
+
+def test_what_is_wrong_already_makes_the_dry_run_exit_5_and_is_named(shell: Shell, backend: Backend) -> None:
+    event = backend.event(3)
+    lost = backend.lock(event, 3)
+    backend.pay(backend.confirm(lost))
+    backend.locks.delete_one({"_id": lost})
+    backend.lock(backend.event(1), seats=1)
+    backend.insert_lock(event, 3)
+    shown, as_json = shell("adopt", "--dry-run"), shell("adopt", "--dry-run", "--json")
+
+    assert (shown.code, as_json.code) == (5, 5)
+    assert "1 event with seats sold twice or on sale again" in one_line(shown)
+    assert f"event {event}: 6 of 3 seats are sold" in shown.stdout
+    assert as_json.json["soldTwice"][0]["event"] == str(event)
+    assert as_json.json["adopted"] is False
+    assert as_json.json["switchOff"]
+
+
+def test_without_consent_nothing_is_done(shell: Shell, backend: Backend) -> None:
+    for form in ([], ["--json"], ["-q"]):
+        asked = shell("adopt", *form)
+        assert asked.code == 2
+        assert "--yes" in asked.stderr
+    assert "seatctlSettings" not in backend.database.list_collection_names()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("yes", 0), ("no", 3), ("", 3)])
+def test_a_terminal_is_asked_and_only_yes_is_consent(
+    shell: Shell, backend: Backend, answer: str, code: int
+) -> None:
+    with shell.screen("adopt", columns=100, lines=80) as screen:
+        screen.type(f"{answer}\n")
+        ended = screen.end()
+
+    assert ended.code == code, ended
+    assert "Adopt this database? Type yes:" in ended.stdout
+    adopted = "seatctlSettings" in backend.database.list_collection_names()
+    assert adopted == (code == 0)
+
+
+def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
+    shell: Shell, backend: Backend
+) -> None:
+    said = shell.ok("adopt", "--yes").stdout
+    assert "is adopted, its locks are in seatlocks" in said
+    event = backend.event(9)
+    lock = shell.new_id("lock", str(event), "--user", USER, "--seats", "2")
+    booking = shell.new_id("confirm", lock)
+    shell.ok("pay", booking)
+    backend.cancel(ObjectId(booking))
+    assert seats_in_order(backend, event)
+    for command in ("recover", "expire-locks", "expire-bookings", "verify", "init --check", "locks"):
+        shell.ok(*command.split())
+    refused = shell("lock", str(event), "--user", "ada", "--seats", "1")
+    assert (refused.code, "24 hexadecimal digits" in one_line(refused)) == (2, True)
+    assert "no validators and no unique indexes" in shell.ok("init").stdout
+    assert shell.ok("verify", "--json").json["checked"]["seatLocks"] == 3
+
+    assert "expiresAt_1 would delete after 0 s again" in shell.ok("adopt", "--undo", "--dry-run").stdout
+    assert shell("adopt", "--undo").code == 2
+    assert "expiresAt_1 deletes after 0 s again" in shell.ok("adopt", "--undo", "--yes").stdout
+    assert "nothing to undo" in shell.ok("adopt", "--undo", "--yes").stdout
+    assert shell("expire-locks").code == 11
+
+
+@pytest.mark.parametrize("command", ["adopt", "adopt --dry-run", "adopt --yes"])
+def test_where_it_would_be_a_guess_it_is_refused(shell: Shell, backend: Backend, command: str) -> None:
+    backend.database.SeatLocks.insert_one({})
+    refused = shell(*command.split())
+
+    assert refused.code == 11
+    assert "--locks-collection" in one_line(refused)
+    assert shell("adopt", "--locks-collection", "nowhere", "--dry-run").code == 11
+    assert shell("adopt", "--locks-collection", "seatlocks", "--dry-run").code == 0
+    assert shell("adopt", "--locks-collection", "seatlocks", "--undo").code == 2
+
+
+def test_the_guides_statement_restores_locks_that_are_gone_once(shell: Shell, backend: Backend) -> None:
+    event = backend.event(5)
+    gone = backend.lock(event, 2)
+    backend.pay(backend.confirm(gone))
+    backend.locks.delete_one({"_id": gone})
+    shell.ok("adopt", "--yes")
+    assert shell("verify").code == 5
+    (block,) = blocks(section(GUIDES["adopt"], "Restore the locks that are gone"), "js")
+    stages = json.loads(block.strip().removeprefix("db.bookings.aggregate(").removesuffix(")"))
+    for _ in range(2):
+        list(backend.bookings.aggregate(stages))
+        shell.ok("verify")
+
+    restored = backend.locks.find_one({"_id": gone})
+    assert restored
+    assert (restored["seats"], restored["status"], restored["passType"]) == (2, "CONSUMED", "regular")
+
+
+# --- init looks first --------------------------------------------------------------------------------------
+
+
+def test_init_says_what_it_left_out_and_why_and_does_the_rest(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    with database_of(shell) as database:
+        same = {"eventId": ObjectId(), "userId": "u", "idempotencyKey": "k", "seats": 1, "status": "EXPIRED"}
+        held = {**same, "idempotencyKey": "l", "status": "HELD"}
+        database.events.insert_one({"_id": same["eventId"], "totalSeats": 9, "availableSeats": 8})
+        database.seatLocks.insert_many([dict(same), dict(same), held])
+        database.bookings.create_index("createdAt", expireAfterSeconds=3600)
+    done = here(capsys, "init", *uri)
+
+    assert done.code == 0
+    assert "left out: seatLocks has several documents with" in done.stdout
+    assert "left out: seatLocks has a document in the state 'HELD'" in done.stdout
+    assert "wrong: bookings.createdAt_1 is a TTL index" in done.stdout
+    assert "created events.validator" in done.stdout
+    assert "created seatLocks.locks_of_event" in done.stdout
+    assert "created seatLocks.validator" not in done.stdout
+    assert len(here(capsys, "init", "--json", *uri).json["leftOut"]) == 2
+    faults = {found["fault"]: found for found in here(capsys, "verify", "--json", *uri).json["findings"]}
+    assert faults["duplicate_key"]["accepted"]
+
+
+def test_init_without_validators_and_its_removal(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert "validator" not in here(capsys, "init", "--no-validators", *uri).stdout
+    assert "created events.validator" in here(capsys, "init", *uri).stdout
+    store = open_store(shell.env["SEATCTL_URI"])
+    store.database.events.create_index("name", name="theirs")
+    removed = here(capsys, "init", "--remove", "--json", *uri).json["removed"]
+
+    assert {"seatLocks.one_lock_per_key", "jobLogs.retention", "events.validator"} < set(removed)
+    assert set(store.database.events.index_information()) == {"_id_", "theirs"}
+    assert not set(removed) - set(store.missing())
+    assert here(capsys, "init", "--remove", *uri).code == 0
+    assert here(capsys, "init", "--remove", "--check", *uri).code == 2
+    store.deployment.close()
+
+
+def test_the_time_that_adopt_gives_a_ttl_index_is_beyond_every_deadline() -> None:
+    assert datetime.now(UTC) - timedelta(seconds=2**31 - 1) < datetime(1970, 1, 1, tzinfo=UTC)
