@@ -60,7 +60,7 @@ def event(document: Document) -> Event | Unreadable:
 def _counts_the_whole(document: Document) -> bool:
     """Whether an event has one counter, and not one for each day."""
     event_type = document.get("eventType")
-    ordinary = event_type is None or (isinstance(event_type, str) and event_type != "multi-day")
+    ordinary = event_type is None or (type(event_type) is str and event_type != "multi-day")
     return ordinary and any(document.get("dailySeats") == nothing for nothing in NO_DAYS)
 
 

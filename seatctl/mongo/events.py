@@ -100,5 +100,5 @@ class Events(Documents):
 def _has_room(seats: int) -> Document:
     """Conditions: the event can be read, and with so many more seats available it has no more than all."""
     fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
-    numbers = [codec.is_whole("$availableSeats"), codec.is_whole("$totalSeats")]
+    numbers = [codec.is_whole("$availableSeats"), codec.is_seat_count("$totalSeats")]
     return {"$expr": {"$cond": [{"$and": [*numbers, codec.counts_the_whole()]}, fits, False]}}

@@ -53,7 +53,8 @@ def _correct_within(
     drift = judge_counter(event, held.seats)
     if drift is None:
         return Correction(None)
-    expected = max(0, event.total - held.seats)
+    overbooked = drift.fault is Fault.OVERBOOKED
+    expected = min(event.available, 0) if overbooked else event.total - held.seats
     if expected > event.available:
         if reason := reason_against or reason_against_raising(tx, event_id):
             return Correction(in_doubt(drift, reason))
@@ -63,7 +64,7 @@ def _correct_within(
     if expected != event.available and not tx.events.set_counter(event, expected, now):
         raise StaleRead
     # An overbooked event sells nothing more, and is for a person to settle.
-    return Correction(drift, corrected=drift.fault is Fault.COUNTER_DRIFT)
+    return Correction(drift, corrected=not overbooked)
 
 
 def reason_against_raising(tx: Store, event_id: EventId) -> str | None:

@@ -152,7 +152,8 @@ def test_the_table_names_every_command_that_is_sent(bench: Bench, name: str) -> 
 def test_one_fault_is_not_noticed_and_the_work_is_done_once(
     bench: Bench, name: str, command: str, fault: str
 ) -> None:
-    """The driver or the transaction tries again."""
+    """The driver or the transaction tries again, but for a collection, which is created once in a database's
+    life: then the command asks for another try."""
     ours, victim = bench.store(), victim_of(bench, fault)
     it = COMMANDS[name]
     event = start_with_an_event(ours)
@@ -160,7 +161,7 @@ def test_one_fault_is_not_noticed_and_the_work_is_done_once(
     with fail_point(ours, [command], FAULTS[fault]):
         errors = insist(it.act, victim, subject)
     # A slow machine may answer too late more often than we asked for.
-    assert errors == [] or fault == "answer too late"
+    assert errors == [] or fault == "answer too late" or (command == "create" and len(errors) == 1)
     assert state_of(ours, event) == it.leaves
     assert violations(ours.database) == []
 
