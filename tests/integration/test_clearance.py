@@ -311,7 +311,7 @@ def test_recovery_ends_what_is_overdue_on_an_overbooked_event_and_stops_its_sale
     assert lock_of(store, scene.releasable)["status"] == "ACTIVE"
     assert available(store, scene.event) == 0
     assert report.seats == 4  # of the other event
-    assert report.error == "1 violation needs a person to decide; `seatctl verify` lists them"
+    assert report.error == "1 violation needs a person to decide; `seatctl verify` says what to do"
     with pytest.raises(SoldOut):
         lock(store, scene.event)
 

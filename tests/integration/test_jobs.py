@@ -180,7 +180,7 @@ def test_violations_that_need_a_person_make_a_run_failed(store, event):
     report = run_recover(store)
 
     assert (report.unresolved, logged(store)["status"]) == (2, "FAILED")
-    assert logged(store)["error"] == "2 violations need a person to decide; `seatctl verify` lists them"
+    assert logged(store)["error"] == "2 violations need a person to decide; `seatctl verify` says what to do"
 
 
 def test_what_ended_without_a_lock_is_noted_and_several_are_counted(store, clock, event):

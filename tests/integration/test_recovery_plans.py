@@ -246,7 +246,12 @@ def told(report):
     return undone, {str(item.id) for item in report.skipped.values()}, report.error is not None
 
 
-CAUTIOUS = {"paid, lost, seats come back first", "a deleted pending lock, overdue", "everything at once"}
+CAUTIOUS = {
+    "paid, lost, seats come back first",
+    "paid, lost, counter too low",
+    "a deleted pending lock, overdue",
+    "everything at once",
+}
 """Where a plan cannot know what the sweeps make possible, it promises less than the run does, never more."""
 
 
