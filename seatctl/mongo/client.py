@@ -112,11 +112,12 @@ class Deployment:
 
         Raises Contention, CachePressure, OutcomeUnknown, or what the body raised.
         """
-        give_up = time.monotonic() + (PATIENCE if patience is None else patience)
+        begin = time.monotonic()
+        give_up = begin + (PATIENCE if patience is None else patience)
         backoff = BACKOFF_FIRST
         with self.client.start_session() as session:
             while True:
-                attempt = Attempt(session, give_up)
+                attempt = Attempt(session, give_up, begin + PATIENCE)
                 yield attempt
                 if attempt.succeeded:
                     return
@@ -139,10 +140,12 @@ class Deployment:
 class Attempt:
     """One attempt at a transaction: a context manager that begins it, and commits it or rolls it back."""
 
-    def __init__(self, session: ClientSession, give_up: float) -> None:
+    def __init__(self, session: ClientSession, give_up: float, give_up_connecting: float) -> None:
         self.succeeded = False
         self._session = session
         self._give_up = give_up
+        self._give_up_connecting = give_up_connecting
+        """An election takes longer than some callers wait for another writer."""
         self._began = time.monotonic()
 
     def __enter__(self) -> ClientSession:
@@ -177,7 +180,7 @@ class Attempt:
             except PyMongoError as error:
                 if not error.has_error_label("UnknownTransactionCommitResult"):
                     raise
-                if time.monotonic() > self._give_up:
+                if time.monotonic() > self._give_up_connecting:
                     raise OutcomeUnknown from error
             time.sleep(BACKOFF_LONGEST)
 
@@ -190,9 +193,10 @@ class Attempt:
         transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
         if not (transient or isinstance(error, StaleRead)):
             return False
-        if time.monotonic() <= self._give_up:
+        lost = isinstance(error, ConnectionFailure)
+        if time.monotonic() <= (self._give_up_connecting if lost else self._give_up):
             return True
-        if isinstance(error, StaleRead | ConnectionFailure):
+        if lost or isinstance(error, StaleRead):
             return False
         if failures.is_cache_pressure(error):
             raise CachePressure from error

@@ -14,6 +14,7 @@ from seatctl.errors import StaleRead
 from seatctl.mongo.audit import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, paid_locks
+from seatctl.services.expiry import PATIENCE
 from seatctl.services.violations import Violation, in_doubt, judge_counter
 
 LOOKS = 5
@@ -37,7 +38,7 @@ def correct(
     among them, or where there is a `reason_against` (invariant 11). Lowers it at once, to 0 where locks hold
     more seats than there are.
     """
-    for attempt in store.transaction_attempts():
+    for attempt in store.transaction_attempts(PATIENCE):
         with attempt as tx:
             result = _correct_within(tx, event_id, now, at_most, reason_against)
     return result

@@ -266,9 +266,12 @@ def _return_shared(store: Store, run: SweepRun, lock_id: LockId) -> Batch:
     """Return a lock that several bookings named, unless one of them keeps it still. It is done when all
     batches are: the bookings may be in two of them, and neither sees what the other one ends."""
     batch = Batch()
-    for attempt in store.transaction_attempts():
-        with attempt as tx:
-            batch = _return_shared_within(tx, run, lock_id)
+    try:
+        for attempt in store.transaction_attempts(PATIENCE):
+            with attempt as tx:
+                batch = _return_shared_within(tx, run, lock_id)
+    except Contention as error:
+        return Batch(skipped=[SkippedItem(Kind.LOCK, lock_id, str(error))])
     return batch
 
 
@@ -346,6 +349,8 @@ def _carry_out(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callab
         return _carry_out_at_once(store, run, items)
     except (WriteRefused, CachePressure, Contention) as error:
         one_event = len({_event_of(item) for item in items}) == 1
+        if run.event is not None and isinstance(error, Contention):
+            raise  # a buyer waits for this event, and is told to try again
         if len(items) == 1 or (one_event and isinstance(error, Contention)):
             return Batch(skipped=[_skipped(item, error) for item in items])
         middle = len(items) // 2

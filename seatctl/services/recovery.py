@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLock
+from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock
 from seatctl.domain.states import BookingStatus, Fault, LockStatus
+from seatctl.errors import Contention
 from seatctl.mongo.store import Store
 from seatctl.services.audit import doubt_of_counters, verify
 from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.counters import correct, drifts_of, lasting
-from seatctl.services.expiry import SweepClearance, Treatment
+from seatctl.services.expiry import PATIENCE, SkippedItem, SweepClearance, Treatment
 from seatctl.services.interruption import Stop
 from seatctl.services.repairs import NOTHING, REPAIRS, Repair
 from seatctl.services.report import JobReport, Outcome, RepairStep
@@ -84,10 +85,14 @@ class Recovery:
             self.note(violation, Outcome.PLANNED if violation.is_for_recovery else outcome)
             return
         done = NOTHING
-        for attempt in self._store.transaction_attempts():
-            with attempt as tx:
-                done = repairer(tx, violation, self._now)
-        self._record(violation, done)
+        try:
+            for attempt in self._store.transaction_attempts(PATIENCE):
+                with attempt as tx:
+                    done = repairer(tx, violation, self._now)
+        except Contention:
+            self.note(violation, Outcome.UNSETTLED)
+        else:
+            self._record(violation, done)
 
     def _record(self, violation: Violation, done: Repair) -> None:
         self._report.locks += done.locks
@@ -118,7 +123,11 @@ class Recovery:
 
     def correct_counter(self, event_id: EventId, at_most: int, doubt: Doubt | None = None) -> bool:
         """Set one counter right, raising it by `at_most` seats; whether it is right now."""
-        done = correct(self._store, event_id, self._now, at_most, None if doubt is None else str(doubt))
+        try:
+            done = correct(self._store, event_id, self._now, at_most, None if doubt is None else str(doubt))
+        except Contention as error:
+            self._report.skip([SkippedItem(Kind.EVENT, event_id, str(error))])
+            return False
         if done.violation is None:
             return True
         if done.corrected:

@@ -29,7 +29,7 @@ class Outcome(Enum):
     NEEDS_PERSON = "needs a person"
     OVERSOLD = "oversold: the event no longer has the seats; needs a person"
     LEFT_ALONE = "left alone"
-    UNSETTLED = "left for the next run: other programs are changing it"
+    UNSETTLED = "left for the next run: other writers keep changing it"
 
 
 UNRESOLVED = frozenset({Outcome.NEEDS_PERSON, Outcome.OVERSOLD, Outcome.UNSETTLED})

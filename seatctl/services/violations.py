@@ -185,5 +185,6 @@ def judge_counter(event: Event, held: int) -> Violation | None:
 
 def in_doubt(drift: Violation, reason: str) -> Violation:
     """A counter that is too low and must not be raised: it could sell seats again that are not free."""
+    reason = reason.removeprefix(f"event {drift.event}: ")
     message = f"{drift.message}, but {reason}: raised, it could sell those seats again"
     return replace(drift, fault=Fault.COUNTER_IN_DOUBT, message=message)
