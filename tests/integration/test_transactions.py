@@ -178,7 +178,7 @@ def unknown():
 
 
 def commit(session, give_up):
-    attempt = Attempt(session, give_up)
+    attempt = Attempt(session, give_up, give_up)
     with attempt:
         pass
     return attempt.succeeded
