@@ -266,7 +266,7 @@ def remove(
 
 
 def ensure_collection(database: Database[Document], name: str) -> None:
-    """Create a collection, unless somebody else is faster."""
+    """Create a collection, unless another writer is faster."""
     try:
         database.create_collection(name)
     except PyMongoError:
@@ -340,7 +340,7 @@ def _wanted_validators(locks: str) -> dict[str, Document]:
 
 def missing_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
     """Collections without a validator, or with an old one of ours, as `collection.validator`. One
-    that somebody else installed is theirs."""
+    that another program installed is theirs."""
     there = validators(database)
     return [
         f"{name}.validator"

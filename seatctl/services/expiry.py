@@ -344,7 +344,7 @@ def _needs_no_clearance(ending: Ending, doubt: Doubt) -> bool:
 
 def _carry_out(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callable[[], bool]) -> Batch:
     """Plan and carry out, as one transaction. When a document or an event is in the way, the rest is done
-    without it: the batch is halved, down to one item, or to one event that somebody else keeps changing."""
+    without it: the batch is halved, down to one item, or to one event that another writer keeps changing."""
     try:
         return _carry_out_at_once(store, run, items)
     except (WriteRefused, CachePressure, Contention) as error:

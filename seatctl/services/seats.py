@@ -88,7 +88,7 @@ def doubt_about(tx: Store, lock: SeatLock, overdue_before: datetime | None = Non
 
 def end_lock(tx: Store, lock: SeatLock, now: datetime, *, with_seats: bool, by_job: bool) -> SeatLock:
     """ACTIVE → EXPIRED, and the counter up first if the event takes the seats. Raises StaleRead, and so rolls
-    back, when somebody else was faster or the counter has no room (invariants 2 and 3)."""
+    back, when another writer was faster or the counter has no room (invariants 2 and 3)."""
     if with_seats and tx.events.add_seats({lock.event: lock.seats}, now) != 1:
         raise StaleRead
     ended = tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=by_job)
