@@ -141,12 +141,12 @@ def _start_lock(where: Place) -> Iterator[None]:
 
 
 def _private(directory: Path) -> None:
-    """Make a directory that only this user can enter, and refuse one that is somebody else's."""
+    """Make a directory that only this user can enter, and refuse one that another user owns."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = directory.lstat()
         if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid():
-            raise Misconfigured(f"{directory} belongs to somebody else; the embedded MongoDB will not use it")
+            raise Misconfigured(f"{directory} belongs to another user; the embedded MongoDB will not use it")
         directory.chmod(0o700)
     except OSError as error:
         raise Misconfigured(

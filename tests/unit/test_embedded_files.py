@@ -76,7 +76,7 @@ def test_a_long_homes_socket_is_in_the_runtime_directory_unless_that_is_long(mon
 def test_a_directory_of_another_user_is_not_used(home, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
 
-    with pytest.raises(Misconfigured, match="belongs to somebody else"):
+    with pytest.raises(Misconfigured, match="belongs to another user"):
         embedded._private(home)
 
 
@@ -84,7 +84,7 @@ def test_a_link_instead_of_a_directory_is_not_used(home):
     (home / "real").mkdir()
     (home / "link").symlink_to(home / "real")
 
-    with pytest.raises(Misconfigured, match="belongs to somebody else"):
+    with pytest.raises(Misconfigured, match="belongs to another user"):
         embedded._private(home / "link")
 
 
