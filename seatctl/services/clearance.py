@@ -13,8 +13,8 @@ from functools import cached_property
 from threading import RLock
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, Flaw, LockId, SeatLock, Unreadable
-from seatctl.domain.states import BookingStatus
+from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.states import ENDED_LOCK, BookingStatus
 from seatctl.domain.words import count
 from seatctl.mongo.audit import BookingCounts, HeldSeats, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
@@ -175,6 +175,17 @@ def paid_locks(at: Store, event_id: EventId) -> Iterator[SeatLock | Unreadable |
         named = [None if isinstance(booking, Unreadable) else booking.lock for booking in bookings]
         locks = at.locks.by_id(lock_id for lock_id in named if lock_id is not None)
         yield from (None if lock_id is None else locks.get(lock_id) for lock_id in named)
+
+
+def has_ended_paid_lock(at: Store, event_id: EventId) -> bool:
+    """Whether a lock of this event has ended although a CONFIRMED booking, of whatever event, names it."""
+    for status in ENDED_LOCK:
+        for locks in chunks(at.locks.of_events(some([event_id]), status), CURSOR_BATCH):
+            ids = [lock.id for lock in locks if isinstance(lock, SeatLock)]
+            for _, booking in at.bookings.naming(ids):
+                if isinstance(booking, Booking) and booking.status is BookingStatus.CONFIRMED:
+                    return True
+    return False
 
 
 def protected_by_text(at: Store, lock_id: LockId, event_id: EventId) -> Unreadable | None:

@@ -13,7 +13,7 @@ from seatctl.domain.states import ENDED_LOCK, Fault
 from seatctl.errors import StaleRead
 from seatctl.mongo.audit import HeldSeats, some
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Clearance, paid_locks
+from seatctl.services.clearance import Clearance, has_ended_paid_lock, paid_locks
 from seatctl.services.expiry import PATIENCE
 from seatctl.services.violations import Violation, in_doubt, judge_counter
 
@@ -72,7 +72,10 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     """Why this counter must not be raised although it is too low, or None."""
     if doubt := Clearance(tx).doubts([event_id]).get(event_id):
         return str(doubt)
-    if any(not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid_locks(tx, event_id)):
+    lost = any(
+        not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid_locks(tx, event_id)
+    )
+    if lost or has_ended_paid_lock(tx, event_id):
         return "a paid booking has lost its seats"
     odd = [booking for booking, _ in tx.bookings.naming_oddly(some([event_id]))]
     if unreadable := next(iter([*odd, *tx.bookings.unreadable(some([event_id]))]), None):

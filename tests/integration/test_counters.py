@@ -410,3 +410,15 @@ def test_a_recovery_that_is_interrupted_while_a_drift_has_to_last_raises_nothing
 
     assert available(store, event) == 97
     assert store.database.jobLogs.find_one()["status"] == "FAILED"
+
+
+def test_no_seat_is_on_sale_that_a_paid_booking_of_another_event_has_lost(store, event):
+    """The lock was of this event and has ended; its booking names the other one."""
+    other = create(store)
+    insert_booking(store, other, insert_lock(store, event, 2, status="EXPIRED"), "CONFIRMED")
+    insert_lock(store, event, 99, due=HOUR)
+    add(store, event, -100)
+
+    run_recover(store)
+
+    assert available(store, event) == 0
