@@ -41,9 +41,9 @@ from seatctl.domain.rules import BATCH
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
 from seatctl.services import jobs, sales
-from seatctl.services.audit import verify
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.report import Outcome
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from conftest import Clock

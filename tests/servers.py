@@ -49,7 +49,7 @@ class Server:
         """Start it (again, on the same data) and wait until it takes writes."""
         (self.directory / "db").mkdir(exist_ok=True)
         self.port = self.port or free_port()
-        where = embedded.Place(self.directory, self.directory)
+        where = embedded.Files(self.directory, self.directory)
         binary, environment = embedded.find_mongod(where)
         Path(self.host).unlink(missing_ok=True)
         command = [str(binary), "--dbpath", str(self.directory / "db"), "--port", str(self.port)]

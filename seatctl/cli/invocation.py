@@ -97,7 +97,7 @@ class Invocation(typer.Context):
             raise Misconfigured(NO_EMBEDDED_DATABASE.format(self.target.database or DEFAULT_DATABASE))
         uri = embedded.ensure_running()
         if is_new:
-            self.note(f"created the embedded MongoDB in {embedded.place().data}; SEATCTL_URI selects another")
+            self.note(f"created the embedded MongoDB in {embedded.files().data}; SEATCTL_URI selects another")
         return uri
 
     def _check_new_name(self, store: Store, create: bool) -> None:

@@ -126,9 +126,9 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None) -> 
 
     try:
         target = find_target(invocation.uri, invocation.uri_file, invocation.database)
-        if target.uri is None and not (embedded.exists() and embedded.answers(embedded.place())):
+        if target.uri is None and not (embedded.exists() and embedded.answers(embedded.files())):
             return []
-        uri = target.uri or embedded.place().uri
+        uri = target.uri or embedded.files().uri
         store = Store.open(connect(uri, target.database, DEFAULT_DATABASE, COMPLETION_PATIENCE_MS))
         return newest_ids(store, collection, status, COMPLETIONS)
     except Exception:  # noqa: BLE001 - a shell that completes must never see an error

@@ -58,12 +58,12 @@ class Bookings(Documents):
             if isinstance(booking, Unreadable) or booking.status in LIVE:
                 yield lock_id, booking
 
-    def naming_oddly(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
+    def with_malformed_lock_id(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """Bookings of these events that may be live and name their lock by something that is no ObjectId,
         and the locks that they do name, by text for example."""
         yield from self._odd({"event": events, "seatLockId": NO_OBJECT_ID})
 
-    def of_odd_events(self) -> Iterator[tuple[Unreadable, list[LockId]]]:
+    def with_malformed_event_id(self) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """The same for bookings whose event is no ObjectId."""
         yield from self._odd({"event": NO_OBJECT_ID})
 

@@ -34,7 +34,7 @@ LARGEST_LOG = 1_000_000
 """Bytes. It runs for months, and writes about a kilobyte for each command."""
 
 
-class Place:
+class Files:
     """The files of one embedded MongoDB."""
 
     def __init__(self, data: Path, runtime: Path) -> None:
@@ -57,7 +57,7 @@ class Place:
         return int(number) if number else None
 
 
-def place() -> Place:
+def files() -> Files:
     """Where this user's embedded MongoDB lives, by the XDG rules; creates nothing. Raises Misconfigured
     for a user without a home directory."""
     try:
@@ -74,16 +74,16 @@ def place() -> Place:
     data = (base / "seatctl").absolute()
     name = f"seatctl-{os.getuid()}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
     parents = filter(None, (os.environ.get("XDG_RUNTIME_DIR"), "/tmp"))  # noqa: S108 - checked in _private
-    places = (Place(data, runtime) for runtime in (data / "run", *(Path(each, name) for each in parents)))
+    places = (Files(data, runtime) for runtime in (data / "run", *(Path(each, name) for each in parents)))
     return next(each for each in places if len(os.fsencode(each.socket)) <= SOCKET_PATH_LIMIT)
 
 
 def exists() -> bool:
     """Whether an embedded database was ever created for this user."""
-    return os.access(place().ready, os.F_OK)  # False also where the directory cannot be entered
+    return os.access(files().ready, os.F_OK)  # False also where the directory cannot be entered
 
 
-def answers(where: Place) -> bool:
+def answers(where: Files) -> bool:
     """Whether a process accepts connections on the socket."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
@@ -97,7 +97,7 @@ def ensure_running() -> str:
     """The embedded MongoDB's URI; creates and starts it if needed. Of several callers at once, one
     starts it and the others wait. Raises Misconfigured without a usable `mongod`, Unreachable when
     it does not start."""
-    where = place()
+    where = files()
     with _start_lock(where):
         if not (where.ready.exists() and answers(where)):
             _start(where)
@@ -111,7 +111,7 @@ def ensure_running() -> str:
 def stop() -> bool:
     """Stop it, keeping the data; False if it did not run. Raises Unreachable if it will not end,
     Misconfigured when another process has the data open."""
-    where = place()
+    where = files()
     if where.pid is None:
         return False
     with _start_lock(where):
@@ -131,7 +131,7 @@ def _is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def _start_lock(where: Place) -> Iterator[None]:
+def _start_lock(where: Files) -> Iterator[None]:
     """Only one process at a time starts or stops it."""
     for directory in (where.data, where.runtime, where.db):
         _private(directory)
@@ -154,7 +154,7 @@ def _private(directory: Path) -> None:
         ) from error
 
 
-def _start(where: Place) -> None:
+def _start(where: Files) -> None:
     from seatctl.mongo.client import initiate
 
     _stop(where)  # its socket is gone, e.g. to a cleaner of temporary files
@@ -182,7 +182,7 @@ def _start(where: Place) -> None:
     where.ready.touch(mode=0o600)
 
 
-def _stop(where: Place) -> bool:
+def _stop(where: Files) -> bool:
     pid = where.pid
     if pid is None:
         return False
@@ -201,7 +201,7 @@ def _stop(where: Place) -> bool:
     return True
 
 
-def _is_our_mongod(where: Place, pid: int) -> bool:
+def _is_our_mongod(where: Files, pid: int) -> bool:
     """Whether the process is a server that `_start` started on this data. Its home may have been moved
     since; then the directory that it was started on is gone."""
     if sys.platform == "darwin":
@@ -227,7 +227,7 @@ def _last_error(log: Path) -> str:
 # --- finding a mongod ------------------------------------------------------------------------------
 
 
-def find_mongod(where: Place) -> tuple[Path, dict[str, str]]:
+def find_mongod(where: Files) -> tuple[Path, dict[str, str]]:
     """A `mongod` that runs here, with the environment it needs: `SEATCTL_MONGOD`, then PATH, then
     the package. Raises Misconfigured saying what was tried and how to get one."""
     base = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), "HOME": str(where.data)}
@@ -271,7 +271,7 @@ def _in_packages(path: str) -> list[Path]:
     return [found for entry in sys.path if entry for found in sorted(Path(entry).glob(path))]
 
 
-def _link_openssl(where: Place) -> Path:
+def _link_openssl(where: Files) -> Path:
     """The packaged Linux build wants OpenSSL 1.1, which distributions no longer ship. Two other
     packages carry it under names of their own; link those to the plain ones."""
     links = where.data / "lib"

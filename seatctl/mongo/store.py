@@ -13,7 +13,7 @@ from seatctl.domain.rules import RETENTION
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.errors import CursorLost, Misconfigured
 from seatctl.mongo import schema, settings
-from seatctl.mongo.audit import Audit
+from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.collection import Documents
 from seatctl.mongo.events import Events
@@ -23,12 +23,13 @@ from seatctl.mongo.locks import SeatLocks
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from seatctl.mongo.client import Attempt, Deployment
+    from seatctl.mongo.client import Deployment
+    from seatctl.mongo.transactions import Attempt
 
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-LOOKS = 5
+SNAPSHOT_RETRIES = 5
 """How often a point in time is read, where the server drops it."""
 
 
@@ -54,7 +55,7 @@ class Store:
         self.locks = SeatLocks(deployment, session, settings)
         self.bookings = Bookings(deployment, session, settings)
         self.job_logs = JobLogs(deployment, session, settings)
-        self.audit = Audit(deployment, session, settings)
+        self.aggregations = Aggregations(deployment, session, settings)
 
     @classmethod
     def open(cls, deployment: Deployment) -> Store:
@@ -102,10 +103,10 @@ class Store:
         with self.deployment.snapshot() as session:
             yield Store(self.deployment, session, self.settings)
 
-    def at_one_time(self, read: Callable[[Store], T]) -> T:
+    def read_snapshot(self, read: Callable[[Store], T]) -> T:
         """What `read` makes of a snapshot. A snapshot that the server drops is read again.
         Raises CursorLost when it keeps dropping them."""
-        for _ in range(LOOKS - 1):
+        for _ in range(SNAPSHOT_RETRIES - 1):
             try:
                 with self.snapshot() as at:
                     return read(at)
@@ -151,7 +152,7 @@ class Store:
         """Whether there is no lock, and no TTL index that tells where they went: with one, `verify` and the
         jobs say so, and raise no counter."""
         locks = self.settings.locks
-        told = self.settings.ttl_indexes or self.audit.deleting_indexes()
+        told = self.settings.ttl_indexes or self.aggregations.deleting_indexes()
         return locks not in names or (self.is_empty(locks) and not told)
 
     def is_empty(self, collection: str) -> bool:

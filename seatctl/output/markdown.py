@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from seatctl.output.console import console, fit
+from seatctl.output.console import console
+from seatctl.output.fitting import fit
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

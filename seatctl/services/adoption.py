@@ -12,18 +12,18 @@ from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured
 from seatctl.mongo import schema
-from seatctl.mongo.audit import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.inspection import Inspection
 from seatctl.mongo.store import Store
-from seatctl.services.audit import verify
 from seatctl.services.findings import Choice, Findings, SoldTwice, StateCount
+from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 
 SOLD_TWICE = (Fault.OVERBOOKED, Fault.LOST_LOCK, Fault.SEVERAL_BOOKINGS, Fault.CONFIRMED_WITHOUT_LOCK)
 """Faults by which seats may be sold twice: named first."""
 
 
-# --- look ----------------------------------------------------------------------------------------------
+# --- inspect ----------------------------------------------------------------------------------------------
 
 
 def inspect(store: Store, locks_collection: str | None = None) -> Findings:
@@ -32,10 +32,10 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
     for needed in (schema.EVENTS, schema.BOOKINGS):
         _check_there(store, names, needed)
     locks, why = _choose_locks(store, names, locks_collection)
-    look = Inspection(store.database, locks)
-    live, missing_locks = look.live_bookings()
-    _check_locks(look, locks, live, missing_locks)
-    settings = _settings(store, look, locks)
+    inspection = Inspection(store.database, locks)
+    live, missing_locks = inspection.live_bookings()
+    _check_locks(inspection, locks, live, missing_locks)
+    settings = _settings(store, inspection, locks)
     adopted = store.with_settings(settings)
     sizes = adopted.sizes()
     choices = [
@@ -48,15 +48,15 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
         database=store.name,
         settings=replace(settings, created=(*settings.created, *missing)),
         choices=choices,
-        states=_states(look, locks),
-        ttl_indexes=look.deleting_indexes(),
-        validators=look.validated(),
-        by_day=look.events_by_day(),
-        users=look.users(),
-        keys=look.keys(),
-        labelled=look.labelled_bookings(),
+        states=_states(inspection, locks),
+        ttl_indexes=inspection.deleting_indexes(),
+        validators=inspection.validated(),
+        by_day=inspection.events_by_day(),
+        users=inspection.users(),
+        keys=inspection.keys(),
+        labelled=inspection.labelled_bookings(),
         missing_locks=missing_locks,
-        sold_twice=_sold_twice(adopted, look.seats_without_lock()),
+        sold_twice=_sold_twice(adopted, inspection.seats_without_lock()),
         violations=_violations(adopted),
         missing=missing,
     )
@@ -89,8 +89,8 @@ def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[s
             f"database {store.name} has several collections for locks: {', '.join(filled or like)}. Say "
             "which one the other program uses with --locks-collection, and empty or rename the others"
         )
-    look = Inspection(store.database, schema.LOCKS)
-    shaped = [name for name in names if look.looks_like_locks(name)]
+    inspection = Inspection(store.database, schema.LOCKS)
+    shaped = [name for name in names if inspection.looks_like_locks(name)]
     hint = f"; the documents in {', '.join(shaped)} look like locks" if shaped else ""
     raise Misconfigured(
         f"database {store.name} has no collection of locks by a name like seatLocks{hint}. Name it with "
@@ -98,18 +98,18 @@ def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[s
     )
 
 
-def _check_locks(look: Inspection, locks: str, live: int, missing: int) -> None:
+def _check_locks(inspection: Inspection, locks: str, live: int, missing: int) -> None:
     """Raises Misconfigured where these are not the locks that the bookings name."""
-    if unreadable := look.unreadable_sample():
+    if unreadable := inspection.unreadable_sample():
         raise Misconfigured(f"the documents in {locks} are no locks that seatctl can read: {unreadable}")
-    if live and missing == live and not look.deleting_indexes():
+    if live and missing == live and not inspection.deleting_indexes():
         raise Misconfigured(
             f"none of {count(live, 'live booking')} names a lock that is in {locks}: the locks are "
             "elsewhere, or were lost. Name their collection with --locks-collection, or restore them"
         )
 
 
-def _settings(store: Store, look: Inspection, locks: str) -> Settings:
+def _settings(store: Store, inspection: Inspection, locks: str) -> Settings:
     """What to write. Repeated, what it made before stays on record, for `--undo`."""
     before = store.settings
     if before.adopted and before.locks != locks:
@@ -118,32 +118,32 @@ def _settings(store: Store, look: Inspection, locks: str) -> Settings:
             "`seatctl adopt --undo`"
         )
     known = {(index.collection, index.name) for index in before.ttl_indexes}
-    new = [index for index in look.deleting_indexes() if (index.collection, index.name) not in known]
-    ids, others = look.users()
+    new = [index for index in inspection.deleting_indexes() if (index.collection, index.name) not in known]
+    ids, others = inspection.users()
     return Settings(
         locks=locks,
         grace=GRACE,
         # A program that casts users to ObjectIds cannot read a text, and one that does not can read both.
         object_id_users=ids > 0 or not others,
-        seat_labels=look.labelled_bookings() > 0,
+        seat_labels=inspection.labelled_bookings() > 0,
         adopted_at=before.adopted_at or store.now(),
         ttl_indexes=(*before.ttl_indexes, *new),
         created=before.created,
     )
 
 
-def _states(look: Inspection, locks: str) -> list[StateCount]:
+def _states(inspection: Inspection, locks: str) -> list[StateCount]:
     return [
         StateCount(collection, status, number, status in known)
         for collection, known in ((locks, set(LockStatus)), (schema.BOOKINGS, set(BookingStatus)))
-        for status, number in look.states(collection).items()
+        for status, number in inspection.states(collection).items()
     ]
 
 
 def _sold_twice(store: Store, without_lock: dict[EventId, int]) -> list[SoldTwice]:
     """Events that sold more than they have, or will. Where locks are missing only the bookings tell."""
     scope = some(without_lock)
-    events, held = store.audit.events(scope), store.audit.held_seats(scope)
+    events, held = store.aggregations.events(scope), store.aggregations.held_seats(scope)
     found = [
         SoldTwice(
             event_id,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_LOCK, BookingStatus
 from seatctl.domain.words import count
-from seatctl.mongo.audit import BookingCounts, HeldSeats, some
+from seatctl.mongo.aggregations import BookingCounts, HeldSeats, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 
@@ -63,7 +63,7 @@ class Clearance:
         with self._one_at_a_time:
             unknown = [event_id for event_id in wanted if event_id not in self._doubts]
             if unknown:
-                self._doubts.update(self._look(unknown))
+                self._doubts.update(self._assess(unknown))
             return {event_id: doubt for event_id in wanted if (doubt := self._doubts[event_id])}
 
     def forget(self, event_ids: Iterable[EventId]) -> None:
@@ -78,7 +78,7 @@ class Clearance:
         """Those of these locks, of these events, that a booking protects which names them by something that
         is no ObjectId, and those bookings."""
         self.doubts(event_ids)
-        named = self._protected | self._of_odd_events
+        named = self._protected | self._with_malformed_event
         return {lock_id: named[lock_id] for lock_id in lock_ids if lock_id in named} if named else {}
 
     @cached_property
@@ -87,27 +87,27 @@ class Clearance:
         return doubt_of_database(self.store)
 
     @cached_property
-    def _of_odd_events(self) -> dict[LockId, Unreadable]:
-        found = self.store.bookings.of_odd_events()
+    def _with_malformed_event(self) -> dict[LockId, Unreadable]:
+        found = self.store.bookings.with_malformed_event_id()
         return {lock_id: booking for booking, lock_ids in found for lock_id in lock_ids}
 
     @cached_property
     def _owned_by_text(self) -> dict[EventId, Unreadable]:
         return {lock.event: lock for lock in self.store.locks.unreadable_owners() if lock.event is not None}
 
-    def _look(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
+    def _assess(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
             return dict.fromkeys(event_ids, self.database)
-        return self.store.at_one_time(lambda at: self._look_at(at, event_ids))
+        return self.store.read_snapshot(lambda at: self._assess_at(at, event_ids))
 
-    def _look_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
+    def _assess_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         scope = some(event_ids)
-        for booking, lock_ids in at.bookings.naming_oddly(scope):
+        for booking, lock_ids in at.bookings.with_malformed_lock_id(scope):
             self._protected.update(dict.fromkeys(lock_ids, booking))
         events, held, booked = (
-            at.audit.events(scope),
-            at.audit.held_seats(scope),
-            at.audit.booking_counts(scope),
+            at.aggregations.events(scope),
+            at.aggregations.held_seats(scope),
+            at.aggregations.booking_counts(scope),
         )
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
         doubts: dict[EventId, Doubt | None] = {}
@@ -129,7 +129,7 @@ class Clearance:
 
 def doubt_of_database(store: Store) -> Doubt | None:
     """Why no counter of this database may be raised, or None."""
-    for index in store.audit.deleting_indexes():
+    for index in store.aggregations.deleting_indexes():
         reason = f"{index.collection} has the TTL index {index.name}, by which MongoDB deletes documents"
         return Doubt(Cause.DATABASE, reason)
     locks = store.settings.locks
@@ -190,7 +190,10 @@ def has_ended_paid_lock(at: Store, event_id: EventId) -> bool:
 
 def protected_by_text(at: Store, lock_id: LockId, event_id: EventId) -> Unreadable | None:
     """A booking that may be live and names this lock by something that is no ObjectId."""
-    for found in (at.bookings.naming_oddly(some([event_id])), at.bookings.of_odd_events()):
+    for found in (
+        at.bookings.with_malformed_lock_id(some([event_id])),
+        at.bookings.with_malformed_event_id(),
+    ):
         for booking, named in found:
             if lock_id in named:
                 return booking

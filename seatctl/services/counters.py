@@ -11,13 +11,13 @@ from seatctl.domain.documents import Event, EventId, SeatLock, Unreadable
 from seatctl.domain.rules import TOUCHED
 from seatctl.domain.states import ENDED_LOCK, Fault
 from seatctl.errors import StaleRead
-from seatctl.mongo.audit import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, has_ended_paid_lock, paid_locks
 from seatctl.services.expiry import PATIENCE
 from seatctl.services.violations import Violation, in_doubt, judge_counter
 
-LOOKS = 5
+READINGS = 5
 """Looks at a drift while it has to last."""
 
 
@@ -48,7 +48,7 @@ def _correct_within(
     tx: Store, event_id: EventId, now: datetime, at_most: int, reason_against: str | None
 ) -> Correction:
     event = tx.events.get(event_id)
-    held = tx.audit.held_seats(some([event_id])).get(event_id, HeldSeats())
+    held = tx.aggregations.held_seats(some([event_id])).get(event_id, HeldSeats())
     if event is None or isinstance(event, Unreadable) or held.unreadable:
         return Correction(None)
     drift = judge_counter(event, held.seats)
@@ -77,7 +77,7 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     )
     if lost or has_ended_paid_lock(tx, event_id):
         return "a paid booking has lost its seats"
-    odd = [booking for booking, _ in tx.bookings.naming_oddly(some([event_id]))]
+    odd = [booking for booking, _ in tx.bookings.with_malformed_lock_id(some([event_id]))]
     if unreadable := next(iter([*odd, *tx.bookings.unreadable(some([event_id]))]), None):
         return str(unreadable)
     return None
@@ -95,7 +95,9 @@ def drifts_of(store: Store, event_ids: Iterable[EventId]) -> list[Drift]:
     """How far the counters of those of these events that can be read are too low now (or too high, if less
     than 0)."""
     scope, touched_after = some(event_ids), store.now() - TOUCHED
-    held, events = store.at_one_time(lambda at: (at.audit.held_seats(scope), at.audit.events(scope)))
+    held, events = store.read_snapshot(
+        lambda at: (at.aggregations.held_seats(scope), at.aggregations.events(scope))
+    )
     return [
         Drift(
             event.id,
@@ -107,7 +109,7 @@ def drifts_of(store: Store, event_ids: Iterable[EventId]) -> list[Drift]:
     ]
 
 
-def lasting(
+def stable_drifts(
     store: Store, drifts: Sequence[Drift], settle: timedelta, go_on: Callable[[], bool]
 ) -> list[Drift]:
     """The drifts that last, each the smallest of several looks over the time `settle`: another program
@@ -115,10 +117,10 @@ def lasting(
     minute, there is no such program, and the first look is enough."""
     smallest = {drift.event: drift for drift in drifts}
     touched = [drift.event for drift in drifts if drift.touched]
-    for _ in range(LOOKS if touched else 0):
+    for _ in range(READINGS if touched else 0):
         if not go_on():
             break
-        time.sleep(settle.total_seconds() / LOOKS)
+        time.sleep(settle.total_seconds() / READINGS)
         for drift in drifts_of(store, touched):
             if drift.seats < smallest[drift.event].seats:
                 smallest[drift.event] = drift

@@ -29,7 +29,7 @@ from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_
 
 log = logging.getLogger(__name__)
 
-LISTS = 10
+CURSOR_RETRIES = 10
 """How often the list of what is overdue is read again, where the server drops it."""
 
 PATIENCE = 10.0
@@ -38,7 +38,7 @@ PATIENCE = 10.0
 Item: TypeAlias = OverdueLock | Booking | Unreadable
 
 
-class Treatment(Enum):
+class Decision(Enum):
     """What a sweep does with the overdue items of an event that has no clearance."""
 
     SKIP = auto()
@@ -97,9 +97,9 @@ class Batch:
 class SweepClearance(Clearance):
     """Clearance for a sweep, which skips what has none. Recovery treats some doubts otherwise."""
 
-    def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:  # noqa: ARG002 - recovery needs both
+    def on_doubt(self, event_id: EventId, doubt: Doubt) -> Decision:  # noqa: ARG002 - recovery needs both
         known = doubt.cause is Cause.COUNTED_BY_DAY and self.store.settings.adopted
-        return Treatment.LEAVE_ALONE if known else Treatment.SKIP
+        return Decision.LEAVE_ALONE if known else Decision.SKIP
 
 
 class Sweep(Protocol):
@@ -239,7 +239,7 @@ def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: T
     Raises CursorLost when the server keeps dropping the list of what is overdue.
     """
     shared: set[LockId] = set()
-    for _ in range(LISTS):
+    for _ in range(CURSOR_RETRIES):
         try:
             for batch in _batches(store, run, go_on):
                 shared.update(batch.shared)
@@ -307,8 +307,8 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     if not doubts:
         return batch
     needed = seats_of(batch.returning)
-    treatments = {
-        event_id: run.clearance.treat(event_id, doubt)
+    decisions = {
+        event_id: run.clearance.on_doubt(event_id, doubt)
         for event_id, doubt in doubts.items()
         if event_id in needed or doubt.cause is Cause.COUNTED_BY_DAY
     }
@@ -319,15 +319,15 @@ def _plan(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
         if event_id is None or doubt is None or _needs_no_clearance(ending, doubt):
             cleared.append(ending)
             continue
-        match treatments[event_id]:
-            case Treatment.SKIP:
+        match decisions[event_id]:
+            case Decision.SKIP:
                 kind = Kind.LOCK if ending.booking is None else Kind.BOOKING
                 batch.skipped.append(SkippedItem(kind, ending.id, str(doubt)))
-            case Treatment.LEAVE_ALONE:
+            case Decision.LEAVE_ALONE:
                 batch.left_alone[event_id] += 1
-            case Treatment.END_WITHOUT_SEATS:
+            case Decision.END_WITHOUT_SEATS:
                 batch.without_seats.append(ending)
-            case Treatment.RETURN_SEATS:
+            case Decision.RETURN_SEATS:
                 cleared.append(ending)
     batch.returning = cleared
     return batch

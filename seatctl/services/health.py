@@ -17,10 +17,10 @@ from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store
-from seatctl.services.audit import verify
 from seatctl.services.expiry import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun, run_sweep
 from seatctl.services.lookup import EventOrder
 from seatctl.services.lookup import events as list_events
+from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 
 MAX_AGE = timedelta(minutes=3)

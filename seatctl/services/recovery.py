@@ -13,14 +13,14 @@ from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, 
 from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.errors import Contention
 from seatctl.mongo.store import Store
-from seatctl.services.audit import doubt_of_counters, verify
 from seatctl.services.clearance import Cause, Doubt
-from seatctl.services.counters import correct, drifts_of, lasting
-from seatctl.services.expiry import PATIENCE, SkippedItem, SweepClearance, Treatment
+from seatctl.services.counters import correct, drifts_of, stable_drifts
+from seatctl.services.expiry import PATIENCE, Decision, SkippedItem, SweepClearance
 from seatctl.services.interruption import Stop
 from seatctl.services.repairs import NOTHING, REPAIRS, Repair
 from seatctl.services.report import JobReport, Outcome, RepairStep
 from seatctl.services.seats import NO_COUNTER
+from seatctl.services.verify import doubt_of_counters, verify
 from seatctl.services.violations import Violation
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Recovery:
             if drift.seats <= 0:
                 self.correct_counter(drift.event, at_most=0)
         doubt = doubt_of_counters(self._store) if too_low else None
-        for drift in lasting(self._store, too_low, self._settle, self._stop.go_on):
+        for drift in stable_drifts(self._store, too_low, self._settle, self._stop.go_on):
             self._stop.check(self._report.interrupted)
             self.correct_counter(drift.event, drift.seats, doubt)
 
@@ -150,20 +150,20 @@ class _RecoveryClearance(SweepClearance):
         self._dry_run = dry_run
         self._told: set[EventId] = set()
 
-    def treat(self, event_id: EventId, doubt: Doubt) -> Treatment:
+    def on_doubt(self, event_id: EventId, doubt: Doubt) -> Decision:
         if doubt.cause not in NO_COUNTER:
-            return super().treat(event_id, doubt)
+            return super().on_doubt(event_id, doubt)
         if doubt.cause is Cause.TOO_HIGH:
             if self._dry_run:
-                return Treatment.RETURN_SEATS
+                return Decision.RETURN_SEATS
             with self._one_at_a_time:
                 self._recovery.correct_counter(event_id, at_most=0)
                 self.forget([event_id])
-                return Treatment.SKIP if self.doubts([event_id]) else Treatment.RETURN_SEATS
+                return Decision.SKIP if self.doubts([event_id]) else Decision.RETURN_SEATS
         if event_id not in self._told:
             self._told.add(event_id)
             fault = Fault.ORPHAN_LOCK if doubt.cause is Cause.NO_EVENT else Fault.OVERBOOKED
             words = "overdue items expired, no counter raised"
             outcome = Outcome.PLANNED if self._dry_run else Outcome.REPAIRED
             self._recovery.note(Violation(fault, str(doubt), event_id), outcome, words)
-        return Treatment.END_WITHOUT_SEATS
+        return Decision.END_WITHOUT_SEATS

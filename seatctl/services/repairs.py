@@ -11,7 +11,7 @@ from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId,
 from seatctl.domain.states import ENDED_LOCK, HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import StaleRead
-from seatctl.mongo.audit import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.report import Outcome
@@ -70,7 +70,7 @@ def take_again(tx: Store, violation: Violation, now: datetime) -> Repair:
     if lock is None or lock.status not in ENDED_LOCK:
         return NOTHING
     event = tx.events.get(lock.event)
-    held = tx.audit.held_seats(some([lock.event])).get(lock.event, HeldSeats())
+    held = tx.aggregations.held_seats(some([lock.event])).get(lock.event, HeldSeats())
     if not isinstance(event, Event) or held.unreadable:
         return NEEDS_PERSON
     left = event.total - held.seats - lock.seats

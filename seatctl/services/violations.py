@@ -18,7 +18,7 @@ from seatctl.domain.states import (
     fault_of_pair,
 )
 from seatctl.domain.timespec import shorten
-from seatctl.mongo.audit import SharedKey
+from seatctl.mongo.aggregations import SharedKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from terminal import Shell, here
 from seatctl import errors
 from seatctl.cli.app import app
 from seatctl.domain.states import BookingStatus, LockStatus
-from seatctl.services.audit import verify
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from pymongo.database import Database

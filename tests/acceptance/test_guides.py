@@ -27,8 +27,8 @@ from seatctl import errors
 from seatctl.domain.states import INVARIANT, REPAIRABLE, Fault
 from seatctl.help import TOPICS
 from seatctl.mongo.target import DEFAULT_DATABASE
-from seatctl.services.audit import verify
 from seatctl.services.sales import ConfirmRequest, confirm, pay
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store

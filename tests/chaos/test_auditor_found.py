@@ -15,8 +15,8 @@ from scene import lock as lock_seats
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
 from seatctl.services import jobs, sales
-from seatctl.services.audit import verify
 from seatctl.services.report import Outcome
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from conftest import Clock
@@ -269,7 +269,7 @@ def test_a_lock_with_an_initiated_booking_is_confirmed_or_refused_at_once(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a unique index allows one booking for each lock, no other writer is to blame."""
-    monkeypatch.setattr("seatctl.mongo.client.PATIENCE", 0)
+    monkeypatch.setattr("seatctl.mongo.transactions.PATIENCE", 0)
     store.init()
     event = create(store, 10)
     lock = lock_seats(store, event, 1)

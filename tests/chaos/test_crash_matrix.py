@@ -17,7 +17,7 @@ from oracle import sold_twice, violations
 
 from seatctl.errors import Refused, WrongState
 from seatctl.services import events, jobs, sales
-from seatctl.services.audit import verify
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from conftest import Clock

@@ -17,7 +17,7 @@ from race import complaints, expire_bookings, expire_locks, recover
 
 from seatctl.domain.documents import EventId
 from seatctl.errors import DeadlinePassed
-from seatctl.mongo.audit import Audit
+from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.locks import SeatLocks
@@ -147,7 +147,7 @@ def test_seats_taken_while_recovery_looks_at_a_drift_stay_taken(
     event = scene.create(store, 10)
     scene.add(store, event, -4)
     other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Audit, "events", lambda: scene.lock(other, event, 3))
+    happened = scene.meanwhile(monkeypatch, Aggregations, "events", lambda: scene.lock(other, event, 3))
     recover(store)
     assert available(store, event) == 7
     check(store, happened)

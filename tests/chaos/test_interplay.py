@@ -19,8 +19,8 @@ from seatctl.domain.settings import GRACE, NOT_ADOPTED
 from seatctl.errors import SoldOut
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, sales
-from seatctl.services.audit import verify
 from seatctl.services.sales import LockRequest
+from seatctl.services.verify import verify
 
 STEPS = 40
 USER = ObjectId("a" * 24)

@@ -40,7 +40,7 @@ from oracle import violations
 from terminal import here
 
 from seatctl.errors import OutcomeUnknown
-from seatctl.mongo import client as connection
+from seatctl.mongo import transactions
 from seatctl.services import expiry
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_a_commit_of_unknown_outcome_is_told_and_the_command_is_done_once_when_i
     subject = it.prepare(ours, event)
     before = state_of(ours, event)
     with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], fault, None):
-        impatient.setattr(connection, "PATIENCE", 0)
+        impatient.setattr(transactions, "PATIENCE", 0)
         impatient.setattr(expiry, "PATIENCE", 0)
         with pytest.raises(OutcomeUnknown):
             it.act(victim, subject)
@@ -238,7 +238,7 @@ def test_an_unknown_outcome_is_exit_10_and_the_same_key_gets_the_lock(
     monkeypatch.setenv("SEATCTL_URI", uri)
     command = ("lock", str(event), "--user", "ada", "--seats", "2", "--key", "k", "--json")
     with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], APPLIED, None):
-        impatient.setattr(connection, "PATIENCE", 0)
+        impatient.setattr(transactions, "PATIENCE", 0)
         told = here(capsys, *command)
     assert told.code == 10
     assert told.error["code"] == "outcome_unknown"
@@ -264,7 +264,7 @@ def test_a_sweep_that_ends_with_an_unknown_outcome_is_exit_10_and_its_next_run_d
     monkeypatch.setenv("SEATCTL_URI", uri)
     sweep = ("expire-locks", "--as-of", "2027-01-02", "--force", "--batch-size", "1", "--json")
     with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], APPLIED):
-        impatient.setattr(connection, "PATIENCE", 0)
+        impatient.setattr(transactions, "PATIENCE", 0)
         impatient.setattr(expiry, "PATIENCE", 0)
         told = here(capsys, *sweep)
     assert told.code == 10

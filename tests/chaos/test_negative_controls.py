@@ -15,7 +15,7 @@ import schedules as on
 from schedules import Scene
 
 from seatctl.mongo import events as counters_of_events
-from seatctl.mongo.audit import Audit
+from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
@@ -86,16 +86,16 @@ def read_the_key_outside(scene: Scene) -> None:
 def count_outside(scene: Scene) -> None:
     """Recovery reads an event and its locks outside of its transaction, and then writes regardless. Either
     the snapshot or the comparison would save it."""
-    get, held = Events.get, Audit.held_seats
+    get, held = Events.get, Aggregations.held_seats
 
-    def held_outside(audit: Audit, scope: Any) -> Any:
+    def held_outside(audit: Aggregations, scope: Any) -> Any:
         audit._session = None
         return held(audit, scope)
 
     scene.patch.setattr(
         Events, "get", lambda events, event_id: get(Events(events._deployment, None), event_id)
     )
-    scene.patch.setattr(Audit, "held_seats", held_outside)
+    scene.patch.setattr(Aggregations, "held_seats", held_outside)
     scene.skip(counters, "reason_against_raising")
     scene.blind(Events, "set_counter", "availableSeats", "totalSeats")
 

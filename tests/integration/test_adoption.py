@@ -19,9 +19,9 @@ from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, health, sales
-from seatctl.services.audit import verify
 from seatctl.services.jobs import RecoverOptions, recover
 from seatctl.services.sales import ConfirmRequest, LockRequest
+from seatctl.services.verify import verify
 
 SECOND = timedelta(seconds=1)
 USER = ObjectId("a" * 24)

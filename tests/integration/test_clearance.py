@@ -25,8 +25,8 @@ from scene import (
 )
 
 from seatctl.errors import CountedByDay, CursorLost, DamagedDocument, NotFound, SoldOut
-from seatctl.mongo.audit import Audit
-from seatctl.mongo.store import LOOKS
+from seatctl.mongo.aggregations import Aggregations
+from seatctl.mongo.store import SNAPSHOT_RETRIES
 from seatctl.services import sales
 from seatctl.services.clearance import Cause, Clearance
 
@@ -460,7 +460,7 @@ def test_a_look_that_the_server_drops_is_taken_again(store, scene, monkeypatch):
     def drop():
         raise CursorLost
 
-    happened = meanwhile(monkeypatch, Audit, "held_seats", drop, before=True)
+    happened = meanwhile(monkeypatch, Aggregations, "held_seats", drop, before=True)
 
     assert Clearance(store).doubts([scene.event]) == {}
     assert happened
@@ -473,10 +473,10 @@ def test_looks_that_the_server_keeps_dropping_end_the_run(store, scene, monkeypa
         looks.append(1)
         raise CursorLost
 
-    monkeypatch.setattr(Audit, "held_seats", drop)
+    monkeypatch.setattr(Aggregations, "held_seats", drop)
     with pytest.raises(CursorLost):
         Clearance(store).doubts([scene.event])
-    assert len(looks) == LOOKS
+    assert len(looks) == SNAPSHOT_RETRIES
 
 
 def test_many_events_are_looked_at_with_the_queries_of_one(store, clock, monkeypatch):
@@ -484,13 +484,13 @@ def test_many_events_are_looked_at_with_the_queries_of_one(store, clock, monkeyp
     for event in events:
         lock(store, event)
     clock.advance(minutes=11)
-    read, looks = Audit.held_seats, []
+    read, looks = Aggregations.held_seats, []
 
     def counting(self, scope):
         looks.append(scope)
         return read(self, scope)
 
-    monkeypatch.setattr(Audit, "held_seats", counting)
+    monkeypatch.setattr(Aggregations, "held_seats", counting)
     report = run_expire_locks(store)
 
     assert (report.locks, len(looks)) == (50, 1)

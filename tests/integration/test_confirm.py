@@ -30,7 +30,7 @@ from seatctl.errors import (
     SeatctlError,
     WrongState,
 )
-from seatctl.mongo import client
+from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import sales
@@ -175,7 +175,7 @@ def test_where_a_lock_can_have_one_booking_only_an_initiated_one_is_no_endless_r
     store, event, held, monkeypatch
 ):
     """The guard of init, or another program's unique index, has room for one: no other writer is winning."""
-    monkeypatch.setattr(client, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
     store.init()
     initiated = insert_booking(store, event, held, "INITIATED")
 

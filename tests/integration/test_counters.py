@@ -34,11 +34,11 @@ from scene import (
 from seatctl.domain.rules import TOUCHED
 from seatctl.domain.states import Fault
 from seatctl.errors import Interrupted
-from seatctl.mongo.audit import Audit
+from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.events import Events
 from seatctl.services import counters
-from seatctl.services.audit import verify
-from seatctl.services.counters import LOOKS, correct, drifts_of, lasting
+from seatctl.services.counters import READINGS, correct, drifts_of, stable_drifts
+from seatctl.services.verify import verify
 
 SETTLE = timedelta(seconds=5)
 
@@ -69,7 +69,7 @@ def between_looks(monkeypatch):
 
 def drifts(store, *events, go_on=lambda: True):
     """By event, the drifts that last."""
-    found = lasting(store, drifts_of(store, events), SETTLE, go_on)
+    found = stable_drifts(store, drifts_of(store, events), SETTLE, go_on)
     return {drift.event: drift.seats for drift in found}
 
 
@@ -81,10 +81,10 @@ def test_a_drift_that_lasts_is_what_every_look_saw(store, event, between_looks):
     add(store, event, -3)
 
     assert drifts(store, event) == {event: 3}
-    assert slept == [SETTLE.total_seconds() / LOOKS] * LOOKS
+    assert slept == [SETTLE.total_seconds() / READINGS] * READINGS
 
 
-@pytest.mark.parametrize("look", range(1, LOOKS + 1))
+@pytest.mark.parametrize("look", range(1, READINGS + 1))
 def test_a_writer_between_its_two_writes_is_no_drift_whenever_it_ends(store, event, between_looks, look):
     """Counter down first, lock after."""
     add(store, event, -3)
@@ -149,17 +149,17 @@ def test_only_the_events_that_were_touched_are_looked_at_again(
     edit(store, "events", event, updatedAt=clock() - TOUCHED + timedelta(milliseconds=1))
     for each in (event, quiet):
         add(store, each, -2)
-    read, scopes = Audit.held_seats, []
+    read, scopes = Aggregations.held_seats, []
 
     def recording(self, scope):
         scopes.append(scope["$in"])
         return read(self, scope)
 
-    monkeypatch.setattr(Audit, "held_seats", recording)
+    monkeypatch.setattr(Aggregations, "held_seats", recording)
     between_looks()
 
     assert drifts(store, event, quiet) == {event: 2, quiet: 2}
-    assert scopes == [[event, quiet]] + [[event]] * LOOKS
+    assert scopes == [[event, quiet]] + [[event]] * READINGS
 
 
 def test_looks_stop_when_somebody_asked_to_stop(store, event, between_looks):
@@ -370,7 +370,7 @@ def test_recovery_waits_for_a_drift_to_last_before_it_raises_a_counter(store, ev
 
 def test_recovery_leaves_a_writer_between_its_two_writes_alone(store, event, between_looks):
     add(store, event, -3)
-    between_looks(lambda n: insert_lock(store, event, 3, due=HOUR) if n == LOOKS else None)
+    between_looks(lambda n: insert_lock(store, event, 3, due=HOUR) if n == READINGS else None)
     report = run_recover(store, settle=SETTLE)
 
     assert (available(store, event), report.error, report.steps) == (97, None, [])
@@ -381,7 +381,7 @@ def test_recovery_raises_by_what_lasted_and_the_next_run_does_the_rest(store, cl
     add(store, event, -1)
 
     def buy(n):
-        if n == LOOKS:
+        if n == READINGS:
             add(store, event, -2)
 
     between_looks(buy)

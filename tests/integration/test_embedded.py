@@ -80,7 +80,7 @@ def kill(where):
 
 @pytest.mark.slow
 def test_it_is_created_on_demand_reused_stopped_on_request_and_found_again_with_its_data(home):
-    where = embedded.place()
+    where = embedded.files()
     assert (embedded.exists(), embedded.answers(where), embedded.stop()) == (False, False, False)
     assert list(home.iterdir()) == []
 
@@ -102,7 +102,7 @@ def test_it_is_created_on_demand_reused_stopped_on_request_and_found_again_with_
 @pytest.mark.usefixtures("home")
 def test_it_has_transactions_and_nobody_else_can_reach_it():
     deployment = connection.connect(embedded.ensure_running(), None, "box")
-    where = embedded.place()
+    where = embedded.files()
 
     for attempt in deployment.attempts():
         with attempt as session:
@@ -144,15 +144,15 @@ def test_of_several_processes_at_once_one_starts_it_and_all_connect(home):
     ]
     told = [process.communicate(timeout=60) for process in several]
 
-    assert told == [(f"{embedded.place().uri}\n", "")] * 4
-    assert embedded.answers(embedded.place())
+    assert told == [(f"{embedded.files().uri}\n", "")] * 4
+    assert embedded.answers(embedded.files())
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_its_log_is_bounded_while_it_runs_and_begins_anew_when_it_starts(monkeypatch):
     embedded.ensure_running()
-    where = embedded.place()
+    where = embedded.files()
     first = where.log.read_text()
     monkeypatch.setattr(embedded, "LARGEST_LOG", 1_000)
     write(embedded.ensure_running(), 1)
@@ -176,7 +176,7 @@ def test_no_accident_needs_a_person():
     """A killed server, a stale socket, a removed socket and a lost ready mark need no person: the next
     command finds the data."""
     uri = embedded.ensure_running()
-    where = embedded.place()
+    where = embedded.files()
     write(uri, 1)
 
     kill(where)
@@ -195,7 +195,7 @@ def test_no_accident_needs_a_person():
 @pytest.mark.usefixtures("home")
 def test_a_process_with_the_number_of_a_dead_server_is_left_alone():
     embedded.ensure_running()
-    where = embedded.place()
+    where = embedded.files()
     embedded.stop()
     with subprocess.Popen(["sleep", "60"]) as stranger:  # noqa: S607 - wherever sleep is
         (where.db / "mongod.lock").write_text(f"{stranger.pid}\n")
@@ -218,7 +218,7 @@ def test_data_that_moved_to_another_home_is_found_there(home, monkeypatch):
 
     assert values(uri) == [1]
     with MongoClient(uri) as client:
-        assert client.admin.command("hello")["me"] == str(embedded.place().socket)
+        assert client.admin.command("hello")["me"] == str(embedded.files().socket)
 
 
 @pytest.mark.slow
@@ -232,14 +232,14 @@ def test_a_server_whose_home_moves_can_still_be_used_and_stopped(home, monkeypat
 
     assert values(embedded.ensure_running()) == [1]
     assert embedded.stop()
-    assert not embedded.answers(embedded.place())
+    assert not embedded.answers(embedded.files())
 
 
 @pytest.mark.slow
 def test_a_home_too_long_for_a_socket_gets_a_short_private_directory(home, monkeypatch):
     long = home / ("x" * 60) / ("y" * 60)
     monkeypatch.setenv("HOME", str(long))
-    where = embedded.place()
+    where = embedded.files()
     try:
         write(embedded.ensure_running(), 1)
         assert len(os.fsencode(where.socket)) <= embedded.SOCKET_PATH_LIMIT
@@ -274,7 +274,7 @@ def script(path, text):
     ],
 )
 def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monkeypatch, log, says):
-    where = embedded.place()
+    where = embedded.files()
     text = f'case "$*" in --version) echo db version v7;; *) log={where.log}; {log or ":"}; exit 1;; esac'
     monkeypatch.setenv("SEATCTL_MONGOD", str(script(home / "mongod", text)))
 
@@ -293,7 +293,7 @@ def test_a_binary_that_disappears_after_it_was_tried_is_no_traceback(home, monke
 
 def test_a_server_that_does_not_end_is_not_waited_for_without_an_end(home, monkeypatch):
     monkeypatch.setattr(embedded, "STOP_PATIENCE", 0)
-    where = embedded.place()
+    where = embedded.files()
     with stubborn_process(where.db, "--dbpath", str(where.db), "--logpath", "x") as pid:
         with pytest.raises(Unreachable, match=f"pid {pid}. does not end"):
             embedded.stop()
@@ -326,7 +326,7 @@ def stubborn_process(db, *arguments):
 @pytest.mark.parametrize("elsewhere", [None, "other"])
 def test_a_process_that_is_not_our_mongod_on_our_data_is_never_signalled(home, monkeypatch, elsewhere):
     """A server in a container, on the same home, has a number that is another process's here."""
-    where = embedded.place()
+    where = embedded.files()
     arguments = ["--dbpath", str(home), "--logpath", "x"] if elsewhere else []
     with stubborn_process(where.db, *arguments) as pid, monkeypatch.context() as patch:
         patch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
@@ -337,7 +337,7 @@ def test_a_process_that_is_not_our_mongod_on_our_data_is_never_signalled(home, m
 
 def test_on_macos_the_command_is_asked_from_ps(home, monkeypatch):
     """Its answer is one text, and paths there have spaces in them."""
-    where = embedded.Place(home / "Application Support", home)
+    where = embedded.Files(home / "Application Support", home)
     monkeypatch.setattr(sys, "platform", "darwin")
     bin_directory = home / "bin"
     bin_directory.mkdir()
@@ -350,7 +350,7 @@ def test_on_macos_the_command_is_asked_from_ps(home, monkeypatch):
 
 
 def test_only_one_process_at_a_time_starts_the_server(home):
-    where = embedded.place()
+    where = embedded.files()
     assert not embedded._is_locked(where.start_lock)
     with embedded._start_lock(where):
         assert embedded._is_locked(where.start_lock)
@@ -359,7 +359,7 @@ def test_only_one_process_at_a_time_starts_the_server(home):
 
 
 def test_a_socket_that_nobody_listens_on_does_not_answer(home):
-    where = embedded.Place(home, home)
+    where = embedded.Files(home, home)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(where.socket))
         assert not embedded.answers(where)

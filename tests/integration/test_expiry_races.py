@@ -23,11 +23,11 @@ from scene import (
 )
 
 from seatctl.errors import CachePressure, Contention, CursorLost, Interrupted
-from seatctl.mongo import client
+from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import expiry, sales, seats
-from seatctl.services.expiry import LISTS
+from seatctl.services.expiry import CURSOR_RETRIES
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_when_others_keep_winning_sweeps_and_commands_end_with_a_word_and_nothin
     clock.advance(minutes=11)
     before = everything(store, "jobLogs")
     monkeypatch.setattr(expiry, "PATIENCE", 0)
-    monkeypatch.setattr(client, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
     monkeypatch.setattr(SeatLocks, "expire_overdue", lambda *_: 0)
     monkeypatch.setattr(SeatLocks, "change", lambda *_, **__: None)
     report = run_expire_locks(store)
@@ -297,7 +297,7 @@ def test_a_list_that_the_server_keeps_dropping_ends_the_run(store, clock, event,
 
     with pytest.raises(CursorLost, match="kept dropping the list of what is overdue"):
         run_expire_locks(store)
-    assert len(dropped) == LISTS
+    assert len(dropped) == CURSOR_RETRIES
     assert store.database.jobLogs.find_one()["status"] == "FAILED"
 
 

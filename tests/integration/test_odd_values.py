@@ -14,9 +14,9 @@ from scene import HOUR, book, create, event_of, lock, lock_of, states
 from seatctl.domain.documents import Event
 from seatctl.domain.states import Fault
 from seatctl.services import health, lookup
-from seatctl.services.audit import verify
 from seatctl.services.jobs import RecoverOptions, SweepOptions, expire_bookings, expire_locks, recover
 from seatctl.services.lookup import EventOrder
+from seatctl.services.verify import verify
 
 MISSING = object()
 SMALLEST, LARGEST = Int64(-(2**63)), Int64(2**63 - 1)

@@ -31,7 +31,7 @@ from seatctl.errors import (
     WriteRefused,
     WrongState,
 )
-from seatctl.mongo import client
+from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import sales
@@ -114,7 +114,7 @@ def test_a_counter_is_told_once_when_it_has_moved_however_often_the_command_star
 def test_of_a_command_that_gives_up_no_counter_is_told(store, event, held, told, monkeypatch, command):
     method, act, _ = MOVES[command]
     told.clear()
-    monkeypatch.setattr(client, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
     monkeypatch.setattr(SeatLocks, method, lambda *_, **__: stale())
     with pytest.raises(Contention):
         act(store, event, held)

@@ -34,7 +34,7 @@ from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
 from seatctl.services import expiry, health, lookup, sales
-from seatctl.services.audit import verify
+from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
     from pymongo.database import Database

@@ -27,8 +27,8 @@ from seatctl.errors import Misconfigured
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, health, lookup, sales
-from seatctl.services.audit import verify
 from seatctl.services.lookup import EventOrder
+from seatctl.services.verify import verify
 
 SEATCTL = str(Path(sys.executable).with_name("seatctl"))
 PASSWORD = "c0rrect-horse"  # noqa: S105 - of a server that lives as long as the test

@@ -25,8 +25,8 @@ from scene import (
 
 from seatctl.domain.states import HOLDING
 from seatctl.mongo.bookings import Bookings
-from seatctl.services.audit import verify
 from seatctl.services.repairs import REPAIRS
+from seatctl.services.verify import verify
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import recovery
-from seatctl.services.audit import verify
+from seatctl.services.verify import verify
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from pymongo import errors as driver
 from servers import replica_set, set_uri
 
 from seatctl.errors import CachePressure, Contention, CursorLost, OutcomeUnknown, SoldOut, StaleRead
-from seatctl.mongo import client as connection
-from seatctl.mongo.client import Attempt, connect
+from seatctl.mongo import transactions
+from seatctl.mongo.client import connect
+from seatctl.mongo.transactions import Attempt
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_stale_read_starts_over(deployment, box):
     ],
 )
 def test_patience_ends_with_what_kept_it_from_succeeding(deployment, monkeypatch, error, ends_with):
-    monkeypatch.setattr(connection, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
 
     def work(_):
         raise error
@@ -119,8 +120,8 @@ def test_patience_ends_with_what_kept_it_from_succeeding(deployment, monkeypatch
 
 
 def test_a_transaction_that_the_server_ended_late_did_not_lose_to_another_writer(deployment, monkeypatch):
-    monkeypatch.setattr(connection, "PATIENCE", 0)
-    monkeypatch.setattr(connection, "SLOW_ATTEMPT", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "SLOW_ATTEMPT", 0)
 
     def work(_):
         raise transient()
@@ -130,7 +131,7 @@ def test_a_transaction_that_the_server_ended_late_did_not_lose_to_another_writer
 
 
 def test_writers_that_keep_winning_are_contention_and_nothing_is_changed(deployment, box, monkeypatch):
-    monkeypatch.setattr(connection, "PATIENCE", 0)
+    monkeypatch.setattr(transactions, "PATIENCE", 0)
 
     def work(session):
         box.find_one({"_id": 1}, session=session)
@@ -185,7 +186,7 @@ def commit(session, give_up):
 
 
 def test_a_commit_whose_answer_was_lost_is_asked_for_again(monkeypatch):
-    monkeypatch.setattr(connection, "BACKOFF_LONGEST", 0)
+    monkeypatch.setattr(transactions, "BACKOFF_LONGEST", 0)
     session = Commits(unknown(), unknown(), None)
 
     assert commit(session, give_up=float("inf"))
@@ -211,8 +212,8 @@ def test_a_commit_without_a_majority_has_an_unknown_outcome(monkeypatch):
         deployment = connect(set_uri(servers), "box", "unused")
         box = deployment.database.box
         box.insert_one({"_id": 1, "n": 0})
-        monkeypatch.setattr(connection, "MAJORITY", connection.WriteConcern("majority", wtimeout=500))
-        monkeypatch.setattr(connection, "PATIENCE", 0)
+        monkeypatch.setattr(transactions, "MAJORITY", transactions.WriteConcern("majority", wtimeout=500))
+        monkeypatch.setattr(transactions, "PATIENCE", 0)
         primary = deployment.client.primary
         for server in servers:
             if server.port != primary[1]:

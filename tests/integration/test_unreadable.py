@@ -12,9 +12,9 @@ from scene import NOWHERE, insert_booking, lock, lock_of, meanwhile, run_recover
 
 from seatctl.domain.states import Fault
 from seatctl.errors import CursorLost
-from seatctl.mongo.audit import Audit
-from seatctl.mongo.store import LOOKS
-from seatctl.services.audit import verify
+from seatctl.mongo.aggregations import Aggregations
+from seatctl.mongo.store import SNAPSHOT_RETRIES
+from seatctl.services.verify import verify
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_when_the_server_drops_the_point_in_time_it_is_read_again_at_another(
     def drop():
         raise OperationFailure("no such snapshot", code)
 
-    happened = meanwhile(monkeypatch, Audit, where, drop, before=True)
+    happened = meanwhile(monkeypatch, Aggregations, where, drop, before=True)
 
     assert faults(store) == {Fault.UNSETTLED_LOCK, Fault.COUNTER_DRIFT}
     assert happened
@@ -271,8 +271,8 @@ def test_a_server_that_keeps_dropping_it_ends_the_look(store, scene, monkeypatch
         looks.append(1)
         raise OperationFailure("no such snapshot", 239)
 
-    monkeypatch.setattr(Audit, "held_seats", drop)
+    monkeypatch.setattr(Aggregations, "held_seats", drop)
     with pytest.raises(CursorLost):
         list(verify(store))
-    assert len(looks) % LOOKS == 0
+    assert len(looks) % SNAPSHOT_RETRIES == 0
     assert scene.event

@@ -27,19 +27,19 @@ def home(monkeypatch):
 def test_it_is_in_the_users_data_directory_by_the_xdg_rules(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", "/home/u")
-    assert embedded.place().data == Path("/home/u/.local/share/seatctl")
+    assert embedded.files().data == Path("/home/u/.local/share/seatctl")
 
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert embedded.place().data == Path("/data/seatctl")
+    assert embedded.files().data == Path("/data/seatctl")
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert embedded.place().data == Path("/home/u/Library/Application Support/seatctl")
+    assert embedded.files().data == Path("/home/u/Library/Application Support/seatctl")
 
 
 def test_without_home_the_users_entry_in_the_password_file_counts(monkeypatch):
     monkeypatch.delenv("HOME")
 
-    assert embedded.place().data.is_absolute()
+    assert embedded.files().data.is_absolute()
 
 
 def test_a_user_without_home_and_account_is_a_matter_of_configuration(monkeypatch):
@@ -48,7 +48,7 @@ def test_a_user_without_home_and_account_is_a_matter_of_configuration(monkeypatc
     monkeypatch.setattr(os, "getuid", lambda: 4_000_123)
 
     with pytest.raises(Misconfigured, match=r"user 4000123 has no home directory.*set SEATCTL_URI or HOME"):
-        embedded.place()
+        embedded.files()
 
 
 def test_a_home_that_cannot_be_entered_is_a_matter_of_configuration(home):
@@ -66,7 +66,7 @@ def test_a_long_homes_socket_is_in_the_runtime_directory_unless_that_is_long(mon
     places = []
     for name in ("x", "y"):
         monkeypatch.setenv("HOME", "/" + name * 120)
-        places.append(embedded.place())
+        places.append(embedded.files())
 
     assert [str(where.runtime).startswith(directory) for where in places] == [used, used]
     assert places[0].runtime != places[1].runtime
@@ -148,7 +148,7 @@ def test_the_chosen_binary_wins_over_path_and_path_over_the_package(home, monkey
     works = "echo db version v7"
     on_path, chosen = script(home / "mongod", works), script(home / "chosen", works)
     monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    assert embedded.find_mongod(embedded.place())[0] == on_path
+    assert embedded.find_mongod(embedded.files())[0] == on_path
 
     monkeypatch.setenv("SEATCTL_MONGOD", str(chosen))
-    assert embedded.find_mongod(embedded.place())[0] == chosen
+    assert embedded.find_mongod(embedded.files())[0] == chosen

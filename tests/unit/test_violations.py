@@ -6,7 +6,7 @@ from bson import ObjectId
 from seatctl.domain.documents import Booking, Event, Flaw, Kind, SeatLock, Unreadable
 from seatctl.domain.states import HOLDING, INVARIANT, LIVE, REPAIRABLE, BookingStatus, Fault, LockStatus
 from seatctl.services import violations
-from seatctl.services.audit import once
+from seatctl.services.verify import once
 from seatctl.services.violations import Violation
 
 EVENT, LOCK = ObjectId("e" * 24), ObjectId("a" * 24)

@@ -25,10 +25,10 @@ checks, setup = typer.Typer(), typer.Typer()
 @command(checks, "verify", panel=CHECK, example="seatctl verify --json")
 def verify(call: Invocation) -> None:
     """Check all invariants; change nothing."""
-    from seatctl.services import audit
+    from seatctl.services import verify as verification
 
     store = call.store()
-    found = list(audit.verify(store))
+    found = list(verification.verify(store))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)
     sizes = store.sizes()
@@ -167,9 +167,9 @@ def _check_setup(call: Invocation, retention: timedelta | None) -> None:
 
 
 def _wrong(store: Store) -> list[str]:
-    from seatctl.services import audit
+    from seatctl.services import verify as verification
 
-    return [f"{violation.message}; {violation.remedy}" for violation in audit.indexes(store)]
+    return [f"{violation.message}; {violation.remedy}" for violation in verification.indexes(store)]
 
 
 def _retention(store: Store) -> str:

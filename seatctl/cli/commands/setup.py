@@ -35,7 +35,7 @@ def db_start(call: Invocation) -> None:
     from seatctl.mongo import embedded
 
     embedded.ensure_running()
-    call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.place().pid}).")
+    call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.files().pid}).")
 
 
 @command(db, "stop", finds=(), example="seatctl db stop")
@@ -72,15 +72,15 @@ def db_uri(call: Invocation) -> None:
 def _db_status() -> dict[str, object]:
     from seatctl.mongo import embedded
 
-    place = embedded.place()
-    running = embedded.answers(place)
+    files = embedded.files()
+    running = embedded.answers(files)
     return {
         "running": running,
         "exists": embedded.exists(),
-        "pid": place.pid if running else None,
-        "uri": place.uri,
-        "data": str(place.db),
-        "log": str(place.log),
+        "pid": files.pid if running else None,
+        "uri": files.uri,
+        "data": str(files.db),
+        "log": str(files.log),
     }
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
-from seatctl.mongo.audit import BookingCounts, HeldSeats, Scope, some
+from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 from seatctl.services.batches import side_by_side
@@ -46,7 +46,7 @@ def verify(store: Store) -> Iterator[Violation]:
 def _verify(store: Store) -> Iterator[Violation]:
     doubt = doubt_of_counters(store)
     size = max(1, min(LARGEST_RANGE, store.sizes()["events"] // RANGES))
-    ranges = ((([scope], False)) for scope in store.audit.ranges(size))
+    ranges = ((([scope], False)) for scope in store.aggregations.ranges(size))
     for found in side_by_side(ranges, lambda scopes: _of_range(store, scopes[0], doubt)):
         yield from found
     yield from _of_no_range(store)
@@ -55,7 +55,7 @@ def _verify(store: Store) -> Iterator[Violation]:
 
 def indexes(store: Store) -> Iterator[Violation]:
     """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
-    for index in store.audit.deleting_indexes():
+    for index in store.aggregations.deleting_indexes():
         message = (
             f"{index} is a TTL index, by which MongoDB deletes documents; where another program creates it "
             "at each start, `seatctl adopt` makes it harmless"
@@ -76,13 +76,13 @@ def doubt_of_counters(store: Store) -> Doubt | None:
 
 def _of_no_range(store: Store) -> Iterator[Violation]:
     """Documents that name their event by something that is no ObjectId, and events with such an id."""
-    yield from map(unreadable, store.audit.odd_events())
+    yield from map(unreadable, store.aggregations.odd_events())
     yield from map(unreadable, store.locks.unreadable_owners())
-    yield from (unreadable(booking) for booking, _ in store.bookings.of_odd_events())
+    yield from (unreadable(booking) for booking, _ in store.bookings.with_malformed_event_id())
 
 
 def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation]:
-    return store.at_one_time(lambda at: list(_of_scope(at, scope, doubt)))
+    return store.read_snapshot(lambda at: list(_of_scope(at, scope, doubt)))
 
 
 def once(violations: Iterable[Violation]) -> Iterator[Violation]:
@@ -95,13 +95,17 @@ def once(violations: Iterable[Violation]) -> Iterator[Violation]:
 
 
 def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violation]:
-    events, held, booked = at.audit.events(scope), at.audit.held_seats(scope), at.audit.booking_counts(scope)
+    events, held, booked = (
+        at.aggregations.events(scope),
+        at.aggregations.held_seats(scope),
+        at.aggregations.booking_counts(scope),
+    )
     for violation in _of_documents(at, scope, events, held, booked):
         if _counts_by_day(events.get(EventId(violation.event))):
             yield replace(violation, repairable=False, accepted=at.settings.adopted)
         else:
-            yield _with_hope(at, violation, events, held)
-    yield from map(duplicate_key, at.audit.shared_keys(scope))
+            yield _mark_unrepairable(at, violation, events, held)
+    yield from map(duplicate_key, at.aggregations.shared_keys(scope))
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
         if isinstance(event, Unreadable):
@@ -119,7 +123,7 @@ def _counts_by_day(event: Event | Unreadable | None) -> bool:
     return isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY
 
 
-def _with_hope(
+def _mark_unrepairable(
     at: Store,
     violation: Violation,
     events: dict[EventId, Event | Unreadable],
@@ -158,7 +162,7 @@ def _of_documents(
     yield from map(unreadable, at.locks.unreadable(some(damaged)) if damaged else ())
     damaged = [event_id for event_id, bookings in booked.items() if bookings.unreadable]
     yield from map(unreadable, at.bookings.unreadable(some(damaged)) if damaged else ())
-    if twice := list(at.audit.booked_twice(scope)):
+    if twice := list(at.aggregations.booked_twice(scope)):
         yield from _locks(at, at.locks.by_id(twice).values(), events)
 
 

@@ -8,11 +8,11 @@ from conftest import everything
 from damage import BESIDE, BREAKAGES, Scene, drift, forget_to_consume, keep_seats_of_failed, lose_paid_lock
 from scene import NOWHERE, PAIRS, create, insert_booking, insert_lock, lock, run_recover
 
+import seatctl.services.verify as verify_module
 from seatctl.domain.states import HOLDING, INVARIANT, REPAIRABLE, BookingStatus, Fault, LockStatus
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import audit
-from seatctl.services.audit import verify
+from seatctl.services.verify import verify
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_sold_lock_of_an_event_that_does_not_exist_is_a_persons_to_decide(stor
 @pytest.mark.parametrize("number", [0, 8, 9, 10, 17, 30])
 def test_however_many_events_there_are_each_violation_is_found_once(store, monkeypatch, number):
     """Events are read range by range, and what belongs to none lies in one of the ranges."""
-    monkeypatch.setattr(audit, "LARGEST_RANGE", 3)
+    monkeypatch.setattr(verify_module, "LARGEST_RANGE", 3)
     lowest = insert_lock(store, NOWHERE, due=timedelta(hours=1))
     events = [create(store, 10) for _ in range(number)]
     store.database.events.update_many({}, {"$inc": {"availableSeats": -1}})
@@ -200,7 +200,7 @@ def test_however_many_events_there_are_each_violation_is_found_once(store, monke
 
 def test_what_is_met_in_two_ranges_or_beside_them_is_told_once(store, scene, monkeypatch):
     """A booking lies in the range of its own event, and is met with its lock in the range of another one."""
-    monkeypatch.setattr(audit, "LARGEST_RANGE", 1)
+    monkeypatch.setattr(verify_module, "LARGEST_RANGE", 1)
     other = create(store, 10)
     odd = {
         insert_booking(store, other, scene.held, "LOST"),

@@ -65,7 +65,7 @@ def some(event_ids: Iterable[EventId]) -> Scope:
     return {"$in": list(event_ids)}
 
 
-class Audit:
+class Aggregations:
     """Reads only. Bound to a snapshot, everything that it reads is of one point in time."""
 
     def __init__(
