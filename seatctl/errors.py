@@ -89,6 +89,24 @@ class SoldOut(Refused):
     code = "sold_out"
 
 
+class Closed(Refused):
+    """Sales of this event are closed."""
+
+    code = "closed"
+
+
+class SeatsHeld(Refused):
+    """Locks hold more seats than that."""
+
+    code = "seats_held"
+
+
+class RefundDue(Refused):
+    """The payment cannot be honoured; a refund is due."""
+
+    code = "refund_due"
+
+
 class WrongState(Refused):
     """The document is not in a state that allows this."""
 

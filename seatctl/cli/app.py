@@ -9,7 +9,7 @@ import typer
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import adopt, care, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
+from seatctl.cli.commands import adopt, care, events, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def root(
 
 
 # In the order of `seatctl --help`.
+app.add_typer(events.commands)
 app.add_typer(sales.commands)
 app.add_typer(lists.commands)
 app.add_typer(jobs.commands)

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from seatctl.cli.boundary import log_steps
+from seatctl.domain.requests import text
 from seatctl.domain.timespec import printable
 from seatctl.errors import Misconfigured, Unreachable, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
@@ -47,6 +48,8 @@ class Invocation(typer.Context):
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    reason: str | None = None
+    """Why an operator's command changes something."""
 
     @cached_property
     def target(self) -> Target:
@@ -79,7 +82,8 @@ class Invocation(typer.Context):
         from seatctl.mongo.store import Store
 
         uri, database = self.target.uri or self._start_embedded(create), self.target.database
-        store = Store.open(connect(uri, database, DEFAULT_DATABASE))
+        reason = None if self.reason is None else text("reason", self.reason)
+        store = Store.open(connect(uri, database, DEFAULT_DATABASE), reason)
         if store.name in SYSTEM_DATABASES:
             raise Misconfigured(
                 f"{store.name} is one of MongoDB's own databases; name another one in the URI's path or with "
@@ -158,6 +162,7 @@ COMMON_OPTIONS = (
 )
 
 
+REASON = _common("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
 FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
 
 
@@ -168,11 +173,17 @@ class Command(TyperCommand):
     context_class = Invocation
 
     def __init__(
-        self, *args: Any, params: list[Any], finds: Collection[str] = FIND_DATABASE, **settings: Any
+        self,
+        *args: Any,
+        params: list[Any],
+        finds: Collection[str] = FIND_DATABASE,
+        changes: bool = False,
+        **settings: Any,
     ) -> None:
         ignored = FIND_DATABASE - set(finds)
         common = [option for option in COMMON_OPTIONS if not ignored.intersection(option.opts)]
-        super().__init__(*args, params=[*params, *common], **settings)
+        reason = [REASON] if changes else []
+        super().__init__(*args, params=[*params, *reason, *common], **settings)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`EVENT_ID` as everywhere else; Typer writes `{EVENT_ID}`."""
@@ -224,8 +235,9 @@ def command(
     panel: str | None = None,
     example: str,
     finds: Collection[str] = FIND_DATABASE,
+    changes: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options. Its docstring is the help, with `example`
-    below."""
-    made: Any = partial(Command, finds=finds)
+    below. One that changes something by an operator's decision takes `--reason`."""
+    made: Any = partial(Command, finds=finds, changes=changes)
     return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")

@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NewType, TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, NewType, TypeAlias
 
-from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundCause, RefundStatus
 
 EventId = NewType("EventId", object)
 LockId = NewType("LockId", object)
 BookingId = NewType("BookingId", object)
 UserId = NewType("UserId", object)
+RefundId = NewType("RefundId", object)
+RunId = NewType("RunId", object)
+"""The entry of a job's run, or of an operator's command: what `endedBy` names."""
 """Ids are opaque here. They compare, hash, and `str()` prints them as 24 hex digits; a user is what the
 caller gave, an id or a text."""
 
@@ -32,6 +36,8 @@ class Kind(StrEnum):
     LOCK = "lock"
     BOOKING = "booking"
     JOB_RUN = "job run"
+    REFUND = "refund"
+    OPERATION = "operation"
 
 
 class Flaw(StrEnum):
@@ -51,6 +57,9 @@ class Event:
     total: int
     available: int
     updated_at: datetime | None
+    closed_at: datetime | None = None
+    """Since when nothing is sold any more."""
+    cancelled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ class SeatLock:
     """None only where it does not matter: an ACTIVE lock without a deadline is unreadable."""
     key: str | None
     stored: StoredDocument
+    is_block: bool = False
+    """Taken off sale by an operator, for no buyer and without a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,47 @@ class Booking:
     payment_expires_at: datetime | None
     """None only where it does not matter: a PAYMENT_PENDING booking without a deadline is unreadable."""
     stored: StoredDocument
+    payment_ref: str | None = None
+    """What the payment is called where it was made."""
+
+
+class Refund(NamedTuple):
+    """Money that has to go back for a booking, or went back."""
+
+    id: RefundId
+    booking: BookingId
+    event: EventId
+    user: UserId
+    seats: int
+    cause: RefundCause
+    payment_ref: str | None
+    status: RefundStatus
+    due_at: datetime
+    stored: StoredDocument
+
+
+class Operator(NamedTuple):
+    """Who runs a command, on which host, and why."""
+
+    system_user: str
+    host: str
+    sudo_user: str | None = None
+    reason: str | None = None
+
+
+class Operation(NamedTuple):
+    """What an operator's command changed: of which documents, and how they were before and after."""
+
+    command: str
+    at: datetime
+    event: EventId | None = None
+    lock: LockId | None = None
+    booking: BookingId | None = None
+    refund: RefundId | None = None
+    others: tuple[object, ...] = ()
+    """The ids of more documents that it changed."""
+    before: StoredDocument = MappingProxyType({})
+    after: StoredDocument = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +159,7 @@ class JobRun:
     details: StoredDocument
     host: str
     error: str | None = None
+    id: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,23 @@ class JobStatus(StrEnum):
     FAILED = "FAILED"
 
 
+class RefundCause(StrEnum):
+    """Why money has to go back."""
+
+    LATE_PAYMENT = "LATE_PAYMENT"
+    DUPLICATE_PAYMENT = "DUPLICATE_PAYMENT"
+    CANCELLED = "CANCELLED"
+
+
+class RefundStatus(StrEnum):
+    DUE = "DUE"
+    DONE = "DONE"
+    WITHDRAWN = "WITHDRAWN"
+
+
+BLOCK = "BLOCK"
+"""The kind of a lock that takes seats off sale without a deadline, for no buyer."""
+
 HOLDING = frozenset({LockStatus.ACTIVE, LockStatus.CONSUMED})
 """A lock in one of these holds its seats (invariant 1)."""
 

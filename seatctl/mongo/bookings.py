@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLock, Unreadable
+from seatctl.domain.documents import Booking, BookingId, EventId, LockId, RunId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
@@ -137,14 +137,16 @@ class Bookings(Documents):
         }
         return self._documents.count_documents(where, session=self._session)
 
-    def expire_overdue(self, booking_ids: Sequence[BookingId], before: datetime, now: datetime) -> int:
+    def expire_overdue(
+        self, booking_ids: Sequence[BookingId], before: datetime, now: datetime, ended_by: RunId | None = None
+    ) -> int:
         """PAYMENT_PENDING → EXPIRED, for those that wait and are overdue still; returns how many."""
         where = {
             "_id": {"$in": booking_ids},
             "status": BookingStatus.PAYMENT_PENDING,
             "paymentExpiresAt": {"$lt": before},
         }
-        return self._compare_and_set_many(where, status_change(BookingStatus.EXPIRED, now))
+        return self._compare_and_set_many(where, status_change(BookingStatus.EXPIRED, now, ended_by=ended_by))
 
     def confirm(self, booking_id: BookingId, now: datetime) -> Booking | None:
         """PAYMENT_PENDING → CONFIRMED before the deadline by the server's own clock; None: too late, or
@@ -155,10 +157,17 @@ class Bookings(Documents):
         return None if found is None else _own(found)
 
     def change(
-        self, booking_id: BookingId, old: BookingStatus, new: BookingStatus, now: datetime
+        self,
+        booking_id: BookingId,
+        old: BookingStatus,
+        new: BookingStatus,
+        now: datetime,
+        *,
+        ended_by: RunId | None = None,
     ) -> Booking | None:
-        """Compare-and-set of one booking's status; None: somebody was faster."""
-        found = self._compare_and_set({**id_is(booking_id), "status": old}, status_change(new, now))
+        """Compare-and-set of one booking's status; None: another writer was faster."""
+        change = status_change(new, now, ended_by=ended_by)
+        found = self._compare_and_set({**id_is(booking_id), "status": old}, change)
         return None if found is None else _own(found)
 
     def has_live(self) -> bool:

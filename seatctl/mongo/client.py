@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymongo import MongoClient
@@ -72,6 +73,12 @@ class Deployment:
             return self._clock()
         local: datetime = self.client.admin.command("hello")["localTime"]
         return local.astimezone(UTC)
+
+    @cached_property
+    def user(self) -> str | None:
+        """The database user, if the server knows one."""
+        found = self.client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+        return f"{found[0]['user']}@{found[0]['db']}" if found else None
 
     @property
     def now_expression(self) -> str | Document:

@@ -25,12 +25,15 @@ from seatctl.domain.documents import (
     UserId,
 )
 from seatctl.domain.rules import LARGEST_NUMBER
-from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 
 Document = dict[str, Any]
 
-EVENT_FIELDS = ("name", "eventDate", "totalSeats", "availableSeats", "eventType", "dailySeats", "updatedAt")
+EVENT_FIELDS = (
+    *("name", "eventDate", "totalSeats", "availableSeats", "eventType", "dailySeats", "updatedAt"),
+    *("closedAt", "cancelledAt"),
+)
 """What `event` needs: foreign documents may be of any size (8 MB were seen)."""
 
 
@@ -53,8 +56,10 @@ def event(document: Document) -> Event | Unreadable:
         )
     if available is None:
         return unreadable(f"availableSeats is {describe(document.get('availableSeats'))}, not a whole number")
-    date, updated = (_date(document.get(field)) for field in ("eventDate", "updatedAt"))
-    return Event(EventId(event_id), str(document.get("name", "")), date, total, available, updated)
+    dates = ("eventDate", "updatedAt", "closedAt", "cancelledAt")
+    date, updated, closed, cancelled = (_date(document.get(field)) for field in dates)
+    name = str(document.get("name", ""))
+    return Event(EventId(event_id), name, date, total, available, updated, closed, cancelled)
 
 
 def _counts_the_whole(document: Document) -> bool:
@@ -86,6 +91,7 @@ def lock(document: Document) -> SeatLock | Unreadable:
         expires_at=expires_at,
         key=key if isinstance(key, str) and key else None,
         stored=document,
+        is_block=document.get("kind") == BLOCK,
     )
 
 
@@ -119,6 +125,7 @@ def booking(document: Document) -> Booking | Unreadable:
         status=status,
         payment_expires_at=deadline,
         stored=document,
+        payment_ref=ref if isinstance(ref := document.get("paymentRef"), str) else None,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bson import ObjectId
 from pymongo.errors import OperationFailure
 
-from seatctl.domain.documents import StoredDocument
+from seatctl.domain.documents import RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
@@ -159,7 +159,11 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def status_change(status: str, now: datetime, old: str | None = None) -> Document:
-    """The update that moves a document to a state; `old` is kept where a job changed it."""
-    changes: Document = {"status": status, "updatedAt": now}
-    return {"$set": changes if old is None else {**changes, "oldStatus": old}}
+def status_change(
+    status: str, now: datetime, *, old: str | None = None, ended_by: RunId | None = None
+) -> Document:
+    """The update that moves a document to a state; `old` is kept where a job changed it, and `ended_by` names
+    the run or the operation that ended it."""
+    optional = {"oldStatus": old, "endedBy": ended_by}
+    given = {field: value for field, value in optional.items() if value is not None}
+    return {"$set": {"status": status, "updatedAt": now, **given}}

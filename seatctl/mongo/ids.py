@@ -7,7 +7,7 @@ import re
 from bson import ObjectId
 
 from seatctl.domain import requests
-from seatctl.domain.documents import BookingId, EventId, LockId, UserId
+from seatctl.domain.documents import BookingId, EventId, LockId, RunId, UserId
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Usage
 
@@ -37,6 +37,11 @@ def parse_user(text: str) -> UserId:
     surrounding space. Raises Usage."""
     user = requests.text("user", text)
     return UserId(ObjectId(user) if ObjectId.is_valid(user) else user)
+
+
+def new_run_id() -> RunId:
+    """For the entry of a run or of an operation, before it is written: what it ends names it."""
+    return RunId(ObjectId())
 
 
 def new_key() -> str:

@@ -68,4 +68,5 @@ def as_stored(run: JobRun) -> StoredDocument:
         "details": dict(run.details),
         "host": run.host,
     }
-    return entry if run.error is None else {**entry, "error": run.error}
+    own_id = {} if run.id is None else {"_id": run.id}
+    return {**own_id, **entry, **({} if run.error is None else {"error": run.error})}

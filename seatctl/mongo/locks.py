@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import EventId, LockId, SeatLock, Unreadable, UserId
+from seatctl.domain.documents import EventId, LockId, RunId, SeatLock, Unreadable, UserId
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
@@ -110,27 +110,34 @@ class SeatLocks(Documents):
         where = {"eventId": EVERY, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
         return self._documents.count_documents(where, session=self._session)
 
-    def expire_overdue(self, lock_ids: Sequence[LockId], before: datetime, now: datetime) -> int:
+    def expire_overdue(
+        self, lock_ids: Sequence[LockId], before: datetime, now: datetime, ended_by: RunId | None = None
+    ) -> int:
         """ACTIVE → EXPIRED by a job, for those that are ACTIVE and overdue still; returns how many."""
         where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
-        return self._compare_and_set_many(
-            where, status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE)
-        )
+        change = status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE, ended_by=ended_by)
+        return self._compare_and_set_many(where, change)
 
-    def expire_booked(self, lock_ids: Sequence[LockId], now: datetime) -> int:
+    def expire_booked(self, lock_ids: Sequence[LockId], now: datetime, ended_by: RunId | None = None) -> int:
         """ACTIVE → EXPIRED by a job, for locks whose bookings ended: the booking's deadline rules, and
         the lock's own may be anything."""
         where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE}
-        return self._compare_and_set_many(
-            where, status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE)
-        )
+        change = status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE, ended_by=ended_by)
+        return self._compare_and_set_many(where, change)
 
     def change(
-        self, lock_id: LockId, old: LockStatus, new: LockStatus, now: datetime, *, by_job: bool = False
+        self,
+        lock_id: LockId,
+        old: LockStatus,
+        new: LockStatus,
+        now: datetime,
+        *,
+        by_job: bool = False,
+        ended_by: RunId | None = None,
     ) -> SeatLock | None:
-        """Compare-and-set of one lock's status; None: somebody was faster."""
-        where = {**id_is(lock_id), "status": old}
-        found = self._compare_and_set(where, status_change(new, now, old=old if by_job else None))
+        """Compare-and-set of one lock's status; None: another writer was faster."""
+        change = status_change(new, now, old=old if by_job else None, ended_by=ended_by)
+        found = self._compare_and_set({**id_is(lock_id), "status": old}, change)
         return None if found is None else _own(found)
 
     def move_deadline(self, lock_id: LockId, deadline: datetime, now: datetime) -> bool:

@@ -27,7 +27,10 @@ Document: TypeAlias = dict[str, Any]
 
 EVENTS, LOCKS, BOOKINGS, JOB_LOGS = "events", NOT_ADOPTED.locks, "bookings", "jobLogs"
 STATE = (EVENTS, LOCKS, BOOKINGS)
-COLLECTIONS = (*STATE, JOB_LOGS)
+REFUNDS, OPERATIONS = "refunds", "operations"
+OWN = (JOB_LOGS, REFUNDS, OPERATIONS)
+"""The collections that only seatctl writes."""
+COLLECTIONS = (*STATE, *OWN)
 TTL_OFF = 2**31 - 1
 """The longest time that a TTL index can have, 68 years: it deletes nothing."""
 
@@ -152,6 +155,12 @@ OPEN_BOOKINGS = Index(
     (("event", 1), ("paymentExpiresAt", 1)),
     {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
 )
+ONE_REFUND_PER_PAYMENT = Index(
+    REFUNDS,
+    "one_refund_per_payment",
+    (("bookingId", 1), ("cause", 1), ("paymentRef", 1), ("part", 1)),
+    {"unique": True},
+)
 INDEXES = (
     ONE_LOCK_PER_KEY,
     ONE_BOOKING_PER_LOCK,
@@ -162,6 +171,9 @@ INDEXES = (
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1))),
     Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1))),
     Index(JOB_LOGS, "runs_of_type", (("jobType", 1), ("executedAt", -1))),
+    ONE_REFUND_PER_PAYMENT,
+    Index(REFUNDS, "refunds_due", (("status", 1), ("dueAt", 1))),
+    Index(OPERATIONS, "operations_on", (("ids", 1), ("at", 1))),
 )
 RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]
 
@@ -197,13 +209,15 @@ def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:
     """The indexes of a database whose locks are called so. An adopted one gets no guards of ours: a unique
     index could stop the other program, which has its own."""
     placed = (replace(index, collection=locks) if index.collection == LOCKS else index for index in INDEXES)
-    return [index for index in placed if not (adopted and index.options.get("unique"))]
+    return [
+        index for index in placed if index.collection in OWN or not (adopted and index.options.get("unique"))
+    ]
 
 
 def missing(database: Database[Document], locks: str = LOCKS, *, adopted: bool = False) -> list[str]:
     """What `create` would create, as `collection` or `collection.index`."""
     there = set(database.list_collection_names())
-    wanted = [name for name in (*state(locks), JOB_LOGS) if name not in there]
+    wanted = [name for name in (*state(locks), *OWN) if name not in there]
     wanted += [str(index) for index in indexes(locks, adopted=adopted) if not index.is_in(database)]
     if retention(database) is None:
         wanted.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
@@ -229,7 +243,7 @@ def create(
     leaves a retention that is set as it is, and sets `default` where there is none. A guard that documents
     stand against is left out: seatctl's own transactions need none."""
     done = Setup(missing(database, locks, adopted=adopted), [])
-    for name in (*state(locks), JOB_LOGS):
+    for name in (*state(locks), *OWN):
         if name in done.created:
             ensure_collection(database, name)
     replaced = _drop_outdated(database)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from seatctl.domain.documents import Kind, StoredDocument
+from seatctl.domain.documents import Kind, Operator, StoredDocument
 from seatctl.domain.rules import RETENTION
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.errors import CursorLost, Misconfigured
@@ -19,6 +23,8 @@ from seatctl.mongo.collection import Documents
 from seatctl.mongo.events import Events
 from seatctl.mongo.job_logs import JobLogs
 from seatctl.mongo.locks import SeatLocks
+from seatctl.mongo.operations import Operations
+from seatctl.mongo.refunds import Refunds
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -31,6 +37,16 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 SNAPSHOT_RETRIES = 5
 """How often a point in time is read, where the server drops it."""
+
+
+@cache
+def this_operator() -> Operator:
+    """Whoever runs this process. A user id without an account (in a container) is told as its number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return Operator(user, socket.gethostname(), os.environ.get("SUDO_USER"))
 
 
 def _plain(name: str) -> str:
@@ -46,25 +62,31 @@ class Store:
         deployment: Deployment,
         session: ClientSession | None = None,
         settings: Settings = NOT_ADOPTED,
+        operator: Operator | None = None,
     ) -> None:
         self.deployment = deployment
         self._session = session
         self.settings = settings
+        self.operator = operator or this_operator()
         self.database = deployment.database
         self.events = Events(deployment, session, settings)
         self.locks = SeatLocks(deployment, session, settings)
         self.bookings = Bookings(deployment, session, settings)
         self.job_logs = JobLogs(deployment, session, settings)
+        self.refunds = Refunds(deployment, session, settings)
+        self.operations = Operations(deployment, session, self.operator, settings)
         self.aggregations = Aggregations(deployment, session, settings)
 
     @classmethod
-    def open(cls, deployment: Deployment) -> Store:
-        """A database with the settings that `adopt` left there. Raises Misconfigured."""
-        return cls(deployment, settings=settings.read(deployment.database))
+    def open(cls, deployment: Deployment, reason: str | None = None) -> Store:
+        """A database with the settings that `adopt` left there, for an operator who gives this reason.
+        Raises Misconfigured."""
+        operator = this_operator()._replace(reason=reason)
+        return cls(deployment, settings=settings.read(deployment.database), operator=operator)
 
     def with_settings(self, settings: Settings) -> Store:
         """The same database as it is with these settings."""
-        return Store(self.deployment, self._session, settings)
+        return Store(self.deployment, self._session, settings, self.operator)
 
     @property
     def name(self) -> str:
@@ -91,7 +113,7 @@ class Store:
     @contextmanager
     def _within(self, attempt: Attempt) -> Iterator[Store]:
         with attempt as session:
-            yield Store(self.deployment, session, self.settings)
+            yield Store(self.deployment, session, self.settings, self.operator)
 
     @contextmanager
     def snapshot(self) -> Iterator[Store]:
@@ -101,7 +123,7 @@ class Store:
             yield self
             return
         with self.deployment.snapshot() as session:
-            yield Store(self.deployment, session, self.settings)
+            yield Store(self.deployment, session, self.settings, self.operator)
 
     def read_snapshot(self, read: Callable[[Store], T]) -> T:
         """What `read` makes of a snapshot. A snapshot that the server drops is read again.
@@ -246,6 +268,8 @@ class Store:
             Kind.LOCK: self.locks,
             Kind.BOOKING: self.bookings,
             Kind.JOB_RUN: self.job_logs,
+            Kind.REFUND: self.refunds,
+            Kind.OPERATION: self.operations,
         }
         for kind, collection in kinds.items():
             document = collection.stored(document_id)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
-from seatctl.domain.documents import Booking, EventId, Kind, LockId, SeatLock, Unreadable
+from seatctl.domain.documents import Booking, EventId, Kind, LockId, RunId, SeatLock, Unreadable
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
@@ -221,6 +221,8 @@ class SweepRun(NamedTuple):
     dry_run: bool = False
     event: EventId | None = None
     """Only what is overdue on this event."""
+    id: RunId | None = None
+    """The run's entry in the job log, which what it ends names."""
 
     @classmethod
     def at(
@@ -285,7 +287,7 @@ def _return_shared_within(tx: Store, run: SweepRun, lock_id: LockId) -> Batch:
     if doubt := doubt_about(tx, lock, run.before if run.dry_run else None):
         return Batch(skipped=[SkippedItem(Kind.LOCK, lock_id, str(doubt))])
     if not run.dry_run:
-        end_lock(tx, lock, run.now, with_seats=True, by_job=True)
+        end_lock(tx, lock, run.now, with_seats=True, by_job=True, ended_by=run.id)
     held = OverdueLock(lock.id, lock.event, lock.seats, run.before)
     return Batch(returning=[Ending(run.before, held)])
 
@@ -375,7 +377,7 @@ def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item]) -> Ba
             batch = _plan(store, run, items)
         first = False
         with attempt as tx:
-            expire(tx, batch.returning, batch.without_seats, run.before, run.now)
+            expire(tx, batch.returning, batch.without_seats, run.before, run.now, run.id)
     return batch
 
 

@@ -104,7 +104,7 @@ def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, prog
         report.as_of = None if options.as_of is None else before
         clearance = SweepClearance(store, before if job is JobType.BOOKING_EXPIRY else None)
         run = SweepRun.at(store, sweep, before, now, clearance)
-        run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run)
+        run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
         _carry_out(store, run, report, stop, progress)
     return report
 
@@ -145,7 +145,7 @@ def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) 
         for sweep in (BookingSweep(), LockSweep()):
             clearance = recovery.clearance(now if isinstance(sweep, BookingSweep) else None)
             run = SweepRun.at(store, sweep, now, now, clearance)
-            run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run)
+            run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
             _carry_out(store, run, report, stop, progress)
         recovery.repair_all()
     return report

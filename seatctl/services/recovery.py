@@ -17,7 +17,7 @@ from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.counters import correct, drifts_of, stable_drifts
 from seatctl.services.expiry import PATIENCE, Decision, SkippedItem, SweepClearance
 from seatctl.services.interruption import Stop
-from seatctl.services.repairs import NOTHING, REPAIRS, Repair
+from seatctl.services.repairs import NOTHING, REPAIRS, Repair, Run
 from seatctl.services.report import JobReport, Outcome, RepairStep
 from seatctl.services.seats import NO_COUNTER
 from seatctl.services.verify import doubt_of_counters, verify
@@ -88,7 +88,7 @@ class Recovery:
         try:
             for attempt in self._store.transaction_attempts(PATIENCE):
                 with attempt as tx:
-                    done = repairer(tx, violation, self._now)
+                    done = repairer(tx, violation, Run(self._now, self._report.id))
         except Contention:
             self.note(violation, Outcome.UNSETTLED)
         else:

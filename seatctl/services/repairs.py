@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, SeatLock, Unreadable
+from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, RunId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_LOCK, HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import StaleRead
@@ -17,6 +17,13 @@ from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
+
+
+class Run(NamedTuple):
+    """The run of recovery that repairs: its time, and the id of its entry in the job log."""
+
+    now: datetime
+    id: RunId | None = None
 
 
 class Repair(NamedTuple):
@@ -40,7 +47,7 @@ def _left_alone(doubt: Doubt) -> Repair:
     return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
 
 
-def settle_lock(tx: Store, violation: Violation, now: datetime) -> Repair:
+def settle_lock(tx: Store, violation: Violation, run: Run) -> Repair:
     """CONFIRMED x ACTIVE: the lock becomes CONSUMED."""
     booking = tx.bookings.get(BookingId(violation.booking))
     if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
@@ -50,12 +57,12 @@ def settle_lock(tx: Store, violation: Violation, now: datetime) -> Repair:
         return NOTHING
     if isinstance(tx.events.get(lock.event), Unreadable):
         return NEEDS_PERSON
-    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now, by_job=True) is None:
+    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.CONSUMED, run.now, by_job=True) is None:
         raise StaleRead
     return Repair("lock CONSUMED", repairs=1)
 
 
-def take_again(tx: Store, violation: Violation, now: datetime) -> Repair:
+def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
     """CONFIRMED x EXPIRED or CANCELLED: the seats are taken again, if the event still has them.
 
     The locks decide how many are free, not the counter, which may be wrong: it goes down to what is left of
@@ -76,14 +83,14 @@ def take_again(tx: Store, violation: Violation, now: datetime) -> Repair:
     left = event.total - held.seats - lock.seats
     if left < 0:
         return OVERSOLD
-    if not tx.events.set_counter(event, min(event.available, left), now):
+    if not tx.events.set_counter(event, min(event.available, left), run.now):
         raise StaleRead
-    if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, now, by_job=True) is None:
+    if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True) is None:
         raise StaleRead
     return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)
 
 
-def return_seats(tx: Store, violation: Violation, now: datetime) -> Repair:
+def return_seats(tx: Store, violation: Violation, run: Run) -> Repair:
     """An ended booking x ACTIVE: the lock ends, and its seats go back."""
     lock = tx.locks.get(LockId(violation.lock))
     if isinstance(lock, Unreadable):
@@ -92,22 +99,22 @@ def return_seats(tx: Store, violation: Violation, now: datetime) -> Repair:
         return NOTHING
     if next(tx.bookings.protecting([lock.id]), None) is not None:
         return NOTHING
-    return _end_lock(tx, lock, now)
+    return _end_lock(tx, lock, run)
 
 
-def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> Repair:
+def _end_lock(tx: Store, lock: SeatLock, run: Run) -> Repair:
     """End an ACTIVE lock that nothing protects, in the way that the clearance of its event allows."""
     doubt = doubt_about(tx, lock)
     if doubt is not None and doubt.cause not in NO_COUNTER:
         return _left_alone(doubt)
-    end_lock(tx, lock, now, with_seats=doubt is None, by_job=True)
+    end_lock(tx, lock, run.now, with_seats=doubt is None, by_job=True, ended_by=run.id)
     if doubt is not None:
         return Repair("lock EXPIRED, no counter raised", locks=1)
     words = f"lock EXPIRED, {count(lock.seats, 'seat')} returned"
     return Repair(words, locks=1, seats=(lock.event, lock.seats))
 
 
-def end_booking(tx: Store, violation: Violation, now: datetime) -> Repair:
+def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
     """PAYMENT_PENDING that has no seats, or no event: the booking expires, and an ACTIVE lock that no other
     booking protects with it."""
     booking = tx.bookings.get(BookingId(violation.booking))
@@ -122,15 +129,20 @@ def end_booking(tx: Store, violation: Violation, now: datetime) -> Repair:
     protectors = [protector.id for _, protector in tx.bookings.protecting([booking.lock])]
     ended = NOTHING
     if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE and protectors == [booking.id]:
-        ended = _end_lock(tx, lock, now)
-    if tx.bookings.change(booking.id, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now) is None:
-        raise StaleRead
+        ended = _end_lock(tx, lock, run)
+    _expire_booking(tx, booking.id, run)
     if not ended.locks:
         return Repair("booking EXPIRED", bookings=1)
     return Repair(f"booking EXPIRED, {ended.words}", locks=1, bookings=1, seats=ended.seats)
 
 
-def end_orphan(tx: Store, violation: Violation, now: datetime) -> Repair:
+def _expire_booking(tx: Store, booking_id: BookingId, run: Run) -> None:
+    pending, expired = BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED
+    if tx.bookings.change(booking_id, pending, expired, run.now, ended_by=run.id) is None:
+        raise StaleRead
+
+
+def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:
     """A lock of no event, with the bookings that wait for it: of whatever event those are, no payment could
     be for seats."""
     lock = tx.locks.get(LockId(violation.lock))
@@ -144,16 +156,14 @@ def end_orphan(tx: Store, violation: Violation, now: datetime) -> Repair:
             return NEEDS_PERSON
         waiting.append(booking.id)
     for booking_id in waiting:
-        if not tx.bookings.change(booking_id, BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED, now):
-            raise StaleRead
-    if not tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=True):
-        raise StaleRead
+        _expire_booking(tx, booking_id, run)
+    end_lock(tx, lock, run.now, with_seats=False, by_job=True, ended_by=run.id)
     with_bookings = f" with booking {', '.join(map(str, waiting))}" if waiting else ""
     words = f"lock EXPIRED{with_bookings}, its event does not exist"
     return Repair(words, locks=1, bookings=len(waiting))
 
 
-Repairer: TypeAlias = Callable[[Store, Violation, datetime], Repair]
+Repairer: TypeAlias = Callable[[Store, Violation, Run], Repair]
 
 REPAIRS: dict[Fault, Repairer] = {
     Fault.UNSETTLED_LOCK: settle_lock,

@@ -8,9 +8,10 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from seatctl.domain.documents import EventId, JobRun, StoredDocument
+from seatctl.domain.documents import EventId, JobRun, RunId, StoredDocument
 from seatctl.domain.states import Fault, JobStatus, JobType
 from seatctl.domain.words import count
+from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.job_logs import as_stored
 from seatctl.mongo.secrets import scrub
 from seatctl.services.expiry import Batch, SkippedItem
@@ -54,6 +55,8 @@ class JobReport:
     started: datetime
     host: str
     dry_run: bool = False
+    id: RunId = field(default_factory=new_run_id)
+    """What it ends names its entry by this."""
     as_of: datetime | None = None
     """The time of the run, where it was moved."""
     locks: int = 0
@@ -135,7 +138,7 @@ class JobReport:
         """The entry of this run in the job log: no secret ever stands in it."""
         status = JobStatus.FAILED if error else JobStatus.SUCCESS
         told = None if error is None else scrub(error)
-        return JobRun(self.job, self.started, status, self._details(), self.host, told)
+        return JobRun(self.job, self.started, status, self._details(), self.host, told, self.id)
 
     @property
     def run(self) -> StoredDocument:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock
+from seatctl.domain.documents import BookingId, EventId, LockId, RunId, SeatLock
 from seatctl.domain.states import LockStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo.locks import OverdueLock
@@ -38,12 +38,18 @@ class Ending(NamedTuple):
 
 
 def expire(
-    tx: Store, returning: Sequence[Ending], without_seats: Sequence[Ending], before: datetime, now: datetime
+    tx: Store,
+    returning: Sequence[Ending],
+    without_seats: Sequence[Ending],
+    before: datetime,
+    now: datetime,
+    run_id: RunId | None = None,
 ) -> None:
     """End overdue locks and bookings: all of them, or, by StaleRead, none.
 
     The seats of `returning` go back to their events; those of `without_seats` go nowhere, because no
-    counter went down for them. Each lock and booking must be overdue still at `before`.
+    counter went down for them. Each lock and booking must be overdue still at `before`, and then names the
+    run that ended it.
     """
     seats = seats_of(returning)
     if tx.events.add_seats(seats, now) != len(seats):
@@ -51,11 +57,14 @@ def expire(
     endings = [*returning, *without_seats]
     bookings = [ending.booking for ending in endings if ending.booking is not None]
     locks = [ending.lock.id for ending in endings if ending.lock is not None]
-    if bookings and tx.bookings.expire_overdue(bookings, before, now) != len(bookings):
+    if bookings and tx.bookings.expire_overdue(bookings, before, now, run_id) != len(bookings):
         raise StaleRead
     if not locks:
         return
-    expired = tx.locks.expire_booked(locks, now) if bookings else tx.locks.expire_overdue(locks, before, now)
+    if bookings:
+        expired = tx.locks.expire_booked(locks, now, run_id)
+    else:
+        expired = tx.locks.expire_overdue(locks, before, now, run_id)
     if expired != len(locks):
         raise StaleRead
     # As of now, the deadline that `confirm` moved keeps a lock from being overdue. A sweep as of the
@@ -86,12 +95,21 @@ def doubt_about(tx: Store, lock: SeatLock, overdue_before: datetime | None = Non
     return Clearance(tx, overdue_before).doubts([lock.event]).get(lock.event)
 
 
-def end_lock(tx: Store, lock: SeatLock, now: datetime, *, with_seats: bool, by_job: bool) -> SeatLock:
-    """ACTIVE → EXPIRED, and the counter up first if the event takes the seats. Raises StaleRead, and so rolls
+def end_lock(
+    tx: Store,
+    lock: SeatLock,
+    now: datetime,
+    *,
+    with_seats: bool,
+    by_job: bool,
+    ended_by: RunId | None = None,
+    to: LockStatus = LockStatus.EXPIRED,
+) -> SeatLock:
+    """A lock ends, and the counter goes up first if the event takes the seats. Raises StaleRead, and so rolls
     back, when another writer was faster or the counter has no room (invariants 2 and 3)."""
     if with_seats and tx.events.add_seats({lock.event: lock.seats}, now) != 1:
         raise StaleRead
-    ended = tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.EXPIRED, now, by_job=by_job)
+    ended = tx.locks.change(lock.id, lock.status, to, now, by_job=by_job, ended_by=ended_by)
     if ended is None:
         raise StaleRead
     return ended

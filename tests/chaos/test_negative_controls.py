@@ -192,7 +192,7 @@ CONTROLS = {
         count_outside, on.locked_while_counted, breaks="1"
     ),
     "recovery raises a counter only by a drift that lasts": Control(
-        lambda scene: scene.patch.setattr(recovery, "lasting", lambda _store, drifts, *_: drifts),
+        lambda scene: scene.patch.setattr(recovery, "stable_drifts", lambda _store, drifts, *_: drifts),
         on.recovered_between_two_writes,
         breaks="1",
     ),

@@ -73,7 +73,8 @@ def test_an_expired_lock_remembers_its_state_and_keeps_its_deadline_and_what_is_
     clock.advance(minutes=11)
     run_expire_locks(store)
 
-    changes = {"status": "EXPIRED", "oldStatus": "ACTIVE", "updatedAt": clock()}
+    run = store.database.jobLogs.find_one({})
+    changes = {"status": "EXPIRED", "oldStatus": "ACTIVE", "updatedAt": clock(), "endedBy": run["_id"]}
     assert lock_of(store, held) == {**before, **changes}
     assert type(available(store, event)) is int
     assert event_of(store, event)["updatedAt"] == clock()

@@ -1,9 +1,9 @@
-"""Commands that sell: create-event, lock, confirm, pay, release."""
+"""Commands that sell: lock, confirm, pay, release."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from seatctl.cli.options import (
     flag,
     id_of,
     option,
-    parse_moment,
     parse_user,
 )
 from seatctl.domain.documents import BookingId, EventId, UserId
@@ -26,41 +25,6 @@ from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count, format_number
 
 commands = typer.Typer()
-
-
-@command(
-    commands,
-    "create-event",
-    panel=OPERATE,
-    example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
-)
-def create_event(
-    call: Invocation,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The event's name.")],
-    seats: Seats,
-    date: Annotated[
-        Any,  # a datetime or a timedelta, but Typer knows no unions
-        option("--date TIME", parse_moment, "When the event takes place: ISO 8601 (no zone = UTC) or +30d."),
-    ],
-    description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
-) -> None:
-    """Create an event with all its seats available."""
-    from seatctl.services import events
-
-    store = call.store(create=True)
-    if call.target.uri is None and not store.exists():
-        store.init()
-    request = events.CreateEventRequest(name=name, seats=seats, date=date, description=description)
-    result = events.create_event(store, request)
-    if store.settings.adopted:
-        call.note(
-            "the other program may need fields of an event that seatctl does not write, such as a price"
-        )
-    when = format_time(result.date)
-    if result.is_past:
-        call.note(f"warning: the date of this event is past: {when}")
-    sentence = f"Created event {result.id} with {count(seats, 'seat')} on {when}."
-    call.tell(result.event, sentence, quiet=result.id)
 
 
 @command(
@@ -93,7 +57,9 @@ def lock(
     call.tell(locked.stored, f"{sentence} Lock {locked.id}.", quiet=locked.id)
 
 
-@command(commands, "confirm", panel=OPERATE, example="seatctl confirm LOCK_ID --payment-ttl 15m")
+@command(
+    commands, "confirm", panel=OPERATE, changes=True, example="seatctl confirm LOCK_ID --payment-ttl 15m"
+)
 def confirm(
     call: Invocation,
     lock_id: LockArgument,
@@ -120,7 +86,7 @@ def confirm(
     call.tell(booking.stored, sentence, quiet=booking.id)
 
 
-@command(commands, "pay", panel=OPERATE, example="seatctl pay BOOKING_ID")
+@command(commands, "pay", panel=OPERATE, changes=True, example="seatctl pay BOOKING_ID")
 def pay(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.PAYMENT_PENDING)],
@@ -138,7 +104,7 @@ def pay(
     call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}{seats}.", quiet=booking.id)
 
 
-@command(commands, "release", panel=OPERATE, example="seatctl release LOCK_ID")
+@command(commands, "release", panel=OPERATE, changes=True, example="seatctl release LOCK_ID")
 def release(call: Invocation, lock_id: LockArgument) -> None:
     """Return the seats of a lock before its deadline."""
     from seatctl.services import sales

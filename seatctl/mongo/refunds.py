@@ -1,0 +1,122 @@
+"""The collection `refunds`: money that has to go back (invariant 12)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from bson import ObjectId
+
+from seatctl.domain.documents import Booking, BookingId, EventId, Refund, RefundId, UserId
+from seatctl.domain.states import RefundCause, RefundStatus
+from seatctl.mongo import codec, schema
+from seatctl.mongo.collection import Document, Documents, id_is
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Refunds(Documents):
+    name = schema.REFUNDS
+
+    def get(self, refund_id: RefundId) -> Refund | None:
+        found = self._one(id_is(refund_id))
+        return None if found is None else _refund(found)
+
+    def of_booking(self, booking_id: BookingId) -> list[Refund]:
+        """The refunds of a booking, the earliest first."""
+        found = self._find({"bookingId": booking_id}, sort=[("dueAt", 1), ("_id", 1)])
+        return [refund for document in found if (refund := _refund(document))]
+
+    def record(
+        self, booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
+    ) -> tuple[Refund, bool]:
+        """The refund of one payment for a booking, and whether this call made it: repeated, it finds it.
+
+        Its id is made of what it is unique on, so that two transactions that record the same one exclude
+        each other, also where nobody ran `init`.
+        """
+        document = new_refund(booking, seats, cause, payment_ref, now)
+        if (found := self.get(RefundId(document["_id"]))) is not None:
+            return found, False
+        self._insert(document)
+        return _own(document), True
+
+    def record_all(self, documents: Sequence[Document]) -> None:
+        """Insert what `new_refund` made, for bookings that have none of this cause."""
+        if documents:
+            self._documents.insert_many(documents, session=self._session)
+
+    def settle(
+        self, refund_id: RefundId, status: RefundStatus, now: datetime, ref: str | None
+    ) -> Refund | None:
+        """DUE → DONE or WITHDRAWN; None: it is not due any more."""
+        changes: Document = {"status": status.value, "doneAt": now, "updatedAt": now}
+        if ref is not None:
+            changes["doneRef"] = ref
+        found = self._compare_and_set(
+            {**id_is(refund_id), "status": RefundStatus.DUE.value}, {"$set": changes}
+        )
+        return None if found is None else _own(found)
+
+    def count_due(self) -> tuple[int, datetime | None]:
+        """How many refunds are due, and since when the oldest of them."""
+        due: Document = {"status": RefundStatus.DUE.value}
+        oldest = next(self._find(due, ("dueAt",), sort=[("dueAt", 1)], limit=1), None)
+        number = self._documents.count_documents(due, session=self._session)
+        since = None if oldest is None else oldest.get("dueAt")
+        return number, since if isinstance(since, datetime) else None
+
+    def due_of_event(self, event_id: EventId) -> Iterator[Refund]:
+        """What is due for an event, the oldest first."""
+        where = {"eventId": event_id, "status": RefundStatus.DUE.value}
+        for document in self._find(where, sort=[("dueAt", 1), ("_id", 1)]):
+            if refund := _refund(document):
+                yield refund
+
+
+def new_refund(
+    booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
+) -> Document:
+    """A refund that is due, with the id that its booking, cause and payment make."""
+    unique = f"{booking.id}|{cause.value}|{payment_ref or ''}"
+    document: Document = {
+        "_id": ObjectId(hashlib.sha256(unique.encode()).digest()[:12]),
+        "bookingId": booking.id,
+        "eventId": booking.event,
+        "userId": booking.user,
+        "seats": seats,
+        "cause": cause.value,
+        "status": RefundStatus.DUE.value,
+        "dueAt": now,
+        "createdAt": now,
+        "updatedAt": now,
+    }
+    return document if payment_ref is None else {**document, "paymentRef": payment_ref}
+
+
+def _refund(document: Document) -> Refund | None:
+    """None for what somebody made by hand and cannot be read: it is still listed as it is stored."""
+    try:
+        return Refund(
+            id=RefundId(document["_id"]),
+            booking=BookingId(document["bookingId"]),
+            event=EventId(document["eventId"]),
+            user=UserId(document["userId"]),
+            seats=codec.whole_number(document["seats"]) or 0,
+            cause=RefundCause(document["cause"]),
+            payment_ref=document.get("paymentRef"),
+            status=RefundStatus(document["status"]),
+            due_at=document["dueAt"],
+            stored=document,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _own(document: Document) -> Refund:
+    refund = _refund(document)
+    assert refund is not None  # seatctl wrote it
+    return refund
