@@ -41,7 +41,8 @@ def text(health: Health) -> str:
 def write(health: Health, path: str) -> None:
     """Replace the file at `path` (`*.prom` in the collector's directory; `-` is stdout) in one step, so that
     nobody reads half of it, readable by everybody whatever the umask: node_exporter is another user. What
-    exists and is no regular file, such as a pipe or /dev/null, is written to and never replaced.
+    exists and is no regular file, such as a pipe or /dev/null, is written to and never replaced; of a link
+    the file that it leads to is replaced.
 
     Raises Misconfigured when it cannot be written, or without the client library.
     """
@@ -53,6 +54,7 @@ def write(health: Health, path: str) -> None:
         if target.exists() and not target.is_file():
             target.write_text(metrics)
             return
+        target = target.resolve()  # a link stays: as root, /dev/stdout of a shell's `> file` is one
         beside = target.with_name(f"{target.name}.{os.getpid()}")
         beside.write_text(metrics)
         beside.chmod(0o644)

@@ -6,6 +6,7 @@ import builtins
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -198,6 +199,40 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         assert path.stat().st_ino != before
         assert reader.read() == prometheus.text(health())
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_regular_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    prometheus.write(health(), str(pipe))
+
+    assert os.read(reader, 100_000).decode() == prometheus.text(health())
+    assert pipe.is_fifo()
+    os.close(reader)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path: Path, there: bool) -> None:
+    """Behind `> file`, /dev/stdout is a link to a regular file, and root may replace it."""
+    link, path = tmp_path / "link", tmp_path / "seatctl.prom"
+    link.symlink_to(path)
+    if there:
+        path.touch()
+    prometheus.write(health(), str(link))
+
+    assert link.readlink() == path
+    assert path.read_text() == prometheus.text(health())
+
+
+def test_everybody_can_read_the_file_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        prometheus.write(health(), str(tmp_path / "seatctl.prom"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "seatctl.prom").stat().st_mode) == 0o644
 
 
 def test_a_file_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
