@@ -5,6 +5,7 @@ goes to readers of every kind. Knows no command and no MongoDB.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -12,8 +13,8 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -27,36 +28,55 @@ from seatctl.mongo import secrets
 
 
 class _Stream(io.FileIO):
-    """An output whose reader may leave early (`| head -1`). The rest is dropped, the work goes on, and
-    the exit code stays true: `verify | head -1` must not end as success."""
+    """An output whose reader may leave early (`| head -1`), or whose disk may be full. The rest is dropped,
+    the work goes on, and the exit code stays true: `verify | head -1` must not end as success."""
+
+    lost = ""
+    """Why a part of it could not be written."""
+    stops_on_loss = False
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            return len(data)
+            pass
         except OSError as error:
-            raise SeatctlError(f"the output cannot be written: {error.strerror}") from error
+            self.lost = "it is closed" if error.errno == errno.EBADF else error.strerror or "unknown reason"
+            if self.stops_on_loss:
+                raise SeatctlError(f"the output cannot be written: {self.lost}") from error
+        return len(data)
 
 
 def open_streams() -> None:
     """Make stdout and stderr safe for a reader that leaves, for one that is closed from the start, and
-    for an encoding that cannot express a name (`PYTHONIOENCODING=ascii`). Python warnings go to the log:
-    the driver warns about options of a URI in three lines with a path."""
-    logging.captureWarnings(capture=True)
+    for an encoding that cannot express a name (`PYTHONIOENCODING=ascii`). Python warnings are dropped, also
+    where `PYTHONWARNINGS=error` makes errors of them: the driver warns about options of a URI in three lines
+    with a path."""
+    warnings.simplefilter("ignore")
     sys.stdout = _open_stream(sys.stdout, 1)
     sys.stderr = _open_stream(sys.stderr, 2)
 
 
 def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
-    if stream is None:
-        return Path(os.devnull).open("w", encoding="utf-8")
+    if stream is None:  # a descriptor that takes nothing, as the closed one
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+    raw = _Stream(descriptor, "w", closefd=False)
+    # `watch` on a terminal that is gone would go on for ever.
+    raw.stops_on_loss = stream is sys.stdout and raw.isatty()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Stream(descriptor, "w", closefd=False)),
-        encoding=stream.encoding,
+        io.BufferedWriter(raw),
+        encoding=stream.encoding if stream else "utf-8",
         errors="backslashreplace",
-        line_buffering=bool(stream.line_buffering),
+        line_buffering=bool(stream and stream.line_buffering),
     )
+
+
+def _check_output() -> None:
+    """Raises SeatctlError where a result was lost on its way out: what was done is done."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Stream) and raw.lost:
+        raise SeatctlError(f"the output cannot be written: {raw.lost}; the command itself is done")
 
 
 class _Line(logging.Formatter):
@@ -90,7 +110,8 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
         if code == 128 + signal.SIGINT:  # Typer handles Ctrl-C itself, silently
             raise KeyboardInterrupt
-        sys.stdout.flush()
+        if not code:
+            _check_output()
     except typer.TyperException as error:
         # Typer has no public name for a usage error; all that it raises itself are such.
         return _fail(Usage(_usage_message(error)), arguments)
@@ -109,10 +130,8 @@ def leave(code: int) -> NoReturn:
     """End the process at once. PyMongo would spend half a second at exit waiting for its monitor
     threads, which have nothing left to do."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(SeatctlError, ValueError):
             stream.flush()
-        except (SeatctlError, ValueError):
-            code = code or 1
     os._exit(code)
 
 

@@ -318,10 +318,38 @@ def test_a_file_gets_the_same_as_a_pipe_whatever_the_width_of_the_window(
     assert piped == (tmp_path / "jobs").read_text()
 
 
-def test_a_full_disk_is_a_failure_in_one_line(story: Story) -> None:
-    result = story.shell.pipeline("seatctl jobs > /dev/full")
-    assert result.code == 1
-    assert one_line(result) == "the output cannot be written: No space left on device"
+@pytest.mark.parametrize(
+    ("output", "why"), [("/dev/full", "No space left on device"), ("&-", "it is closed")]
+)
+def test_a_result_that_cannot_be_written_is_a_failure_that_says_that_all_is_done(
+    shell: Shell, output: str, why: str
+) -> None:
+    shell.ok("init")
+    event = shell.ok("create-event", "Gala", "--seats", "9", "--date", "+1d", "-q").stdout.strip()
+    for command in (f"lock {event} --user u --seats 1", f"lock {event} --user u --seats 1 -q", "locks"):
+        result = shell.pipeline(f"seatctl {command} >{output}")
+        assert result.code == 1
+        assert one_line(result) == f"the output cannot be written: {why}; the command itself is done"
+    assert len(shell.ok("locks", "-q").stdout.split()) == 2
+    assert shell.pipeline(f"seatctl expire-locks -q >{output}").code == 0
+    assert shell.pipeline(f"seatctl lock {event} --user u --seats 8 >{output}").code == 3
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "&-"])
+def test_a_story_that_cannot_be_written_changes_neither_the_work_nor_the_code(
+    shell: Shell, output: str
+) -> None:
+    with database_of(shell) as database:
+        event = insert_overdue(database, 7, available=93)
+    swept = shell.pipeline(f"seatctl expire-locks -v 2>{output}")
+    assert (swept.code, swept.stdout.split(",")[0]) == (0, "LOCK_EXPIRY: 7 locks expired")
+    assert shell.pipeline(f"seatctl lock {event} --user u --seats 101 2>{output}").code == 3
+    assert shell.pipeline(f"seatctl locks --no-such-option 2>{output}").code == 2
+
+
+def test_nothing_is_said_about_warnings_of_python_even_where_they_are_errors(story: Story) -> None:
+    strict = story.shell.with_env(PYTHONWARNINGS="error")
+    assert strict.ok("locks").stderr == ""
 
 
 def test_verbose_logs_each_step_with_its_time_on_stderr(shell: Shell) -> None:
