@@ -121,7 +121,7 @@ def connect(
     except OSError as error:  # before the first connection: a file that an option names
         words = ": ".join(str(word) for word in (error.filename, error.strerror or error) if word)
         raise Misconfigured(f"the MongoDB URI names a file that cannot be used: {words}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:  # KeyError: a value that an option does not know
         raise failures.malformed_uri() from error
 
 

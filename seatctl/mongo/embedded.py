@@ -75,7 +75,12 @@ def files() -> Files:
     name = f"seatctl-{os.getuid()}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
     parents = filter(None, (os.environ.get("XDG_RUNTIME_DIR"), "/tmp"))  # noqa: S108 - checked in _private
     places = (Files(data, runtime) for runtime in (data / "run", *(Path(each, name) for each in parents)))
-    return next(each for each in places if len(os.fsencode(each.socket)) <= SOCKET_PATH_LIMIT)
+    return next(each for each in places if _is_address(each.socket))
+
+
+def _is_address(path: Path) -> bool:
+    """Whether a server can listen on a socket of this path: it takes a comma for the end of an address."""
+    return len(os.fsencode(path)) <= SOCKET_PATH_LIMIT and "," not in str(path)
 
 
 def exists() -> bool:

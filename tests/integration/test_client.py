@@ -136,6 +136,8 @@ def test_no_password_is_in_the_message_about_a_server_that_does_not_answer():
         "nonsense",
         "mongodb://host/?serverSelectionTimeoutMS=x",
         "mongodb://host/?directConnection=true&replicaSet",
+        "mongodb://host/?datetime_conversion=x",
+        "mongodb://host/?unicode_decode_error_handler=x",
         "mongodb://host/a%20b",
     ],
 )

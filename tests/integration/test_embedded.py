@@ -236,6 +236,18 @@ def test_a_server_whose_home_moves_can_still_be_used_and_stopped(home, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["a,b", "a b%c+d"])
+def test_a_home_may_have_any_name(home, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(home / name))
+    where = embedded.files()
+    try:
+        write(embedded.ensure_running(), 1)
+        assert values(where.uri) == [1]
+        assert embedded.stop()
+    finally:
+        shutil.rmtree(where.runtime, ignore_errors=True)
+
+
 def test_a_home_too_long_for_a_socket_gets_a_short_private_directory(home, monkeypatch):
     long = home / ("x" * 60) / ("y" * 60)
     monkeypatch.setenv("HOME", str(long))

@@ -73,6 +73,15 @@ def test_a_long_homes_socket_is_in_the_runtime_directory_unless_that_is_long(mon
     assert max(len(os.fsencode(where.socket)) for where in places) <= embedded.SOCKET_PATH_LIMIT
 
 
+def test_a_socket_has_no_comma_in_its_path_which_ends_an_address(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a,b")
+    assert embedded.files().runtime.parent == Path("/tmp")  # noqa: S108 - nothing is created
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/c,d")
+    assert "," not in str(embedded.files().socket)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
+    assert embedded.files().runtime.parent == Path("/run/user/1")
+
+
 def test_a_directory_of_another_user_is_not_used(home, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
 
