@@ -30,6 +30,9 @@ REPLICA_SET = "seatctl"
 SOCKET_PATH_LIMIT = 100
 """Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
 STOP_PATIENCE = 30.0
+NO_SPACE = "No space left on device"
+SCARCE = 300
+"""Megabytes. The server's journal alone takes 200."""
 LARGEST_LOG = 1_000_000
 """Bytes. It runs for months, and writes about a kilobyte for each command."""
 
@@ -222,9 +225,12 @@ def _is_our_mongod(where: Files, pid: int) -> bool:
 def _last_error(log: Path) -> str:
     """Why mongod gave up, from its log."""
     text = log.read_text(errors="replace") if log.exists() else ""
+    if NO_SPACE in text:
+        return f"no space is left on the disk of {log.parent}; free some there, then repeat the command"
     errors = re.findall(r'^\{.*"s":"[EF]".*\}$', text, re.MULTILINE)
-    if not errors:
-        return "no reason given"
+    if not errors:  # a full disk takes no log
+        free = shutil.disk_usage(log.parent).free // 2**20
+        return f"only {free} MB are free on the disk of {log.parent}" if free < SCARCE else "no reason given"
     entry = json.loads(errors[-1])
     return shorten(f"{entry['msg']} {entry.get('attr', {}).get('error', '')}".strip(), 200)
 

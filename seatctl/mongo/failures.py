@@ -12,7 +12,8 @@ from seatctl.domain.timespec import shorten
 from seatctl.errors import SeatctlError
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED, TIME_LIMIT_EXCEEDED = 13, 18, 121, 50
-DUPLICATE_KEY = 11000
+DUPLICATE_KEY, OUT_OF_DISK_SPACE = 11000, 14031
+NO_SPACE = "No space left on device"
 
 CURSOR_LOST = frozenset({43, 237, 239, 246})
 """CursorNotFound, CursorKilled, SnapshotTooOld, SnapshotUnavailable."""
@@ -110,6 +111,8 @@ def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlErro
         return errors.OutcomeUnknown()
     if error.code in CURSOR_LOST:
         return errors.CursorLost()
+    if error.code == OUT_OF_DISK_SPACE or NO_SPACE in str(error):
+        return errors.Unreachable(f"the disk of {server} is full; free space on the server, then try again")
     if error.code == TIME_LIMIT_EXCEEDED:
         return errors.Unreachable(f"{server} did not finish a command in time; try again")
     if error.has_error_label("TransientTransactionError"):

@@ -283,6 +283,11 @@ def script(path, text):
 {"s":"I"}' > $log""",
             "Failed disk full",
         ),
+        (
+            """echo '{"s":"E","msg":"WiredTiger error message","attr":{"error":28,"message":\
+"__posix_file_write: No space left on device"}}' > $log""",
+            "no space is left on the disk of .*; free some there, then repeat the command",
+        ),
     ],
 )
 def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monkeypatch, log, says):
@@ -293,6 +298,16 @@ def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monk
     with pytest.raises(Unreachable, match=f"did not start: {says}; see {where.log}"):
         embedded.ensure_running()
     assert not embedded.exists()
+
+
+def test_a_server_that_cannot_even_write_its_log_is_reported_with_what_is_free(home, monkeypatch):
+    text = 'case "$*" in --version) echo db version v7;; *) exit 1;; esac'
+    monkeypatch.setenv("SEATCTL_MONGOD", str(script(home / "mongod", text)))
+    usage = shutil.disk_usage(home)._replace(free=7 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    with pytest.raises(Unreachable, match=r"did not start: only 7 MB are free on the disk of .*; see "):
+        embedded.ensure_running()
 
 
 def test_a_binary_that_disappears_after_it_was_tried_is_no_traceback(home, monkeypatch):

@@ -58,6 +58,12 @@ def transient(code=112, message="no"):
         (failure(388), CachePressure, "cache is full"),
         (failure(43), CursorLost, "dropped"),
         (failure(50), Unreachable, "did not finish a command in time"),
+        (
+            failure(14031, "available disk space is less than required"),
+            Unreachable,
+            "free space on the server",
+        ),
+        (failure(8, "28: No space left on device"), Unreachable, "free space on the server"),
         (driver.WTimeoutError("waiting for replication timed out", 64), OutcomeUnknown, "majority"),
         (driver.WriteConcernError("interrupted", 11602), OutcomeUnknown, "majority"),
         (failure(91), OutcomeUnknown, "majority"),
