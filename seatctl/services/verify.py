@@ -17,8 +17,9 @@ from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 from seatctl.services.batches import side_by_side
-from seatctl.services.clearance import Cause, Doubt, doubt_of_database
+from seatctl.services.clearance import Cause, Clearance, Doubt, doubt_of_database
 from seatctl.services.counters import reason_against_raising
+from seatctl.services.seats import NO_COUNTER
 from seatctl.services.violations import (
     Violation,
     counted_by_day,
@@ -35,6 +36,9 @@ LARGEST_RANGE = 1_000
 """Events in one range: enough that a range is worth its six queries."""
 RANGES = 8
 """Into so many ranges a small number of events is divided, so that two threads can work on them."""
+ENDS_BOOKING = frozenset({Fault.BOOKING_WITHOUT_SEATS, Fault.ORPHAN_BOOKING})
+RETURNS_SEATS = ENDS_BOOKING | {Fault.SEATS_NOT_RETURNED}
+"""What recovery repairs only where a counter may be raised, or need not be."""
 
 
 def verify(store: Store) -> Iterator[Violation]:
@@ -100,11 +104,13 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
         at.aggregations.held_seats(scope),
         at.aggregations.booking_counts(scope),
     )
+    clearance = Clearance(at)
     for violation in _of_documents(at, scope, events, held, booked):
         if _counts_by_day(events.get(EventId(violation.event))):
             yield replace(violation, repairable=False, accepted=at.settings.adopted)
         else:
-            yield _mark_unrepairable(at, violation, events, held)
+            by_recovery = violation.is_for_recovery and _is_repairable(at, violation, held, clearance)
+            yield replace(violation, repairable=by_recovery)
     yield from map(duplicate_key, at.aggregations.shared_keys(scope))
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
@@ -123,23 +129,28 @@ def _counts_by_day(event: Event | Unreadable | None) -> bool:
     return isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY
 
 
-def _mark_unrepairable(
-    at: Store,
-    violation: Violation,
-    events: dict[EventId, Event | Unreadable],
-    held: dict[EventId, HeldSeats],
-) -> Violation:
-    """The violation as it is, but for a lock that lost seats which its event no longer has: recovery cannot
-    take those again."""
-    if violation.fault is not Fault.LOST_LOCK:
-        return violation
+def _is_repairable(
+    at: Store, violation: Violation, held: dict[EventId, HeldSeats], clearance: Clearance
+) -> bool:
+    """Whether recovery, which repairs such faults, can repair this one: its event can be read, and takes the
+    seats that would go back, or has those that a lock lost."""
     lock = at.locks.get(LockId(violation.lock))
-    event = events.get(lock.event) if isinstance(lock, SeatLock) else None
-    if isinstance(lock, SeatLock) and isinstance(event, Event):
-        holds = held.get(lock.event, HeldSeats())
-        if not holds.unreadable and event.total - holds.seats >= lock.seats:
-            return violation
-    return replace(violation, repairable=False)
+    if violation.fault in ENDS_BOOKING:
+        event_id = EventId(violation.event)
+    elif isinstance(lock, SeatLock):
+        event_id = lock.event
+    else:
+        return False
+    if violation.fault in RETURNS_SEATS:
+        doubt = clearance.doubts([event_id]).get(event_id)
+        return doubt is None or doubt.cause in NO_COUNTER
+    event = at.events.get(event_id)
+    if violation.fault is Fault.LOST_LOCK:
+        holds = held.get(event_id, HeldSeats())
+        if not isinstance(event, Event) or not isinstance(lock, SeatLock) or holds.unreadable:
+            return False
+        return event.total - holds.seats >= lock.seats
+    return not isinstance(event, Unreadable)
 
 
 def _of_documents(

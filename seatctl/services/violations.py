@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,7 +56,7 @@ class Violation:
             return "seatctl recover"
         if self.index:
             collection, _, name = self.index.partition(".")
-            return f'in mongosh: db.{collection}.dropIndex("{name}")'
+            return f"in mongosh: db.{collection}.dropIndex({json.dumps(name)})"
         return f"seatctl show {self.booking or self.lock or self.event}; seatctl help guarantees"
 
     def as_document(self) -> dict[str, object]:

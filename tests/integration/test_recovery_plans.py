@@ -27,6 +27,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import recovery
+from seatctl.services.report import Outcome
 from seatctl.services.verify import verify
 
 
@@ -62,6 +63,31 @@ def outcomes(report):
 
 
 # --- dry runs ------------------------------------------------------------------------------------------
+
+
+UNREPAIRED = {
+    "its counter cannot be read": lambda store, event: edit(store, "events", event, availableSeats="many"),
+    "a lock of it cannot be read": lambda store, event: insert_lock(store, event, status="odd"),
+    "all is well": lambda store, event: None,  # noqa: ARG005 - the control
+}
+
+
+@pytest.mark.parametrize("name", UNREPAIRED)
+@pytest.mark.parametrize(
+    "states_of_pair",
+    [("ACTIVE", "CONFIRMED"), ("EXPIRED", "CONFIRMED"), ("ACTIVE", "FAILED"), ("EXPIRED", "PAYMENT_PENDING")],
+)
+def test_recovery_is_promised_of_a_pair_only_where_it_repairs_it(store, event, states_of_pair, name):
+    held, booked = pair(store, event, *states_of_pair)
+    UNREPAIRED[name](store, event)
+    [promised] = [found for found in verify(store) if found.booking == booked]
+    planned = {step.outcome for step in run_recover(store, dry_run=True).steps if step.violation == promised}
+    run_recover(store)
+    repaired = states(store, held, booked) != states_of_pair
+
+    assert (promised.remedy == "seatctl recover") == repaired
+    assert planned == {Outcome.PLANNED if repaired else Outcome.NEEDS_PERSON}
+    assert name != "all is well" or repaired
 
 
 def test_a_dry_run_prints_every_violation_as_a_plan_and_changes_nothing(store, event):

@@ -232,6 +232,11 @@ def test_the_document_to_look_at_is_the_booking_or_the_lock_or_the_event():
         ids.popitem()
 
 
+def test_a_remedy_can_be_pasted_whatever_the_name_of_the_index():
+    found = Violation(Fault.TTL_INDEX, "x", index='events.a."b"\\c')
+    assert found.remedy == r"""in mongosh: db.events.dropIndex("a.\"b\"\\c")"""
+
+
 def test_the_document_of_a_violation_has_the_ids_that_there_are():
     assert Violation(Fault.TTL_INDEX, "x", index="events.tidy").as_document() == {
         "fault": "ttl_index",
