@@ -9,7 +9,7 @@ import typer
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import adopt, care, events, help, jobs, lists, sales, setup  # noqa: A004 - the command's name
+from seatctl.cli.commands import adopt, care, events, help, jobs, lists, sales, setup, story  # noqa: A004 - the command's name
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ def root(
 app.add_typer(events.commands)
 app.add_typer(sales.commands)
 app.add_typer(lists.commands)
+app.add_typer(story.commands)
 app.add_typer(jobs.commands)
 app.add_typer(care.checks)
 app.add_typer(setup.schedule, rich_help_panel=CHECK)

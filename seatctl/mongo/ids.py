@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from bson import ObjectId
 
@@ -37,6 +38,11 @@ def parse_user(text: str) -> UserId:
     surrounding space. Raises Usage."""
     user = requests.text("user", text)
     return UserId(ObjectId(user) if ObjectId.is_valid(user) else user)
+
+
+def creation_time(document_id: object) -> datetime | None:
+    """The second in which an ObjectId was made; None for any other id."""
+    return document_id.generation_time if isinstance(document_id, ObjectId) else None
 
 
 def new_run_id() -> RunId:

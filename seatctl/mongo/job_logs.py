@@ -26,6 +26,18 @@ class JobLogs(Documents):
         found = next(self.newest(where, 1, by="executedAt"), None)
         return None if found is None else _past(found)
 
+    def newest_with_work(self, limit: int) -> Iterator[StoredDocument]:
+        """The newest runs that changed something, or failed; 0 for all."""
+        worked = {"$or": [{"details.recordsProcessed": {"$gt": 0}}, {"status": JobStatus.FAILED.value}]}
+        yield from self.newest(worked, limit, by="executedAt")
+
+    def concerning(self, document_id: object) -> Iterator[StoredDocument]:
+        """The runs that returned seats to this event, or found a violation that this document is part of,
+        the newest first."""
+        fields = ("seatsByEvent.event", "findings.event", "findings.lock", "findings.booking")
+        named: Document = {"$or": [{f"details.{field}": document_id} for field in fields]}
+        yield from self.newest(named, 0, by="executedAt")
+
     def count_by_status(self, job: JobType, since: datetime) -> dict[str, int]:
         pipeline: list[Document] = [
             {"$match": {"jobType": job, "executedAt": {"$gte": since}}},

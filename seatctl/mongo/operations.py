@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from seatctl.domain.documents import Operation, Operator, RunId, StoredDocument
@@ -61,6 +61,9 @@ class Operations(Documents):
             actor["databaseUser"] = user
         return actor
 
-    def concerning(self, document_id: object) -> Iterator[StoredDocument]:
-        """The operations that changed this document, the earliest first."""
-        yield from self._find({"ids": document_id}, sort=[("at", 1), ("_id", 1)])
+    def concerning(
+        self, document_ids: Iterable[object], *, newest_first: bool = False
+    ) -> Iterator[StoredDocument]:
+        """The operations that changed any of these documents, each once, the earliest first."""
+        order = -1 if newest_first else 1
+        yield from self._find({"ids": {"$in": list(document_ids)}}, sort=[("at", order), ("_id", order)])

@@ -182,6 +182,23 @@ def list_of(collection: str, documents: Sequence[StoredDocument]) -> Table:
     return list_table(documents, columns)
 
 
+def history_table(entries: Sequence[StoredDocument], now: datetime) -> Table:
+    """What happened, an entry a line. The column `why` is there only if anybody gave a reason."""
+    columns: dict[str, Field] = {
+        "when": "at",
+        "ago": lambda entry: _ago(entry["at"], now),
+        "what": "what",
+        "by": "by",
+    }
+    if any(entry.get("reason") for entry in entries):
+        columns["why"] = "reason"
+    return list_table(entries, columns)
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    return format_duration(now - moment) if moment <= now else f"in {format_duration(moment - now)}"
+
+
 def value(document: StoredDocument, field: Field) -> object:
     """What a field shows of a document; None where it is missing."""
     if callable(field):

@@ -133,6 +133,7 @@ def show(
             if documents
         ]
         console.show(tables.document_table(shown.document, shown.kind), *related)
+        call.note(f"`seatctl history {document_id}` tells what happened to it")
 
 
 @command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")

@@ -1,0 +1,390 @@
+"""`history`: what happened to an event, a lock or a booking, in order, by whom and why. Reads only.
+
+Told from what the documents themselves say, from the operators' commands on them, and from the runs of the
+jobs that ended or repaired them. What another program did is recorded nowhere, and is said to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
+
+from seatctl.domain.documents import BookingId, Kind, StoredDocument
+from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.timespec import format_time, shorten
+from seatctl.domain.words import count
+from seatctl.errors import NotFound
+from seatctl.mongo.ids import creation_time
+from seatctl.mongo.store import Store
+
+COMMANDS = {
+    "create-event": "event created",
+    "confirm": "lock confirmed",
+    "pay": "payment recorded",
+    "release": "lock released",
+    "extend": "deadline moved",
+    "cancel": "booking cancelled",
+    "rebook": "booked again",
+    "resize": "capacity changed",
+    "edit-event": "event edited",
+    "block": "seats taken off sale",
+    "unblock": "seats put back on sale",
+    "close": "sales closed",
+    "reopen": "sales reopened",
+    "cancel-event": "event cancelled",
+    "refund": "refund paid",
+}
+"""By command, what a person did with it."""
+JOBS = {
+    JobType.LOCK_EXPIRY: "expire-locks",
+    JobType.BOOKING_EXPIRY: "expire-bookings",
+    JobType.RECOVERY: "recover",
+}
+UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened: when, a sentence, who did it, why if anybody said so, and the ids involved."""
+
+    at: datetime
+    what: str
+    ids: Mapping[str, object]
+    by: str | None = None
+    reason: str | None = None
+
+    def as_document(self) -> dict[str, object]:
+        return {"at": self.at, "what": self.what, "by": self.by, "reason": self.reason, **self.ids}
+
+
+def history(store: Store, document_id: object, limit: int) -> list[Entry]:
+    """What happened to the document with this id, the earliest first; of much only the newest `limit` entries
+    (0 for all). Raises NotFound."""
+    found = store.find_anywhere(document_id)
+    if found is None:
+        gone = [_told(entry, document_id) for entry in store.operations.concerning([document_id])]
+        if not gone:
+            raise NotFound(f"there is no event, lock, booking, refund or run {document_id}")
+        return gone
+    kind, document = found
+    match kind:
+        case Kind.EVENT:
+            told = _newest(_of_event(store, document), limit)
+        case Kind.LOCK:
+            bookings = list(store.bookings.newest({"seatLockId": document_id}, 0))
+            told = _of_sale(store, document_id, document, bookings)
+        case Kind.BOOKING:
+            told = _of_sale(store, document_id, store.locks.stored(document.get("seatLockId")), [document])
+        case Kind.REFUND:
+            told = _of_refund(store, document_id, document)
+        case Kind.OPERATION:
+            told = [_told(document, document_id)]
+        case Kind.JOB_RUN:
+            told = [_run(document)]
+    return told[-limit:]
+
+
+def newest(store: Store, limit: int) -> Iterator[Entry]:
+    """What operators and jobs did, the newest first; runs that found nothing to do are left out."""
+    told = merge(
+        map(_told, store.operations.newest({}, limit, by="at")),
+        map(_run, store.job_logs.newest_with_work(limit)),
+        key=_when,
+        reverse=True,
+    )
+    return islice(told, limit or None)
+
+
+def _newest(told: Iterable[Entry], limit: int) -> list[Entry]:
+    return list(islice(told, limit or None))[::-1]
+
+
+def _when(entry: Entry) -> datetime:
+    return entry.at
+
+
+# --- one document -----------------------------------------------------------------------------------------
+
+
+def _of_event(store: Store, event: StoredDocument) -> Iterator[Entry]:
+    """The newest first: there may be an operation for each of a hundred thousand bookings."""
+    event_id = event["_id"]
+    yield from merge(
+        (_told(entry, event_id) for entry in store.operations.concerning([event_id], newest_first=True)),
+        (_run_on_event(run, event_id) for run in store.job_logs.concerning(event_id)),
+        key=_when,
+        reverse=True,
+    )
+    first = next(store.operations.concerning([event_id]), None)
+    if first is None or first.get("command") != "create-event":
+        yield Entry(
+            _created(event),
+            f"event created; today it has {_seats(event.get('totalSeats'))}",
+            {"event": event_id},
+        )
+
+
+def _of_sale(
+    store: Store, about: object, lock: StoredDocument | None, bookings: Sequence[StoredDocument]
+) -> list[Entry]:
+    """A lock with its bookings, or a booking with its lock."""
+    refunds = [
+        refund.stored
+        for booking in bookings
+        for refund in store.refunds.of_booking(BookingId(booking["_id"]))
+    ]
+    documents = [*([] if lock is None else [lock]), *bookings, *refunds]
+    ids = [document["_id"] for document in documents]
+    operations = list(store.operations.concerning(ids))
+    runs = {str(run["_id"]): run for each in ids for run in store.job_logs.concerning(each)}
+    told = [_told(entry, about) for entry in operations]
+    told += [_run_on(run, ids) for run in runs.values()]
+    if lock is not None and not _is_told(lock, operations):
+        told.append(_lock_created(lock))
+    for booking in bookings:
+        if not _is_told(booking, operations):
+            what = f"booking {booking['_id']} made, to be paid by {_show(booking.get('paymentExpiresAt'))}"
+            told.append(Entry(_created(booking), what, _ids_of_booking(booking)))
+        told += _end_of_booking(store, booking, lock, operations, runs)
+    if lock is not None:
+        told += _end_of_lock(store, lock, bookings, operations, runs)
+    named = {str(each) for entry in operations for each in _list(entry.get("ids"))}
+    told += [_refund_due(refund) for refund in refunds if str(refund["_id"]) not in named]
+    return sorted(told, key=_when)
+
+
+def _of_refund(store: Store, refund_id: object, refund: StoredDocument) -> list[Entry]:
+    operations = list(store.operations.concerning([refund_id]))
+    told = [_told(entry, refund_id) for entry in operations]
+    if not operations or _when(told[0]) > _created(refund):
+        told.insert(0, _refund_due(refund))
+    return told
+
+
+def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> bool:
+    """Whether an operator's command made this document."""
+    made = document.get("createdAt")
+    return any(entry.get("at") == made and document["_id"] in _list(entry.get("ids")) for entry in operations)
+
+
+def _lock_created(lock: StoredDocument) -> Entry:
+    what = f"{_seats(lock.get('seats'))} locked"
+    what += " off sale" if lock.get("kind") == BLOCK else f" for {shorten(str(lock.get('userId')))}"
+    return Entry(_created(lock), f"{what}: lock {lock['_id']}", _ids_of_lock(lock))
+
+
+def _refund_due(refund: StoredDocument) -> Entry:
+    ids = {"refund": refund["_id"], "booking": refund.get("bookingId"), "event": refund.get("eventId")}
+    ref = refund.get("paymentRef")
+    payment = "" if ref is None else f" of payment {shorten(str(ref))}"
+    what = f"refund {refund['_id']}{payment} due: {refund.get('cause')}"
+    if refund.get("status") != "DUE":
+        what += f"; it is {refund.get('status')} today"
+    return Entry(_time(refund.get("dueAt")) or _created(refund), what, ids)
+
+
+# --- how they ended ---------------------------------------------------------------------------------------
+
+
+def _end_of_booking(
+    store: Store,
+    booking: StoredDocument,
+    lock: StoredDocument | None,
+    operations: Sequence[StoredDocument],
+    runs: Mapping[str, StoredDocument],
+) -> Iterator[Entry]:
+    """How a booking came to its state, unless an operation or a repair told it."""
+    status, ended_by = str(booking.get("status")), booking.get("endedBy")
+    if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
+        return
+    what = f"booking {booking['_id']} {_past(status)}"
+    if status == BookingStatus.EXPIRED:
+        what += f": it was not paid by {_show(booking.get('paymentExpiresAt'))}"
+    if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
+        what += f"; its lock with {_seats(lock.get('seats'))} ended, too"
+    yield from _end(store, booking, what, _ids_of_booking(booking), operations, runs)
+
+
+def _end_of_lock(
+    store: Store,
+    lock: StoredDocument,
+    bookings: Sequence[StoredDocument],
+    operations: Sequence[StoredDocument],
+    runs: Mapping[str, StoredDocument],
+) -> Iterator[Entry]:
+    """The same for a lock, unless it is told with its booking."""
+    status, ended_by = str(lock.get("status")), lock.get("endedBy")
+    told_with = ended_by is not None and any(booking.get("endedBy") == ended_by for booking in bookings)
+    if status == LockStatus.ACTIVE or told_with or (status == LockStatus.CONSUMED and bookings):
+        return
+    what = f"lock {lock['_id']} {_past(status)}"
+    if status == LockStatus.EXPIRED:
+        what += f": its deadline was {_show(lock.get('expiresAt'))}"
+    yield from _end(store, lock, what, _ids_of_lock(lock), operations, runs)
+
+
+def _end(
+    store: Store,
+    document: StoredDocument,
+    what: str,
+    ids: Mapping[str, object],
+    operations: Sequence[StoredDocument],
+    runs: Mapping[str, StoredDocument],
+) -> Iterator[Entry]:
+    ended_by = document.get("endedBy")
+    mine = [entry for entry in operations if document["_id"] in _list(entry.get("ids"))]
+    if str(ended_by) in runs or any(entry["_id"] == ended_by for entry in operations):
+        return
+    at = _time(document.get("updatedAt")) or _created(document)
+    run = None if ended_by is None else store.job_logs.stored(ended_by)
+    if run is not None:
+        as_of = _mapping(run.get("details")).get("asOf")
+        what += "" if as_of is None else f" (the run's time was moved to {_show(as_of)})"
+        yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
+    elif ended_by is not None:
+        yield Entry(
+            at, f"{what}; the entry of the run is no longer kept", {**ids, "run": ended_by}, by="a job"
+        )
+    elif not any(document.get("status") in _flat(entry.get("after")).values() for entry in mine):
+        yield Entry(at, f"{what}; {UNRECORDED}", ids)
+
+
+def _past(status: str) -> str:
+    return (
+        "is sold" if status == LockStatus.CONSUMED else "is paid" if status == "CONFIRMED" else status.lower()
+    )
+
+
+# --- operations and runs ----------------------------------------------------------------------------------
+
+
+def _told(entry: StoredDocument, about: object = None) -> Entry:
+    """An operator's command: what it did, to which document unless that is what was asked `about`, and the
+    fields that it changed."""
+    fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
+    ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
+    command = str(entry.get("command"))
+    what = COMMANDS.get(command.partition(" ")[0], command)
+    if (last := next(reversed(ids), None)) is not None and ids[last] != about:
+        what += f", {last} {ids[last]}"
+    before, after = _flat(entry.get("before")), _flat(entry.get("after"))
+    changes = [
+        f"{field} {_show(before[field])} → {_show(value)}" if field in before else f"{field} {_show(value)}"
+        for field, value in after.items()
+        if field not in before or before[field] != value
+    ]
+    what += f": {', '.join(changes)}" if changes else ""
+    reason = entry.get("reason")
+    return Entry(
+        _time(entry.get("at")) or LONG_AGO,
+        what,
+        {**ids, "operation": entry["_id"]},
+        by=_by_operator(entry),
+        reason=None if reason is None else str(reason),
+    )
+
+
+def _by_operator(entry: StoredDocument) -> str:
+    """`ada on box1 as seatctl_operator`, or `ada as root` where she used sudo."""
+    actor = entry.get("actor")
+    named: Mapping[str, object] = actor if isinstance(actor, Mapping) else {}
+    system, sudo, database = (named.get(name) for name in ("systemUser", "sudoUser", "databaseUser"))
+    who = f"{sudo} as {system}" if sudo else str(system)
+    return f"{who} on {entry.get('host')}" + (f", database user {database}" if database else "")
+
+
+def _run(run: StoredDocument) -> Entry:
+    """A run of a job by its numbers."""
+    details = _mapping(run.get("details"))
+    numbers = [
+        (details.get("bookingsExpired"), "booking"),
+        (details.get("locksExpired"), "lock"),
+    ]
+    expired = " and ".join(count(number, what) for number, what in numbers if isinstance(number, int))
+    what = f"{expired} expired, {_seats(details.get('seatsRestored'))} returned"
+    if isinstance(findings := details.get("findingsCount"), int) and findings:
+        what += f", {count(findings, 'violation')} found"
+    if run.get("status") == JobStatus.FAILED:
+        what += f"; failed: {shorten(str(run.get('error')), 200)}"
+    return Entry(_time(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
+
+
+def _run_on_event(run: StoredDocument, event_id: object) -> Entry:
+    """What a run did to one event."""
+    details = _mapping(run.get("details"))
+    returned = [
+        f"{_seats(each.get('seats'))} returned"
+        for each in map(_mapping, _list(details.get("seatsByEvent")))
+        if each.get("event") == event_id
+    ]
+    return _run_on(run, [event_id], returned)
+
+
+def _run_on(run: StoredDocument, ids: Sequence[object], did: Sequence[str] = ()) -> Entry:
+    """What a run did about the violations that these documents were part of."""
+    details = _mapping(run.get("details"))
+    repaired = [
+        f"{each.get('fault')}: {each.get('outcome')} ({each.get('message')})"
+        for each in map(_mapping, _list(details.get("findings")))
+        if any(each.get(kind) in ids for kind in ("event", "lock", "booking"))
+    ]
+    what = "; ".join([*did, *repaired])
+    return Entry(_time(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
+
+
+def _by_job(run: StoredDocument) -> str:
+    kind = str(run.get("jobType"))
+    name = JOBS[JobType(kind)] if kind in set(JobType) else kind
+    return f"{name} on {run.get('host')}"
+
+
+# --- values of any shape ----------------------------------------------------------------------------------
+
+
+def _ids_of_lock(lock: StoredDocument) -> dict[str, object]:
+    return {"lock": lock["_id"], "event": lock.get("eventId")}
+
+
+def _ids_of_booking(booking: StoredDocument) -> dict[str, object]:
+    return {"booking": booking["_id"], "lock": booking.get("seatLockId"), "event": booking.get("event")}
+
+
+def _created(document: StoredDocument) -> datetime:
+    """When a document was made; where nothing says so, the second in its id."""
+    return _time(document.get("createdAt")) or creation_time(document["_id"]) or LONG_AGO
+
+
+def _time(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _seats(number: object) -> str:
+    return count(number, "seat") if isinstance(number, int) else f"{_show(number)} seats"
+
+
+def _flat(value: object, name: str = "") -> dict[str, object]:
+    """`{"event": {"seats": 1}}` as `{"event.seats": 1}`."""
+    if not isinstance(value, Mapping):
+        return {name: value} if name else {}
+    found: dict[str, object] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def _show(value: object) -> str:
+    if isinstance(value, datetime):
+        return format_time(value.replace(microsecond=0))
+    return "none" if value is None else shorten(str(value))
