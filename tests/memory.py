@@ -17,11 +17,25 @@ from seatctl.errors import StaleRead
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
 
-TYPES = {type(None): "null", bool: "bool", int: "int", float: "double", str: "string", Decimal128: "decimal"}
+TYPES = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "double",
+    str: "string",
+    datetime: "date",
+    Decimal128: "decimal",
+}
 
 
 class MockStore(Store):
-    def transaction_attempts(self, patience: float | None = None) -> Iterator[AbstractContextManager[Store]]:  # noqa: ARG002
+    def transaction_attempts(
+        self,
+        patience: float | None = None,  # noqa: ARG002
+        *,
+        dry_run: bool = False,
+    ) -> Iterator[AbstractContextManager[Store]]:
+        assert not dry_run
         for _ in range(100):
             attempt = MockAttempt(self)
             yield attempt
@@ -54,7 +68,9 @@ def new_store(clock: Callable[[], datetime]) -> MockStore:
     client = mongomock.MongoClient(tz_aware=True)
     for name in ("seatLocks", "bookings"):
         client.mock.create_collection(name)
-    return MockStore(Deployment(client, "mock", clock=clock))
+    deployment = Deployment(client, "mock", clock=clock)
+    deployment.user = None  # it does not know who asks
+    return MockStore(deployment)
 
 
 # --- what mongomock lacks ------------------------------------------------------------------------------

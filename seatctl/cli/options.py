@@ -107,17 +107,17 @@ def duration(help: str, default: timedelta | str | None = None) -> Any:  # noqa:
     return typer.Option(parser=parser(parse_duration), metavar="DURATION", help=help, show_default=False)
 
 
-def id_of(what: str, collection: str, status: str | None = None) -> Any:
-    """An argument that is the id of a document; a shell completes the newest with this status."""
+def id_of(what: str, collection: str, status: str | None = None, kind: str | None = None) -> Any:
+    """An argument that is the id of a document; a shell completes the newest with this status and kind."""
     return typer.Argument(
         metavar=f"{what.upper()}_ID",
         parser=parser(parse_id),
         help=f"The {what}'s id.",
-        autocompletion=lambda ctx: _newest_ids(ctx, collection, status),
+        autocompletion=lambda ctx: _newest_ids(ctx, collection, status, kind),
     )
 
 
-def _newest_ids(invocation: Invocation, collection: str, status: str | None) -> list[str]:
+def _newest_ids(invocation: Invocation, collection: str, status: str | None, kind: str | None) -> list[str]:
     """None where the database does not answer at once: completion starts nothing and says nothing."""
     from seatctl.mongo import embedded
     from seatctl.mongo.client import connect
@@ -130,13 +130,14 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None) -> 
             return []
         uri = target.uri or embedded.files().uri
         store = Store.open(connect(uri, target.database, DEFAULT_DATABASE, COMPLETION_PATIENCE_MS))
-        return newest_ids(store, collection, status, COMPLETIONS)
+        return newest_ids(store, collection, COMPLETIONS, status=status, kind=kind)
     except Exception:  # noqa: BLE001 - a shell that completes must never see an error
         return []
 
 
 # --- what several commands have ---------------------------------------------------------------------
 
+EventArgument = Annotated[EventId, id_of("event", "events")]
 LockArgument = Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE)]
 Seats = Annotated[
     int, option("--seats N", _parse_whole_number, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")

@@ -25,6 +25,9 @@ RunId = NewType("RunId", object)
 """Ids are opaque here. They compare, hash, and `str()` prints them as 24 hex digits; a user is what the
 caller gave, an id or a text."""
 
+CLOSING = "closed-"
+"""How the key of the block begins that holds the seats of a closed event."""
+
 StoredDocument: TypeAlias = Mapping[str, object]
 """A document as the database holds it, with all fields, for people and programs to read."""
 
@@ -61,6 +64,11 @@ class Event:
     """Since when nothing is sold any more."""
     cancelled_at: datetime | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it sells nothing."""
+        return self.closed_at is not None or self.cancelled_at is not None
+
 
 @dataclass(frozen=True, slots=True)
 class SeatLock:
@@ -77,6 +85,11 @@ class SeatLock:
     stored: StoredDocument
     is_block: bool = False
     """Taken off sale by an operator, for no buyer and without a deadline."""
+
+    @property
+    def is_of_closing(self) -> bool:
+        """Whether this block holds what was available when its event was closed, and what came back since."""
+        return self.is_block and self.key is not None and self.key.startswith(CLOSING)
 
 
 @dataclass(frozen=True, slots=True)

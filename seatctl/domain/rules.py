@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from seatctl.domain.documents import Booking, LockId, SeatLock
+from seatctl.domain.documents import Booking, Event, LockId, SeatLock
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
-from seatctl.errors import DeadlinePassed, KeyReused, WrongState
+from seatctl.errors import Closed, DeadlinePassed, KeyReused, WrongState
 
 MAX_SEATS = 1_000_000
 LARGEST_NUMBER = 2**31 - 1
@@ -36,8 +36,52 @@ def check_same_request(lock: SeatLock, seats: int) -> None:
         )
 
 
+def check_on_sale(event: Event) -> None:
+    """Seats are taken only while an event is neither closed nor cancelled."""
+    if event.cancelled_at is not None:
+        raise Closed(
+            f"event {event.id} was cancelled at {_time(event.cancelled_at)}; it sells nothing any more"
+        )
+    if event.closed_at is not None:
+        raise Closed(
+            f"sales of event {event.id} were closed at {_time(event.closed_at)}; "
+            f"`seatctl reopen {event.id}` starts them again"
+        )
+
+
+def check_reopenable(event: Event) -> None:
+    """A cancelled event has told its buyers so."""
+    if event.cancelled_at is not None:
+        raise Closed(
+            f"event {event.id} was cancelled at {_time(event.cancelled_at)} and cannot be reopened; create "
+            "another one"
+        )
+
+
+def check_unblockable(lock: SeatLock) -> None:
+    """Only a block is unblocked, and that of a closed event only with it."""
+    if not lock.is_block:
+        raise WrongState(f"lock {lock.id} is no block; `seatctl release {lock.id}` returns a buyer's seats")
+    if lock.is_of_closing and lock.status is LockStatus.ACTIVE:
+        raise WrongState(
+            f"block {lock.id} holds the seats of event {lock.event}, which is closed; "
+            f"`seatctl reopen {lock.event}` returns them"
+        )
+
+
+def check_no_block(lock: SeatLock) -> None:
+    """A block is for no buyer: it has no booking and no deadline."""
+    if lock.is_block and lock.status is LockStatus.ACTIVE:
+        ends_it = f"reopen {lock.event}" if lock.is_of_closing else f"unblock {lock.id}"
+        raise WrongState(
+            f"lock {lock.id} is a block, for no buyer and without a deadline; `seatctl {ends_it}` returns "
+            "its seats"
+        )
+
+
 def check_confirmable(lock: SeatLock, now: datetime) -> None:
-    """Only an ACTIVE lock before its deadline becomes a booking (invariant 6)."""
+    """Only a buyer's ACTIVE lock before its deadline becomes a booking (invariant 6)."""
+    check_no_block(lock)
     if lock.status is not LockStatus.ACTIVE:
         raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be confirmed")
     if lock.expires_at is None or lock.expires_at <= now:
@@ -69,7 +113,8 @@ def payment_deadline(lock: SeatLock, ttl: timedelta | None, now: datetime) -> da
 
 
 def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
-    """Only an ACTIVE lock without a booking is returned before its deadline."""
+    """Only a buyer's ACTIVE lock without a booking is returned before its deadline."""
+    check_no_block(lock)
     if lock.status is not LockStatus.ACTIVE:
         raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be released")
     if booking is not None:

@@ -89,9 +89,9 @@ class Deployment:
         """An update that sets `field` to the server's clock as it writes, without asking for it first."""
         return {"$currentDate": {field: True}} if self._clock is None else {"$set": {field: self._clock()}}
 
-    def attempts(self, patience: float | None = None) -> Iterator[Attempt]:
+    def attempts(self, patience: float | None = None, *, dry_run: bool = False) -> Iterator[Attempt]:
         """Attempts at one transaction, as `transactions.attempts` makes them."""
-        return transactions.attempts(self.client, patience)
+        return transactions.attempts(self.client, patience, dry_run=dry_run)
 
     def snapshot(self) -> AbstractContextManager[ClientSession]:
         """A session whose reads all see one point in time, as `transactions.snapshot` makes it."""

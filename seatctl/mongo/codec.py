@@ -7,12 +7,13 @@ server-side expressions at the end say the same as the Python above them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
 
 from seatctl.domain.documents import (
+    CLOSING,
     Booking,
     BookingId,
     Event,
@@ -29,6 +30,11 @@ from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 
 Document = dict[str, Any]
+
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""The deadline of what has none: other programs need a date there."""
+BLOCK_USER, NO_USER = "seatctl", ObjectId("0" * 24)
+"""Whose lock a block is; the second where users must be ObjectIds."""
 
 EVENT_FIELDS = (
     *("name", "eventDate", "totalSeats", "availableSeats", "eventType", "dailySeats", "updatedAt"),
@@ -148,7 +154,10 @@ def _flaw_of_booking(
 # --- new documents -----------------------------------------------------------------------------------
 
 
-def new_event(name: str, date: datetime, seats: int, description: str | None, now: datetime) -> Document:
+def new_event(
+    name: str, date: datetime, seats: int, description: str | None, key: str | None, now: datetime
+) -> Document:
+    given = {"description": description, "idempotencyKey": key}
     document: Document = {
         "_id": ObjectId(),
         "name": name,
@@ -158,7 +167,7 @@ def new_event(name: str, date: datetime, seats: int, description: str | None, no
         "createdAt": now,
         "updatedAt": now,
     }
-    return document if description is None else {**document, "description": description}
+    return document | {field: value for field, value in given.items() if value is not None}
 
 
 def new_lock(
@@ -175,6 +184,15 @@ def new_lock(
         "createdAt": now,
         "updatedAt": now,
     }
+
+
+def new_block(
+    event_id: EventId, seats: int, key: str | None, now: datetime, *, object_id_user: bool = False
+) -> Document:
+    """A lock for no buyer and without a deadline; without a key it is the block of a closed event."""
+    user = UserId(NO_USER if object_id_user else BLOCK_USER)
+    document = new_lock(event_id, user, seats, NEVER, key or "", now)
+    return {**document, "idempotencyKey": key or f"{CLOSING}{document['_id']}", "kind": BLOCK}
 
 
 def new_booking(
@@ -262,6 +280,11 @@ def counts_the_whole() -> Document:
     ordinary = {"$in": [{"$type": "$eventType"}, ["missing", "null", "undefined", "string"]]}
     days = {"$in": [{"$ifNull": ["$dailySeats", None]}, {"$literal": list(NO_DAYS)}]}
     return {"$and": [ordinary, {"$ne": [{"$ifNull": ["$eventType", ""]}, "multi-day"]}, days]}
+
+
+def is_open() -> Document:
+    """An expression: the event is neither closed nor cancelled."""
+    return {"$and": [{"$ne": [{"$type": field}, "date"]} for field in ("$closedAt", "$cancelledAt")]}
 
 
 def is_seat_count(field: str) -> Document:

@@ -16,10 +16,16 @@ class Events(Documents):
     name = schema.EVENTS
 
     def insert(
-        self, name: str, date: datetime, seats: int, description: str | None, now: datetime
+        self,
+        name: str,
+        date: datetime,
+        seats: int,
+        description: str | None,
+        key: str | None,
+        now: datetime,
     ) -> StoredDocument:
         """A new event with all its seats available."""
-        document = codec.new_event(name, date, seats, description, now)
+        document = codec.new_event(name, date, seats, description, key, now)
         self._insert(document)
         return document
 
@@ -41,9 +47,9 @@ class Events(Documents):
         return {event["_id"]: str(event.get("name", event["_id"])) for event in found}
 
     def take_seats(self, event_id: EventId, seats: int) -> Event | None:
-        """Counter down, if that many seats are there (invariant 2); returns the event as it is then, its
-        `updated_at` the server's time of this write, or None."""
-        where = {**id_is(event_id), "availableSeats": {"$gte": seats}, **_has_room(0)}
+        """Counter down, if that many seats are there (invariant 2) and for sale; returns the event as it is
+        then, its `updated_at` the server's time of this write, or None."""
+        where = {**id_is(event_id), "availableSeats": {"$gte": seats}, **_has_room(0, codec.is_open())}
         change = {"$inc": {"availableSeats": -seats}, **self._deployment.stamp("updatedAt")}
         found = self._compare_and_set(where, change)
         if found is None:
@@ -70,12 +76,45 @@ class Events(Documents):
             for number, events in events_by_seats.items()
         )
 
-    def set_counter(self, event: Event, available: int, now: datetime) -> bool:
-        """Set a counter, if the event is still as it was read. Within a transaction nobody else can then move
-        its seats before the commit."""
-        unchanged = {**id_is(event.id), "availableSeats": event.available, "totalSeats": event.total}
-        change = {"$set": {"availableSeats": available}, "$max": {"updatedAt": now}}
-        return self._compare_and_set(unchanged, change) is not None
+    def set_counter(
+        self, event: Event, available: int, now: datetime, total: int | None = None
+    ) -> StoredDocument | None:
+        """Set a counter, and the capacity if a new one is given, if the event is still as it was read; None
+        otherwise. Within a transaction nobody else can then move its seats before the commit."""
+        numbers = {"availableSeats": available} | ({} if total is None else {"totalSeats": total})
+        return self._compare_and_set(_unchanged(event), {"$set": numbers, "$max": {"updatedAt": now}})
+
+    def describe(self, event_id: EventId, changes: StoredDocument, now: datetime) -> StoredDocument | None:
+        """Change what people read of an event."""
+        return self._compare_and_set(id_is(event_id), {"$set": {**changes, "updatedAt": now}})
+
+    def close(self, event: Event, now: datetime, *, cancel: bool = False) -> StoredDocument | None:
+        """Stop the sales, with nothing left available, if the event is still as it was read; None
+        otherwise. A time that is set already stays."""
+        times = {"closedAt": event.closed_at or now} | ({"cancelledAt": now} if cancel else {})
+        change = {"$set": {**times, "availableSeats": 0}, "$max": {"updatedAt": now}}
+        return self._compare_and_set(_unchanged(event), change)
+
+    def reopen(self, event: Event, seats: int, now: datetime) -> StoredDocument | None:
+        """Start the sales again, with so many more seats available, if the event is still as it was read and
+        has room for them; None otherwise."""
+        where = {**_unchanged(event), **_has_room(seats)}
+        counter = {"$inc": {"availableSeats": seats}} if seats else {}
+        return self._compare_and_set(
+            where, {"$unset": {"closedAt": ""}, "$max": {"updatedAt": now}, **counter}
+        )
+
+    def touch(self, event_id: EventId) -> bool:
+        """Write the event where its counter stays: what moves its seats excludes each other by this."""
+        return self._compare_and_set(id_is(event_id), self._deployment.stamp("updatedAt")) is not None
+
+    def closed_with_seats(self) -> Iterator[Event]:
+        """Closed events that have seats available: those came back since."""
+        where = {"closedAt": {"$type": "date"}, "availableSeats": {"$gt": 0}}
+        for document in self._find(where, codec.EVENT_FIELDS):
+            event = codec.event(document)
+            if isinstance(event, Event):
+                yield event
 
     def fullest(self, limit: int) -> Iterator[StoredDocument]:
         """By the share of their seats that is available, smallest first; 0 for all."""
@@ -97,8 +136,20 @@ class Events(Documents):
         return 0, 0, 0
 
 
-def _has_room(seats: int) -> Document:
-    """Conditions: the event can be read, and with so many more seats available it has no more than all."""
-    fits = {"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}
+def _unchanged(event: Event) -> Document:
+    """Conditions: nobody moved its seats, or closed or opened it, since it was read."""
+    times = {"closedAt": event.closed_at, "cancelledAt": event.cancelled_at}
+    return {
+        **id_is(event.id),
+        "availableSeats": event.available,
+        "totalSeats": event.total,
+        **{field: {"$not": {"$type": "date"}} if time is None else time for field, time in times.items()},
+    }
+
+
+def _has_room(seats: int, *conditions: Document) -> Document:
+    """Conditions: the event can be read, with so many more seats available it has no more than all, and
+    these."""
+    fits = {"$and": [{"$lte": [{"$add": ["$availableSeats", seats]}, "$totalSeats"]}, *conditions]}
     numbers = [codec.is_whole("$availableSeats"), codec.is_seat_count("$totalSeats")]
     return {"$expr": {"$cond": [{"$and": [*numbers, codec.counts_the_whole()]}, fits, False]}}

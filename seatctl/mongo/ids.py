@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import datetime
 
@@ -48,6 +49,11 @@ def creation_time(document_id: object) -> datetime | None:
 def new_run_id() -> RunId:
     """For the entry of a run or of an operation, before it is written: what it ends names it."""
     return RunId(ObjectId())
+
+
+def id_of_key(command: str, key: str) -> object:
+    """The id that a command and a caller's key make: two writers of it exclude each other."""
+    return ObjectId(hashlib.sha256(f"{command}|{key}".encode()).digest()[:12])
 
 
 def new_key() -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import EventId, LockId, RunId, SeatLock, Unreadable, UserId
+from seatctl.domain.documents import CLOSING, EventId, LockId, RunId, SeatLock, Unreadable, UserId
 from seatctl.domain.settings import NOT_ADOPTED, Settings
-from seatctl.domain.states import ENDED_LOCK, HOLDING, LockStatus
+from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
@@ -65,6 +65,32 @@ class SeatLocks(Documents):
                 "index allows each key once; use another key"
             ) from error
         return _own(document)
+
+    def insert_block(self, event_id: EventId, seats: int, key: str | None, now: datetime) -> SeatLock:
+        """Seats off sale for no buyer; without a key they are those of a closed event."""
+        ids_only = self._settings.object_id_users
+        document = codec.new_block(event_id, seats, key, now, object_id_user=ids_only)
+        self._insert(document)
+        return _own(document)
+
+    @property
+    def block_user(self) -> UserId:
+        """Whose locks blocks are."""
+        return UserId(codec.NO_USER if self._settings.object_id_users else codec.BLOCK_USER)
+
+    def of_closing(self, event_id: EventId) -> list[SeatLock]:
+        """The ACTIVE blocks that hold what is not for sale on a closed event: one, unless another program
+        made more."""
+        key = {"$gte": CLOSING, "$lt": f"{CLOSING[:-1]}.", "$type": "string"}
+        where = {"eventId": event_id, "userId": self.block_user, "idempotencyKey": key}
+        found = map(codec.lock, self._find({**where, "status": LockStatus.ACTIVE, "kind": BLOCK}))
+        return [lock for lock in found if isinstance(lock, SeatLock)]
+
+    def set_seats(self, lock: SeatLock, seats: int, now: datetime) -> SeatLock | None:
+        """Change how many seats an ACTIVE lock holds, if it is still as it was read; None otherwise."""
+        unchanged = {**id_is(lock.id), "status": LockStatus.ACTIVE, "seats": lock.seats}
+        found = self._compare_and_set(unchanged, {"$set": {"seats": seats, "updatedAt": now}})
+        return None if found is None else _own(found)
 
     def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:
         found = self._one(id_is(lock_id))

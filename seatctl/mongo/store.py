@@ -96,7 +96,9 @@ class Store:
         """The database server's clock in UTC (invariant 10)."""
         return self.deployment.now()
 
-    def transaction_attempts(self, patience: float | None = None) -> Iterator[AbstractContextManager[Store]]:
+    def transaction_attempts(
+        self, patience: float | None = None, *, dry_run: bool = False
+    ) -> Iterator[AbstractContextManager[Store]]:
         """All that is written within, or nothing of it:
 
             for attempt in store.transaction_attempts():
@@ -105,9 +107,10 @@ class Store:
             return result
 
         Starts over when another writer won, or when the body raises StaleRead. The commit is at the end
-        of the block, so nothing may leave it by `return` or `break`. See `client.Attempt`.
+        of the block, so nothing may leave it by `return` or `break`. A dry run rolls back there instead.
+        See `transactions.Attempt`.
         """
-        for attempt in self.deployment.attempts(patience):
+        for attempt in self.deployment.attempts(patience, dry_run=dry_run):
             yield self._within(attempt)
 
     @contextmanager

@@ -42,13 +42,15 @@ BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_LONGEST = 0.002, 1.5, 0.25
 WRITE_CONFLICT, NO_SUCH_TRANSACTION = 112, 251
 
 
-def attempts(client: MongoClient[Document], patience: float | None = None) -> Iterator[Attempt]:
+def attempts(
+    client: MongoClient[Document], patience: float | None = None, *, dry_run: bool = False
+) -> Iterator[Attempt]:
     """Attempts at one transaction until one succeeds; `Store.transaction_attempts` shows the loop.
 
     Any exception rolls everything back and leaves the loop, except what tells that another writer
     was faster: a TransientTransactionError, or a StaleRead that the body raises. Those start over,
     for `patience` seconds. The driver's own `with_transaction` waits out a contended event with
-    sleeps that only grow.
+    sleeps that only grow. A dry run ends each attempt that succeeds by rolling it back.
 
     Raises Contention, CachePressure, OutcomeUnknown, or what the body raised.
     """
@@ -57,7 +59,7 @@ def attempts(client: MongoClient[Document], patience: float | None = None) -> It
     backoff = BACKOFF_FIRST
     with client.start_session() as session:
         while True:
-            attempt = Attempt(session, give_up, begin + PATIENCE)
+            attempt = Attempt(session, give_up, begin + PATIENCE, dry_run=dry_run)
             yield attempt
             if attempt.succeeded:
                 return
@@ -81,8 +83,11 @@ def snapshot(client: MongoClient[Document]) -> Iterator[ClientSession]:
 class Attempt:
     """One attempt at a transaction: a context manager that begins it, and commits it or rolls it back."""
 
-    def __init__(self, session: ClientSession, give_up: float, give_up_connecting: float) -> None:
+    def __init__(
+        self, session: ClientSession, give_up: float, give_up_connecting: float, *, dry_run: bool = False
+    ) -> None:
         self.succeeded = False
+        self._dry_run = dry_run
         self._session = session
         self._give_up = give_up
         self._give_up_connecting = give_up_connecting
@@ -103,7 +108,10 @@ class Attempt:
                 self._session.abort_transaction()
             return self._starts_over(error)
         try:
-            self._commit()
+            if self._dry_run:
+                self._session.abort_transaction()
+            else:
+                self._commit()
         except PyMongoError as failure:
             if self._starts_over(failure):
                 return True

@@ -33,6 +33,8 @@ STYLES = {
 }
 NUMBER = " #"
 """How the name of a column ends that holds numbers."""
+RARE = frozenset({"error", "state", "kind"})
+"""Columns that say something only of few documents."""
 NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
 SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
 """Columns of a live table that lose their end where the window is too narrow: texts of any length."""
@@ -88,6 +90,12 @@ def occupancy(event: Mapping[str, Any], width: int = BAR) -> Text:
     return bar.append(f" {round(100 * (sold + locked) / total):>3}%")
 
 
+def state_of_event(event: Mapping[str, Any]) -> str | None:
+    """Why an event sells nothing; None where it does."""
+    closed, cancelled = (isinstance(event.get(field), datetime) for field in ("closedAt", "cancelledAt"))
+    return "cancelled" if cancelled else "closed" if closed else None
+
+
 def _to_the_minute(moment: object) -> object:
     if not isinstance(moment, datetime):
         return moment
@@ -104,6 +112,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "id": "_id",
         "name": "name",
         "date": lambda event: _to_the_minute(event.get("eventDate")),
+        "state": state_of_event,
         "filled": occupancy,
         "available #": "availableSeats",
         "locked #": "locked",
@@ -117,6 +126,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "seats #": "seats",
         "status": "status",
         "expires": "expiresAt",
+        "kind": "kind",
         "key": "idempotencyKey",
     },
     "bookings": {
@@ -174,11 +184,13 @@ def list_table(
 
 
 def list_of(collection: str, documents: Sequence[StoredDocument]) -> Table:
-    """A list of one collection. The column `error` is there only if a run has one: without it a list of
-    runs fits 120 columns."""
-    columns = dict(LISTS[collection])
-    if not any(document.get("error") for document in documents):
-        columns.pop("error", None)
+    """A list of one collection. A column of RARE is there only if a document has it: without it a list fits
+    120 columns."""
+    columns = {
+        name: field
+        for name, field in LISTS[collection].items()
+        if name not in RARE or any(value(document, field) for document in documents)
+    }
     return list_table(documents, columns)
 
 

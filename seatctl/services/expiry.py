@@ -386,12 +386,12 @@ def _skipped(item: Item, error: SeatctlError) -> SkippedItem:
     return SkippedItem(item.kind if isinstance(item, Unreadable) else kind, item.id, str(error))
 
 
-def return_overdue(store: Store, event_id: EventId) -> Batch:
-    """Expire whatever is overdue on one event (invariant 6)."""
+def return_overdue(store: Store, event_id: EventId, *, dry_run: bool = False) -> Batch:
+    """Expire whatever is overdue on one event (invariant 6); a dry run only plans it."""
     now = store.now()
     done = Batch()
     for sweep, bookings_before in ((BookingSweep(), now), (LockSweep(), None)):
         run = SweepRun.at(store, sweep, now, now, SweepClearance(store, bookings_before))
-        for batch in run_sweep(store, run._replace(event=event_id)):
+        for batch in run_sweep(store, run._replace(event=event_id, dry_run=dry_run)):
             done.add(batch)
     return done

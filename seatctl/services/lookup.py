@@ -77,10 +77,10 @@ def job_runs(
     return store.job_logs.newest(where, limit, by="executedAt")
 
 
-def newest_ids(store: Store, collection: str, status: str | None, limit: int) -> list[str]:
+def newest_ids(store: Store, collection: str, limit: int, **filters: str | None) -> list[str]:
     """The newest ids for a shell to complete."""
     collections = {"events": store.events, "seatLocks": store.locks, "bookings": store.bookings}
-    found = collections[collection].newest(_given(status=status), limit)
+    found = collections[collection].newest(_given(**filters), limit)
     return [str(document["_id"]) for document in found]
 
 

@@ -24,6 +24,7 @@ from seatctl.domain.rules import (
     check_confirmable,
     check_confirmed_before,
     check_failable,
+    check_on_sale,
     check_payable,
     check_releasable,
     check_same_request,
@@ -32,11 +33,11 @@ from seatctl.domain.rules import (
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.domain.words import count
-from seatctl.errors import CountedByDay, DamagedDocument, SoldOut, StaleRead, Usage, WrongState
+from seatctl.errors import CountedByDay, DamagedDocument, StaleRead, Usage, WrongState
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, protected_by_text
-from seatctl.services.events import get_event
+from seatctl.services.events import get_event, too_few_seats
 from seatctl.services.expiry import return_overdue
 from seatctl.services.found import not_found, readable
 from seatctl.services.seats import doubt_about, end_lock, seats_of
@@ -91,7 +92,7 @@ class PayResult(NamedTuple):
 
 def lock(store: Store, request: LockRequest) -> LockResult:
     """Take seats until now + `ttl`. On an event with too few seats left, what is overdue there is returned
-    first (invariant 6). Raises Usage, NotFound, SoldOut, KeyReused, DamagedDocument, CountedByDay."""
+    first (invariant 6). Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
     request = _checked(request)
     if store.settings.object_id_users and isinstance(request.user, str):
         raise Usage(
@@ -102,7 +103,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
         store.locks.ensure_collection()
     if result := _take_seats(store, request):
         return result
-    get_event(store, request.event)
+    check_on_sale(get_event(store, request.event))
     returned = return_overdue(store, request.event)
     log.info(
         "too few seats left; returned %s that were overdue",
@@ -110,14 +111,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
     )
     if result := _take_seats(store, request):
         return result
-    event = get_event(store, request.event)
-    if event.available > event.total or event.available < 0:
-        raise DamagedDocument(
-            f"event {event.id}: {event.available} of {count(event.total, 'seat')} available; "
-            "run `seatctl recover`"
-        )
-    left = count(event.available, "seat")
-    raise SoldOut(f"event {event.id} has {left} left, {request.seats} requested")
+    raise too_few_seats(store, request.event, request.seats)
 
 
 def _checked(request: LockRequest) -> LockRequest:

@@ -30,7 +30,7 @@ def test_an_operation_says_who_ran_what_where_and_why_and_is_found_by_each_id(st
         with attempt as tx:
             tx.operations.record(operation_id, changed)
 
-    (stored,) = store.operations.concerning([event])
+    _, stored = store.operations.concerning([event])  # after its creation
     assert stored == next(iter(store.operations.concerning([other])))
     assert stored == {
         "_id": operation_id,

@@ -279,7 +279,7 @@ def test_a_booking_of_which_nobody_can_say_what_it_names_is_unreadable(fields, r
 
 
 def test_what_seatctl_writes_it_reads_back():
-    event = codec.new_event("Concert", NOW, 10, None, NOW)
+    event = codec.new_event("Concert", NOW, 10, None, None, NOW)
     lock = codec.new_lock(event["_id"], "u", 2, NOW, "k", NOW)
     read = codec.lock(lock)
     booking = codec.new_booking(read, NOW, NOW)
@@ -288,7 +288,7 @@ def test_what_seatctl_writes_it_reads_back():
     assert (read.seats, read.status, read.key) == (2, LockStatus.ACTIVE, "k")
     assert codec.booking(booking).lock == lock["_id"]
     assert "description" not in event
-    assert codec.new_event("Concert", NOW, 10, "x", NOW)["description"] == "x"
+    assert codec.new_event("Concert", NOW, 10, "x", None, NOW)["description"] == "x"
 
 
 # --- ids ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Commands on events: create-event."""
+"""Commands on events: create-event, edit-event, resize, block, unblock, close, reopen."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, Seats, option, parse_moment
+from seatctl.cli.options import OPERATE, DryRun, EventArgument, Seats, id_of, option, parse_moment
+from seatctl.domain.documents import LockId
+from seatctl.domain.states import BLOCK, LockStatus
 from seatctl.domain.timespec import format_time
-from seatctl.domain.words import count
+from seatctl.domain.words import count, format_number
 
 commands = typer.Typer()
+
+DATE_HELP = "When the event takes place: ISO 8601 (no zone = UTC) or +30d."
 
 
 @command(
@@ -27,9 +31,13 @@ def create_event(
     seats: Seats,
     date: Annotated[
         Any,  # a datetime or a timedelta, but Typer knows no unions
-        option("--date TIME", parse_moment, "When the event takes place: ISO 8601 (no zone = UTC) or +30d."),
+        option("--date TIME", parse_moment, DATE_HELP),
     ],
     description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
+    key: Annotated[
+        str | None,
+        option("--key KEY", str, "Idempotency key: the same request again returns the same event."),
+    ] = None,
 ) -> None:
     """Create an event with all its seats available."""
     from seatctl.services import events
@@ -37,14 +45,172 @@ def create_event(
     store = call.store(create=True)
     if call.target.uri is None and not store.exists():
         store.init()
-    request = events.CreateEventRequest(name=name, seats=seats, date=date, description=description)
+    request = events.CreateEventRequest(name, seats, date, description, key)
     result = events.create_event(store, request)
+    when = format_time(result.date)
+    if not result.created:
+        sentence = f"This key already created event {result.id} on {when} (unchanged)."
+        call.tell(result.event, sentence, quiet=result.id)
+        return
     if store.settings.adopted:
         call.note(
             "the other program may need fields of an event that seatctl does not write, such as a price"
         )
-    when = format_time(result.date)
     if result.is_past:
         call.note(f"warning: the date of this event is past: {when}")
     sentence = f"Created event {result.id} with {count(seats, 'seat')} on {when}."
     call.tell(result.event, sentence, quiet=result.id)
+
+
+@command(
+    commands,
+    "edit-event",
+    panel=OPERATE,
+    changes=True,
+    example='seatctl edit-event EVENT_ID --date 2027-05-08T19:30Z --reason "the hall is taken"',
+)
+def edit_event(
+    call: Invocation,
+    event: EventArgument,
+    name: Annotated[str | None, option("--name NAME", str, "A new name.")] = None,
+    date: Annotated[
+        Any,  # a datetime, a timedelta or None, but Typer knows no unions
+        option("--date TIME", parse_moment, DATE_HELP),
+    ] = None,
+    description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
+) -> None:
+    """Change the name, date or description of an event."""
+    from seatctl.services import events
+
+    result = events.edit_event(call.store(), events.EditEventRequest(event, name, date, description))
+    words = {"eventDate": "date"}
+    changed = " and ".join(words.get(field, field) for field in result.changed)
+    sentence = (
+        f"Changed the {changed} of event {event}."
+        if changed
+        else f"Event {event} has that already (unchanged)."
+    )
+    call.tell(result.event, sentence, quiet=event)
+
+
+@command(
+    commands,
+    "resize",
+    panel=OPERATE,
+    changes=True,
+    example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"',
+)
+def resize(call: Invocation, event: EventArgument, seats: Seats, dry_run: DryRun = False) -> None:
+    """Set the number of seats of an event.
+
+    It cannot be less than what buyers hold; the message says what is possible."""
+    from seatctl.services import capacity
+
+    result = capacity.resize(call.store(), capacity.ResizeRequest(event, seats, dry_run))
+    free = f"{format_number(result.free)} {'off sale, it is closed' if result.closed else 'available'}"
+    if not result.changed:
+        sentence = f"Event {event} has {count(seats, 'seat')} already, {free}."
+    else:
+        has = "would have" if dry_run else "has"
+        sentence = (
+            f"Event {event} {has} {count(seats, 'seat')} instead of {format_number(result.before)}, {free}."
+        )
+        if result.returned:
+            sentence += f" {count(result.returned, 'overdue seat')} {_was(dry_run)} returned first."
+    call.tell(result.event, sentence, quiet=event)
+
+
+@command(
+    commands,
+    "block",
+    panel=OPERATE,
+    changes=True,
+    example='seatctl block EVENT_ID --seats 4 --reason "for the press"',
+)
+def block(
+    call: Invocation,
+    event: EventArgument,
+    seats: Seats,
+    key: Annotated[
+        str | None,
+        option("--key KEY", str, "Idempotency key: the same request again returns the same block."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Take seats off sale without a deadline, for house seats.
+
+    `unblock` returns them."""
+    from seatctl.services import closing
+
+    result = closing.block(call.store(), closing.BlockRequest(event, seats, key, dry_run))
+    held = result.lock
+    if not result.created:
+        sentence = f"This key already blocked {count(held.seats, 'seat')}; the block is {held.status}."
+    else:
+        assert result.available is not None
+        left = f"{format_number(result.available)} left"
+        sentence = f"{'Would block' if dry_run else 'Blocked'} {count(held.seats, 'seat')}; {left}."
+    if dry_run and result.created:
+        call.tell(held.stored, sentence)
+    else:
+        call.tell(held.stored, f"{sentence} Lock {held.id}.", quiet=held.id)
+
+
+@command(commands, "unblock", panel=OPERATE, changes=True, example="seatctl unblock LOCK_ID")
+def unblock(
+    call: Invocation,
+    lock_id: Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE, BLOCK)],
+) -> None:
+    """Return the seats of a block."""
+    from seatctl.services import closing
+
+    result = closing.unblock(call.store(), lock_id)
+    held = result.lock
+    if not result.changed:
+        sentence = f"Block {held.id} is {held.status} already."
+    elif result.closed:
+        sentence = f"Block {held.id} is {held.status}; its event is closed and keeps the seats off sale."
+    else:
+        sentence = f"Block {held.id} is {held.status}; {count(held.seats, 'seat')} returned."
+    call.tell(held.stored, sentence, quiet=held.id)
+
+
+@command(
+    commands,
+    "close",
+    panel=OPERATE,
+    changes=True,
+    example='seatctl close EVENT_ID --reason "the band is ill"',
+)
+def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
+    """Stop the sales of an event.
+
+    Everything available goes into a block, so that other programs sell nothing either; what comes back later
+    follows with the next run of a job. Buyers keep what they have. `reopen` starts the sales again."""
+    from seatctl.services import closing
+
+    result = closing.close(call.store(), event, dry_run=dry_run)
+    if not result.changed:
+        sentence = f"Event {event} is closed already."
+    else:
+        closed = "would be closed" if dry_run else "is closed"
+        sentence = f"Event {event} {closed}; {count(result.seats, 'seat')} {_was(dry_run)} taken off sale."
+    call.tell(result.event, sentence, quiet=event)
+
+
+@command(commands, "reopen", panel=OPERATE, changes=True, example="seatctl reopen EVENT_ID")
+def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
+    """Start the sales of a closed event again."""
+    from seatctl.services import closing
+
+    result = closing.reopen(call.store(), event, dry_run=dry_run)
+    if not result.changed:
+        sentence = f"Event {event} is open already."
+    else:
+        opened = "would be open" if dry_run else "is open"
+        sentence = f"Event {event} {opened} again; {count(result.seats, 'seat')} {_was(dry_run)} put on sale."
+    call.tell(result.event, sentence, quiet=event)
+
+
+def _was(dry_run: bool) -> str:
+    return "would be" if dry_run else "were"

@@ -10,6 +10,7 @@ import typer
 from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.options import (
     OPERATE,
+    EventArgument,
     LockArgument,
     Seats,
     duration,
@@ -18,7 +19,7 @@ from seatctl.cli.options import (
     option,
     parse_user,
 )
-from seatctl.domain.documents import BookingId, EventId, UserId
+from seatctl.domain.documents import BookingId, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus
 from seatctl.domain.timespec import format_duration, format_time
@@ -32,7 +33,7 @@ commands = typer.Typer()
 )
 def lock(
     call: Invocation,
-    event: Annotated[EventId, id_of("event", "events")],
+    event: EventArgument,
     user: Annotated[UserId, option("--user USER", parse_user, "Who the seats are for.")],
     seats: Seats,
     key: Annotated[
