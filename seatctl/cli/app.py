@@ -49,10 +49,12 @@ def root(
 # In the order of `seatctl --help`.
 app.add_typer(events.commands)
 app.add_typer(sales.commands)
+app.add_typer(story.repairs)
 app.add_typer(lists.commands)
 app.add_typer(story.commands)
 app.add_typer(jobs.commands)
 app.add_typer(care.checks)
+app.add_typer(story.checks)
 app.add_typer(setup.schedule, rich_help_panel=CHECK)
 app.add_typer(care.setup)
 app.add_typer(adopt.commands)

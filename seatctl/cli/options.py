@@ -32,7 +32,7 @@ COMPLETIONS, COMPLETION_PATIENCE_MS = 50, 500
 # --- parsers ----------------------------------------------------------------------------------------
 
 
-def _parse_whole_number(text: str) -> int:
+def parse_whole_number(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
         raise ValueError(f"{shorten(text, 40)!r} is not a whole number")
     return int(text)
@@ -40,7 +40,7 @@ def _parse_whole_number(text: str) -> int:
 
 def _between(smallest: int, largest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        number = _parse_whole_number(text)
+        number = parse_whole_number(text)
         if not smallest <= number <= largest:
             raise ValueError(f"{number} is not a number from {smallest:,} to {largest:,}")
         return number
@@ -140,7 +140,7 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None, kin
 EventArgument = Annotated[EventId, id_of("event", "events")]
 LockArgument = Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE)]
 Seats = Annotated[
-    int, option("--seats N", _parse_whole_number, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")
+    int, option("--seats N", parse_whole_number, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")
 ]
 
 EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only of this event.")]

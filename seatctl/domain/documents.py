@@ -6,6 +6,7 @@ Behind that door nobody asks again whether a number is a number.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -157,6 +158,9 @@ class Unreadable:
     event: EventId | None = None
     """The event that it seems to belong to."""
     flaw: Flaw = Flaw.DAMAGED
+    field: str = ""
+    """The field that is wrong, and what stands there."""
+    value: object = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}: {self.reason}"

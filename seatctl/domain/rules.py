@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from seatctl.domain.documents import Booking, Event, LockId, SeatLock
+from seatctl.domain.documents import Booking, Event, SeatLock
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
@@ -157,11 +157,6 @@ def check_failable(booking: Booking, lock: SeatLock | None) -> None:
             f"the lock of booking {booking.id} is CONSUMED: somebody may have paid; "
             f"`seatctl show {booking.id}`"
         )
-
-
-def several_bookings(lock: LockId, number: int) -> str:
-    """The sentence for a lock that more than one booking names."""
-    return f"lock {lock} has {count(number, 'booking')}"
 
 
 def _time(moment: datetime | None) -> str:

@@ -66,7 +66,7 @@ ENDED_BOOKING = frozenset({BookingStatus.FAILED, BookingStatus.EXPIRED, BookingS
 
 
 class Fault(StrEnum):
-    """Each way in which documents can break an invariant."""
+    """Each way in which documents can break an invariant; `faults.py` explains them."""
 
     COUNTER_DRIFT = "counter_drift"
     COUNTER_IN_DOUBT = "counter_in_doubt"
@@ -89,45 +89,6 @@ class Fault(StrEnum):
     UNKNOWN_COUNTING = "unknown_counting"
     TTL_INDEX = "ttl_index"
     DUPLICATE_KEY = "duplicate_key"
-
-
-INVARIANT = {
-    Fault.COUNTER_DRIFT: 1,
-    Fault.COUNTER_IN_DOUBT: 11,
-    Fault.OVERBOOKED: 2,
-    Fault.UNSETTLED_LOCK: 5,
-    Fault.LOST_LOCK: 5,
-    Fault.SEATS_NOT_RETURNED: 5,
-    Fault.BOOKING_WITHOUT_SEATS: 5,
-    Fault.BOOKING_WITHOUT_LOCK: 11,
-    Fault.CONFIRMED_WITHOUT_LOCK: 5,
-    Fault.CONSUMED_WITHOUT_BOOKING: 5,
-    Fault.SEVERAL_BOOKINGS: 5,
-    Fault.OTHER_EVENT: 5,
-    Fault.ORPHAN_LOCK: 1,
-    Fault.ORPHAN_BOOKING: 1,
-    Fault.ORPHAN_SOLD: 1,
-    Fault.DAMAGED_LOCK: 11,
-    Fault.DAMAGED_BOOKING: 11,
-    Fault.DAMAGED_EVENT: 11,
-    Fault.UNKNOWN_COUNTING: 11,
-    Fault.TTL_INDEX: 9,
-    Fault.DUPLICATE_KEY: 8,
-}
-"""The invariant that each fault breaks, by its number in the guide "guarantees"."""
-
-REPAIRABLE = frozenset(
-    {
-        Fault.COUNTER_DRIFT,
-        Fault.UNSETTLED_LOCK,
-        Fault.LOST_LOCK,
-        Fault.SEATS_NOT_RETURNED,
-        Fault.BOOKING_WITHOUT_SEATS,
-        Fault.ORPHAN_LOCK,
-        Fault.ORPHAN_BOOKING,
-    }
-)
-"""What `recover` repairs. For the rest a person must decide: money or somebody's data is at stake."""
 
 
 def fault_of_pair(lock: LockStatus | None, booking: BookingStatus) -> Fault | None:

@@ -170,6 +170,12 @@ class Bookings(Documents):
         found = self._compare_and_set({**id_is(booking_id), "status": old}, change)
         return None if found is None else _own(found)
 
+    def move_to_lock(self, booking: Booking, lock_id: LockId, now: datetime) -> Booking | None:
+        """Let a booking name another lock, if it is still as it was read; None otherwise."""
+        where = {**id_is(booking.id), "status": booking.status, "seatLockId": booking.lock}
+        found = self._compare_and_set(where, {"$set": {"seatLockId": lock_id, "updatedAt": now}})
+        return None if found is None else _own(found)
+
     def has_live(self) -> bool:
         where = {"event": EVERY, "status": {"$in": sorted(LIVE)}}
         return self._one(where, ("_id",)) is not None

@@ -47,21 +47,20 @@ def event(document: Document) -> Event | Unreadable:
     """An event, if its counter can be used and counts the whole event."""
     event_id = document["_id"]
 
-    def unreadable(reason: str, flaw: Flaw = Flaw.DAMAGED) -> Unreadable:
+    def unreadable(field: str, reason: str, flaw: Flaw = Flaw.DAMAGED) -> Unreadable:
         readable_id = EventId(event_id) if isinstance(event_id, ObjectId) else None
-        return Unreadable(Kind.EVENT, event_id, reason, readable_id, flaw)
+        return Unreadable(Kind.EVENT, event_id, reason, readable_id, flaw, field, document.get(field))
 
     if not isinstance(event_id, ObjectId):
-        return unreadable("its _id is not an ObjectId, so that no lock can name it")
+        return unreadable("_id", "its _id is not an ObjectId, so that no lock can name it")
     if not _counts_the_whole(document):
-        return unreadable("it counts its seats by day, and seatctl leaves it alone", Flaw.COUNTED_BY_DAY)
+        reason = "it counts its seats by day, and seatctl leaves it alone"
+        return unreadable("dailySeats", reason, Flaw.COUNTED_BY_DAY)
     total, available = (whole_number(document.get(field)) for field in ("totalSeats", "availableSeats"))
     if total is None or total < 1:
-        return unreadable(
-            f"totalSeats is {describe(document.get('totalSeats'))}, not a positive whole number"
-        )
+        return unreadable(*_flaw(document, "totalSeats", "a positive whole number"))
     if available is None:
-        return unreadable(f"availableSeats is {describe(document.get('availableSeats'))}, not a whole number")
+        return unreadable(*_flaw(document, "availableSeats", "a whole number"))
     dates = ("eventDate", "updatedAt", "closedAt", "cancelledAt")
     date, updated, closed, cancelled = (_date(document.get(field)) for field in dates)
     name = str(document.get("name", ""))
@@ -83,8 +82,8 @@ def lock(document: Document) -> SeatLock | Unreadable:
     """A lock, if a program can say what it holds, of which event, and until when."""
     seats, status = whole_number(document.get("seats")), _lock_status(document.get("status"))
     expires_at = _date(document.get("expiresAt"))
-    if reason := _flaw_of_lock(document, seats, status, expires_at):
-        return Unreadable(Kind.LOCK, document["_id"], reason, event_named_by(document.get("eventId")))
+    if flaw := _flaw_of_lock(document, seats, status, expires_at):
+        return _unreadable(Kind.LOCK, document, "eventId", *flaw)
     assert seats is not None
     assert status is not None
     key = document.get("idempotencyKey")
@@ -103,25 +102,36 @@ def lock(document: Document) -> SeatLock | Unreadable:
 
 def _flaw_of_lock(
     document: Document, seats: int | None, status: LockStatus | None, expires_at: datetime | None
-) -> str | None:
+) -> tuple[str, str] | None:
+    """The field that cannot be read, and why."""
     if not isinstance(document["_id"], ObjectId):
-        return "its _id is not an ObjectId"
+        return "_id", "its _id is not an ObjectId"
     if status is None:
-        return f"its status is {describe(document.get('status'))}"
+        return "status", f"its status is {describe(document.get('status'))}"
     if not isinstance(document.get("eventId"), ObjectId):
-        return f"eventId is {describe(document.get('eventId'))}, not an id"
+        return _flaw(document, "eventId", "an id")
     if seats is None or seats < 1:
-        return f"seats is {describe(document.get('seats'))}, not a positive whole number"
+        return _flaw(document, "seats", "a positive whole number")
     if status is LockStatus.ACTIVE and expires_at is None:
-        return f"expiresAt is {describe(document.get('expiresAt'))}, not a date"
+        return _flaw(document, "expiresAt", "a date")
     return None
+
+
+def _flaw(document: Document, field: str, wanted: str) -> tuple[str, str]:
+    return field, f"{field} is {describe(document.get(field))}, not {wanted}"
+
+
+def _unreadable(kind: Kind, document: Document, event: str, field: str, reason: str) -> Unreadable:
+    """A lock or a booking that names its event in the field `event`."""
+    owner, value = event_named_by(document.get(event)), document.get(field)
+    return Unreadable(kind, document["_id"], reason, owner, field=field, value=value)
 
 
 def booking(document: Document) -> Booking | Unreadable:
     """A booking, if a program can say what state it is in and which lock it names."""
     status, deadline = _booking_status(document.get("status")), _date(document.get("paymentExpiresAt"))
-    if reason := _flaw_of_booking(document, status, deadline):
-        return Unreadable(Kind.BOOKING, document["_id"], reason, event_named_by(document.get("event")))
+    if flaw := _flaw_of_booking(document, status, deadline):
+        return _unreadable(Kind.BOOKING, document, "event", *flaw)
     assert status is not None
     return Booking(
         id=BookingId(document["_id"]),
@@ -137,17 +147,17 @@ def booking(document: Document) -> Booking | Unreadable:
 
 def _flaw_of_booking(
     document: Document, status: BookingStatus | None, deadline: datetime | None
-) -> str | None:
+) -> tuple[str, str] | None:
     if not isinstance(document["_id"], ObjectId):
-        return "its _id is not an ObjectId"
+        return "_id", "its _id is not an ObjectId"
     if status is None:
-        return f"its status is {describe(document.get('status'))}"
+        return "status", f"its status is {describe(document.get('status'))}"
     if not isinstance(document.get("event"), ObjectId):
-        return f"event is {describe(document.get('event'))}, not an id"
+        return _flaw(document, "event", "an id")
     if not isinstance(document.get("seatLockId"), ObjectId):
-        return f"seatLockId is {describe(document.get('seatLockId'))}, not an id"
+        return _flaw(document, "seatLockId", "an id")
     if status is BookingStatus.PAYMENT_PENDING and deadline is None:
-        return f"paymentExpiresAt is {describe(document.get('paymentExpiresAt'))}, not a date"
+        return _flaw(document, "paymentExpiresAt", "a date")
     return None
 
 

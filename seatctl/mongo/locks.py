@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import CLOSING, EventId, LockId, RunId, SeatLock, Unreadable, UserId
+from seatctl.domain.documents import CLOSING, Booking, EventId, LockId, RunId, SeatLock, Unreadable, UserId
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
+from seatctl.mongo.ids import new_key
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -92,6 +93,22 @@ class SeatLocks(Documents):
         found = self._compare_and_set(unchanged, {"$set": {"seats": seats, "updatedAt": now}})
         return None if found is None else _own(found)
 
+    def insert_for(
+        self, booking: Booking, seats: int, status: LockStatus, now: datetime, *, under_its_id: bool
+    ) -> SeatLock:
+        """A lock for a booking that has none of its own; under the id that the booking names if there is no
+        such lock. Raises StaleRead where there is one by now."""
+        deadline = booking.payment_expires_at or now
+        document = codec.new_lock(booking.event, booking.user, seats, deadline, new_key(), now)
+        document["status"] = status.value
+        if under_its_id:
+            document["_id"] = booking.lock
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            raise StaleRead from error
+        return _own(document)
+
     def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:
         found = self._one(id_is(lock_id))
         return None if found is None else codec.lock(found)
@@ -165,6 +182,11 @@ class SeatLocks(Documents):
         change = status_change(new, now, old=old if by_job else None, ended_by=ended_by)
         found = self._compare_and_set({**id_is(lock_id), "status": old}, change)
         return None if found is None else _own(found)
+
+    def touch(self, lock: SeatLock, now: datetime) -> bool:
+        """Write a lock that stays as it is, so that two changes of what belongs to it exclude each other."""
+        where = {**id_is(lock.id), "status": lock.status}
+        return self._compare_and_set(where, {"$set": {"updatedAt": now}}) is not None
 
     def move_deadline(self, lock_id: LockId, deadline: datetime, now: datetime) -> bool:
         """Move an ACTIVE lock's deadline to its booking's, unless it has passed by the server's own clock.

@@ -233,10 +233,14 @@ def _by_fault(violations: Sequence[Violation]) -> list[str]:
         + (
             "; nothing to do"
             if violation.accepted
-            else f"; `{violation.remedy}`, or `seatctl verify` for all"
+            else f"; `{_way_out(violation)}`, or `seatctl verify` for all"
         )
         for fault, violation in sorted(first.items())
     ]
+
+
+def _way_out(violation: Violation) -> str:
+    return "seatctl recover" if violation.is_for_recovery else f"seatctl explain {violation.fault}"
 
 
 def check(

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from seatctl.domain.documents import Booking, Event, Kind, SeatLock, Unreadable
-from seatctl.domain.rules import several_bookings
-from seatctl.domain.states import (
-    HOLDING,
-    INVARIANT,
-    LIVE,
-    REPAIRABLE,
-    BookingStatus,
-    Fault,
-    LockStatus,
-    fault_of_pair,
-)
+from seatctl.domain.faults import EXPLANATIONS, NEW_ID, Remedy
+from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus, fault_of_pair
 from seatctl.domain.timespec import shorten
+from seatctl.domain.words import count
 from seatctl.mongo.aggregations import SharedKey
+from seatctl.mongo.mongosh import literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +28,10 @@ class Violation:
     index: str | None = None
     repairable: bool = True
     """False: recovery repairs such faults, but not this one."""
+    seats: int | None = None
+    """The seats that locks hold, which is the smallest capacity that the event can have."""
+    damage: Unreadable | None = None
+    """The document that cannot be read."""
     accepted: bool = False
     """Listed, but nobody has to act on it: an event counted by day on an adopted database, or an old pair of
     locks that hold nothing."""
@@ -45,30 +43,72 @@ class Violation:
 
     @property
     def is_for_recovery(self) -> bool:
-        return self.fault in REPAIRABLE and self.repairable
+        return EXPLANATIONS[self.fault].repairable and self.repairable
+
+    @property
+    def remedies(self) -> list[Remedy]:
+        """What a person can decide, and the commands that carry it out, with the ids that are known. What
+        needs the id of a booking is left out where there is none."""
+        about = EXPLANATIONS[self.fault]
+        remedies = about.remedies[about.repairable and not self.is_for_recovery :]
+        if self.damage is not None and self.damage.field == "_id":
+            remedies = (NEW_ID,)
+        filled = [Remedy(one.decision, tuple(map(self._fill, one.commands))) for one in remedies]
+        possible = [one for one in filled if " BOOKING_ID" not in " ".join(one.commands)]
+        return possible or filled
+
+    def _fill(self, command: str) -> str:
+        """The command with what is known in place of the names in capitals."""
+        ids = {"EVENT_ID": self.event, "LOCK_ID": self.lock, "BOOKING_ID": self.booking}
+        texts = {name: str(value) for name, value in ids.items() if value is not None}
+        if self.seats is not None:
+            texts["N"] = str(self.seats)
+        if self.index:
+            texts["COLLECTION"], _, name = self.index.partition(".")
+            texts["INDEX"] = json.dumps(name)
+        if self.damage is not None:
+            texts |= _damage(self.damage)
+
+        def known_or_as_it_is(name: re.Match[str]) -> str:
+            return texts.get(name[0], name[0])
+
+        return re.sub(r"\b[A-Z]+(?:_ID)?\b", known_or_as_it_is, command)
 
     @property
     def remedy(self) -> str:
-        """The command that repairs it, or those that show a person what there is and how to decide."""
+        """What to do, in one line."""
         if self.accepted:
             return "nothing: seatctl leaves it alone"
         if self.is_for_recovery:
             return "seatctl recover"
-        if self.index:
-            collection, _, name = self.index.partition(".")
-            return f"in mongosh: db.{collection}.dropIndex({json.dumps(name)})"
-        return f"seatctl show {self.booking or self.lock or self.event}; seatctl help guarantees"
+        return "; ".join([*map(str, self.remedies), f"seatctl explain {self.fault}"])
 
     def as_document(self) -> dict[str, object]:
         ids = {"event": self.event, "lock": self.lock, "booking": self.booking, "index": self.index}
         return {
             "fault": self.fault.value,
-            "invariant": INVARIANT[self.fault],
+            "invariant": EXPLANATIONS[self.fault].invariant,
             "message": self.message,
             **{name: value for name, value in ids.items() if value is not None},
             "remedy": self.remedy,
             **({"accepted": True} if self.accepted else {}),
         }
+
+
+COLLECTION_OF = {Kind.EVENT: "events", Kind.LOCK: "seatLocks", Kind.BOOKING: "bookings"}
+SUGGESTED = {"availableSeats": "0", "expiresAt": "new Date()", "paymentExpiresAt": "new Date()"}
+"""By field, a value from which `recover` finds what is right."""
+
+
+def _damage(found: Unreadable) -> dict[str, str]:
+    """What the line for mongosh has to say of a document that cannot be read."""
+    return {
+        "COLLECTION": COLLECTION_OF[found.kind],
+        "ID": literal(found.id),
+        "FIELD": found.field,
+        "FOUND": literal(found.value),
+        "VALUE": SUGGESTED.get(found.field, "VALUE"),
+    }
 
 
 FAULT_OF_UNREADABLE = {
@@ -83,7 +123,12 @@ def unreadable(found: Unreadable) -> Violation:
     ids = {found.kind.value: found.id}
     event = found.id if found.kind is Kind.EVENT else found.event
     return Violation(
-        FAULT_OF_UNREADABLE[found.kind], str(found), event, lock=ids.get("lock"), booking=ids.get("booking")
+        FAULT_OF_UNREADABLE[found.kind],
+        str(found),
+        event,
+        lock=ids.get("lock"),
+        booking=ids.get("booking"),
+        damage=found,
     )
 
 
@@ -106,7 +151,8 @@ def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iter
     """What is wrong with a lock that holds seats, and with the bookings that name it."""
     several = [one for one in bookings if not _is_initiated(one)]
     if len(several) > 1:
-        message = several_bookings(lock.id, len(several))
+        named = ", ".join(f"{one.id} ({_state(one)})" for one in several)
+        message = f"lock {lock.id} has {count(len(several), 'booking')}: {named}"
         yield Violation(Fault.SEVERAL_BOOKINGS, message, lock.event, lock.id)
     readable = [booking for booking in bookings if isinstance(booking, Booking)]
     yield from (unreadable(booking) for booking in bookings if isinstance(booking, Unreadable))
@@ -127,6 +173,10 @@ def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iter
             continue  # a person has to look at the other booking first
         if fault:
             yield of_pair(fault, booking, lock)
+
+
+def _state(booking: Booking | Unreadable) -> str:
+    return "unreadable" if isinstance(booking, Unreadable) else booking.status.value
 
 
 def _is_initiated(booking: Booking | Unreadable) -> bool:
@@ -174,7 +224,7 @@ def judge_counter(event: Event, held: int) -> Violation | None:
     expected = event.total - held
     if expected < 0:
         message = f"event {event.id}: locks hold {held} of {event.total} seats, {-expected} too many"
-        return Violation(Fault.OVERBOOKED, message, event.id)
+        return Violation(Fault.OVERBOOKED, message, event.id, seats=held)
     if event.available == expected:
         return None
     message = (

@@ -132,8 +132,8 @@ def show(
             for name, documents in shown.related.items()
             if documents
         ]
-        console.show(tables.document_table(shown.document, shown.kind), *related)
-        call.note(f"`seatctl history {document_id}` tells what happened to it")
+        story = f"`seatctl history {document_id}` tells what happened to it."
+        console.show(tables.document_table(shown.document, shown.kind), *related, story)
 
 
 @command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")

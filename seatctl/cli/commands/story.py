@@ -1,4 +1,4 @@
-"""Commands that tell what happened and what to do about it: history, explain."""
+"""Commands that tell what happened, what to do about it, and one that does it: history, explain, relock."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ from typing import Annotated, Any
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import INSPECT, LIST_LIMIT, Limit, parse_id, parser
+from seatctl.cli.options import (
+    CHECK,
+    INSPECT,
+    LIST_LIMIT,
+    OPERATE,
+    Limit,
+    id_of,
+    option,
+    parse_id,
+    parse_whole_number,
+    parser,
+)
+from seatctl.domain.documents import BookingId
+from seatctl.domain.states import Fault
 from seatctl.domain.words import count
+from seatctl.errors import Misconfigured, Unreachable
 from seatctl.output import console, formats, tables
 
-commands = typer.Typer()
+commands, checks, repairs = typer.Typer(), typer.Typer(), typer.Typer()
 
 
 @command(commands, "history", panel=INSPECT, example="seatctl history BOOKING_ID")
@@ -47,3 +61,56 @@ def history(
             call.note(f"{count(rows, 'row')} shown; --limit 0 shows all")
     else:
         call.note("nothing to show")
+
+
+@command(checks, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")
+def explain(
+    call: Invocation,
+    fault: Annotated[
+        Fault, typer.Argument(metavar="FAULT", help="As `verify` names it.", case_sensitive=False)
+    ],
+) -> None:
+    """Explain a fault: its meaning, its cause, and the way out.
+
+    With the ids of what `verify` finds now, if the database can be reached; -q prints those alone."""
+    from seatctl.services.explanations import explain as explained
+
+    try:
+        explanation = explained(call.store(), fault)
+    except (Misconfigured, Unreachable) as error:
+        call.note(f"without the ids of a database: {error}")
+        explanation = explained(None, fault)
+    if call.json:
+        formats.print_json(explanation.as_document())
+    elif call.quiet:
+        formats.print_ids({"_id": each} for each in explanation.ids)
+    else:
+        console.show(*explanation.lines)
+
+
+@command(repairs, "relock", panel=OPERATE, changes=True, example="seatctl relock BOOKING_ID")
+def relock(
+    call: Invocation,
+    booking_id: Annotated[BookingId, id_of("booking", "bookings")],
+    seats: Annotated[
+        int | None,
+        option("--seats N", parse_whole_number, "How many seats it had, where its lock is gone."),
+    ] = None,
+) -> None:
+    """Give a booking a lock of its own, with its seats.
+
+    For a booking whose lock is missing, is shared with another booking, or holds seats of another event
+    (`seatctl explain confirmed_without_lock`, `several_bookings`, `other_event`)."""
+    from seatctl.services.relocking import relock
+
+    result = relock(call.store(), booking_id, seats)
+    booking, lock, left = result.booking, result.lock, result.left
+    if lock is None:
+        sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
+    elif not result.changed:
+        sentence = f"Booking {booking.id} has lock {lock.id} of its own already, which is {lock.status}."
+    else:
+        sentence = f"Booking {booking.id} has lock {lock.id} with {count(lock.seats, 'seat')}, {lock.status}."
+        if left is not None:
+            sentence += f" `seatctl show {left.id}` shows the lock that it left, which is {left.status}."
+    call.tell(booking.stored, sentence, quiet=booking.id)

@@ -1,0 +1,247 @@
+"""What a person has to know about each fault: what it means, whence it comes, how to decide, and the
+command that carries the decision out. The only source of this: `verify`, `recover`, `explain`, `health` and
+the guide "guarantees" all say what stands here.
+
+In a command EVENT_ID, LOCK_ID, BOOKING_ID, COLLECTION and INDEX stand for those of a violation, ID, FIELD
+and FOUND for what is wrong in a damaged document. A person fills in N, VALUE, REF and the id of an OTHER one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from seatctl.domain.states import Fault
+
+
+class Remedy(NamedTuple):
+    """A decision, and what carries it out: commands of seatctl one after the other, or a line for mongosh."""
+
+    decision: str
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.decision}: {', then '.join(self.commands)}"
+
+
+class Explanation(NamedTuple):
+    """All about one fault. `invariant` is the one that it breaks, by its number in the guide "guarantees"."""
+
+    invariant: int
+    meaning: str
+    cause: str
+    decide: str
+    remedies: tuple[Remedy, ...]
+    repairable: bool = False
+    """Whether `recover` repairs it. For the rest a person must decide: money or data is at stake."""
+
+
+def _repaired(invariant: int, meaning: str, cause: str, outcome: str, *remedies: Remedy) -> Explanation:
+    return Explanation(
+        invariant,
+        meaning,
+        cause,
+        f"Nothing: `seatctl recover` knows what is right. {outcome}",
+        (Remedy("repair it", ("seatctl recover",)), *remedies),
+        repairable=True,
+    )
+
+
+CRASH = "Another program, or a change by hand, wrote only one of two documents."
+CANCEL_BOOKING = "seatctl cancel BOOKING_ID"
+RELOCK = "seatctl relock BOOKING_ID --seats N"
+SET_FIELD = 'db.COLLECTION.updateOne({_id: ID, "FIELD": FOUND}, {$set: {"FIELD": VALUE}})'
+NEW_ID = Remedy(
+    "give it an id of its own in mongosh",
+    (
+        "db.COLLECTION.insertOne({...db.COLLECTION.findOne({_id: ID}), _id: ObjectId()})",
+        "db.COLLECTION.deleteOne({_id: ID})",
+    ),
+)
+"""For a document whose `_id` is the field that is wrong: MongoDB changes no `_id`."""
+TO_EVENT_OF_LOCK = (
+    'db.bookings.updateOne({_id: ObjectId("BOOKING_ID"), event: ObjectId("EVENT_ID")}, '
+    '{$set: {event: ObjectId("OTHER_EVENT_ID")}})'
+)
+TO_ORDINARY = 'db.events.updateOne({_id: ObjectId("EVENT_ID")}, {$unset: {dailySeats: 1, eventType: 1}})'
+MORE_ROOM = Remedy("the hall has more seats", ("seatctl resize EVENT_ID --seats N", "seatctl recover"))
+
+
+def _damaged(what: str, fields: str, *more: Remedy) -> Explanation:
+    return Explanation(
+        11,
+        f"The {what} cannot be read; the message says which field is wrong.",
+        "Another program with another schema, or a change by hand.",
+        f"Find the right value in a backup or in the program that wrote it. {fields} The line for mongosh "
+        "names what is there now, so that it changes nothing if another writer is faster; `modifiedCount: 1` "
+        "means done.",
+        (Remedy("correct the field in mongosh", (SET_FIELD, "seatctl recover")), *more),
+    )
+
+
+EXPLANATIONS: dict[Fault, Explanation] = {
+    Fault.COUNTER_DRIFT: _repaired(
+        1,
+        "The counter is not what the locks say.",
+        CRASH,
+        "It counts the seats that locks hold and sets availableSeats to the rest.",
+    ),
+    Fault.COUNTER_IN_DOUBT: Explanation(
+        11,
+        "The counter is too low, but seats may be held by a document that is missing or unreadable.",
+        "A lock was deleted, or a document was damaged; the message says which.",
+        "Resolve the other violations of the event first: they are what the doubt is about. Then nothing is "
+        "left to decide.",
+        (Remedy("once the others are resolved", ("seatctl recover",)),),
+    ),
+    Fault.OVERBOOKED: Explanation(
+        2,
+        "Locks hold more seats than the event has.",
+        "Another program sold without looking at the counter, or totalSeats was lowered by hand.",
+        "`seatctl recover` ends what is overdue there. If too many seats are sold even so, are there more "
+        "seats in the hall? Otherwise some buyers must go: `seatctl bookings --event EVENT_ID --status "
+        "confirmed` lists them, the last one first.",
+        (
+            Remedy("end what is overdue", ("seatctl recover",)),
+            Remedy("the hall has more seats", ("seatctl resize EVENT_ID --seats N",)),
+            Remedy("a buyer goes, and is paid back", ("seatctl cancel OTHER_BOOKING_ID",)),
+            Remedy("a lock without a booking goes", ("seatctl release OTHER_LOCK_ID",)),
+        ),
+    ),
+    Fault.UNSETTLED_LOCK: _repaired(
+        5, "The booking is CONFIRMED, its lock still ACTIVE.", CRASH, "The lock becomes CONSUMED."
+    ),
+    Fault.LOST_LOCK: _repaired(
+        5,
+        "The booking is CONFIRMED, but its lock has ended, so its seats may be sold again.",
+        "A job of another program expired the lock under the payment.",
+        "It takes the seats again if the event has them. If not, the event is oversold: find more seats, or "
+        "cancel the booking and pay the money back.",
+        MORE_ROOM,
+        Remedy("the buyer is paid back", (CANCEL_BOOKING,)),
+    ),
+    Fault.SEATS_NOT_RETURNED: _repaired(
+        5,
+        "The booking has ended, its lock is still ACTIVE.",
+        CRASH,
+        "The lock expires, the seats are returned.",
+    ),
+    Fault.BOOKING_WITHOUT_SEATS: _repaired(
+        5, "The booking waits for its payment, but its lock has ended.", CRASH, "The booking expires."
+    ),
+    Fault.BOOKING_WITHOUT_LOCK: Explanation(
+        11,
+        "A pending booking names a lock that does not exist.",
+        "A TTL index or a program deletes locks.",
+        "First stop what deletes locks. Then either take its seats again, as many as it had (a backup of the "
+        "lock says how many, or the payment), or end the booking. Left alone it expires at its deadline.",
+        (Remedy("it keeps its seats", (RELOCK,)), Remedy("it ends", (CANCEL_BOOKING,))),
+    ),
+    Fault.CONFIRMED_WITHOUT_LOCK: Explanation(
+        5,
+        "A paid booking names a lock that does not exist: its seats are sold, but nothing holds them.",
+        "A TTL index or a program deletes locks.",
+        "First stop what deletes locks. Then take its seats again, as many as were paid for, or pay the "
+        "money back. Until then no counter of this event is raised.",
+        (Remedy("it keeps its seats", (RELOCK,)), Remedy("the buyer is paid back", (CANCEL_BOOKING,))),
+    ),
+    Fault.CONSUMED_WITHOUT_BOOKING: Explanation(
+        5,
+        "The seats are sold, but no booking is paid.",
+        "The booking was deleted, or another program crashed between its two writes.",
+        "Ask the payment provider whether the lock's user paid (`seatctl history LOCK_ID`).",
+        (
+            Remedy("paid", ("seatctl confirm LOCK_ID --sold --ref REF",)),
+            Remedy("not paid", ("seatctl cancel LOCK_ID",)),
+        ),
+    ),
+    Fault.SEVERAL_BOOKINGS: Explanation(
+        5,
+        "More than one booking names the lock.",
+        "Another program made a second booking; no unique index kept it from that.",
+        "`seatctl show LOCK_ID` lists them. Which one counts? Each other one gets a lock of its own: with "
+        "seats of its own if it is to stay and the event has them, otherwise cancel it first.",
+        (
+            Remedy("both stay", ("seatctl relock OTHER_BOOKING_ID",)),
+            Remedy(
+                "the other one goes", ("seatctl cancel OTHER_BOOKING_ID", "seatctl relock OTHER_BOOKING_ID")
+            ),
+        ),
+    ),
+    Fault.OTHER_EVENT: Explanation(
+        5,
+        "A live booking names another event than its lock does.",
+        "A change by hand, or another program moved the booking.",
+        "Which event did the buyer mean? If the booking's, it needs seats there, and its old lock is ended "
+        "by its deadline or, where it is CONSUMED, by `seatctl cancel LOCK_ID`.",
+        (
+            Remedy("the booking is right", ("seatctl relock BOOKING_ID",)),
+            Remedy(
+                "the lock is right: in mongosh",
+                (TO_EVENT_OF_LOCK,),
+            ),
+            Remedy("neither", (CANCEL_BOOKING,)),
+        ),
+    ),
+    Fault.ORPHAN_LOCK: _repaired(
+        1,
+        "An ACTIVE lock of an event that does not exist.",
+        "The event was deleted.",
+        "It expires, with bookings that wait for it.",
+    ),
+    Fault.ORPHAN_BOOKING: _repaired(
+        1, "A pending booking of an event that does not exist.", "The event was deleted.", "It expires."
+    ),
+    Fault.ORPHAN_SOLD: Explanation(
+        1,
+        "A sold lock or a paid booking of an event that does not exist.",
+        "The event was deleted.",
+        "Restore the event from a backup, then nothing is wrong. Or give the sale up.",
+        (
+            Remedy("the buyer is paid back", (CANCEL_BOOKING,)),
+            Remedy("nobody paid for the lock", ("seatctl cancel LOCK_ID",)),
+        ),
+    ),
+    Fault.DAMAGED_LOCK: _damaged("lock", "Its seats are not free until then."),
+    Fault.DAMAGED_BOOKING: _damaged("booking", "It keeps its lock until then."),
+    Fault.DAMAGED_EVENT: _damaged(
+        "event", "A wrong availableSeats may become 0: `seatctl recover` then sets it right."
+    ),
+    Fault.UNKNOWN_COUNTING: Explanation(
+        11,
+        "The event counts its seats by day.",
+        "Another program sells events of several days on this database.",
+        "seatctl leaves it and its locks alone, and keeps reporting it. On an adopted database that is no "
+        "failure.",
+        (
+            Remedy("another program sells it", ("seatctl adopt",)),
+            Remedy(
+                "it is an ordinary event: in mongosh",
+                (TO_ORDINARY, "seatctl recover"),
+            ),
+        ),
+    ),
+    Fault.TTL_INDEX: Explanation(
+        9,
+        "An index by which MongoDB deletes events, locks or bookings.",
+        "Another program creates it, often at each start.",
+        "Nobody needs it: the sweeps do its work and delete nothing. Take it out of the program that creates "
+        "it; where that program stays as it is, `seatctl adopt` makes the index harmless.",
+        (
+            Remedy("drop it in mongosh", ("db.COLLECTION.dropIndex(INDEX)",)),
+            Remedy("the other program stays as it is", ("seatctl adopt",)),
+        ),
+    ),
+    Fault.DUPLICATE_KEY: Explanation(
+        8,
+        "Several locks of one event and user have the same idempotency key, so that the index that rules "
+        "this out cannot be created.",
+        "Another program repeated a request where no unique index kept it from that.",
+        "Which lock counts? End the other one. Where they hold nothing there is nothing to do.",
+        (
+            Remedy("a lock without a booking goes", ("seatctl release OTHER_LOCK_ID",)),
+            Remedy("a lock with a booking goes", ("seatctl cancel OTHER_BOOKING_ID",)),
+        ),
+    ),
+}
+
+REPAIRABLE = frozenset(fault for fault, about in EXPLANATIONS.items() if about.repairable)

@@ -1,0 +1,81 @@
+"""`explain`: all about one fault, with the ids of the violations that are there now. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from seatctl.domain.faults import EXPLANATIONS, Remedy
+from seatctl.domain.states import Fault
+from seatctl.domain.words import count
+from seatctl.mongo.store import Store
+from seatctl.services.verify import verify
+from seatctl.services.violations import Violation
+
+LISTED = 5
+"""Violations whose commands are written out; their number is always complete."""
+
+
+class Explained(NamedTuple):
+    """A fault, and the violations of its kind that nobody has accepted; None: no database was asked."""
+
+    fault: Fault
+    found: Sequence[Violation] | None
+
+    @property
+    def ids(self) -> list[object]:
+        """What each violation is about: its booking, its lock, its event, or its index."""
+        return [one.booking or one.lock or one.event or one.index for one in self.found or ()]
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        about = EXPLANATIONS[self.fault]
+        yield f"{self.fault} (invariant {about.invariant})"
+        yield f"  meaning  {about.meaning}"
+        yield f"  cause    {about.cause}"
+        yield f"  decide   {about.decide}"
+        found = self.found or ()
+        if not found:
+            yield from _commands(about.remedies)
+        if self.found is not None:
+            verb = "is" if len(found) == 1 else "are"
+            yield f"Now there {verb} {count(len(found), 'violation')} of this kind."
+        for one in islice(found, LISTED):
+            yield f"- {one.message}"
+            yield from _commands(one.remedies)
+        if len(found) > LISTED:
+            yield f"and {len(found) - LISTED} more: `seatctl verify` lists all"
+
+    def as_document(self) -> dict[str, object]:
+        about = EXPLANATIONS[self.fault]
+        document: dict[str, object] = {
+            "fault": self.fault.value,
+            "invariant": about.invariant,
+            "repairable": about.repairable,
+            "meaning": about.meaning,
+            "cause": about.cause,
+            "decide": about.decide,
+            "remedies": [one._asdict() for one in about.remedies],
+        }
+        if self.found is None:
+            return document
+        listed = [
+            {**one.as_document(), "remedies": [remedy._asdict() for remedy in one.remedies]}
+            for one in self.found[:LISTED]
+        ]
+        return {**document, "found": listed, "foundCount": len(self.found)}
+
+
+def explain(store: Store | None, fault: Fault) -> Explained:
+    """All about a fault; of a database also what is wrong there now."""
+    if store is None:
+        return Explained(fault, None)
+    return Explained(fault, [one for one in verify(store) if one.fault is fault and not one.accepted])
+
+
+def _commands(remedies: Sequence[Remedy]) -> Iterator[str]:
+    for remedy in remedies:
+        yield f"  {remedy.decision}:"
+        yield from (f"    {command}" for command in remedy.commands)

@@ -1,0 +1,137 @@
+"""`relock`: a lock of its own for a booking whose lock is missing, is shared with another booking, or holds
+seats of another event. It is how a person carries out "this booking keeps its seats"."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock
+from seatctl.domain.requests import seat_count
+from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count
+from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
+from seatctl.mongo.aggregations import HeldSeats, some
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.events import get_event
+from seatctl.services.found import not_found, readable
+
+LOCK_OF = {
+    BookingStatus.CONFIRMED: LockStatus.CONSUMED,
+    BookingStatus.PAYMENT_PENDING: LockStatus.ACTIVE,
+    BookingStatus.FAILED: LockStatus.EXPIRED,
+    BookingStatus.EXPIRED: LockStatus.EXPIRED,
+    BookingStatus.CANCELLED: LockStatus.CANCELLED,
+}
+"""The state of the lock of a booking (invariant 5)."""
+
+
+class RelockResult(NamedTuple):
+    """The booking; its lock, or None where it needs none; whether this call made that lock; and the lock that
+    it named before, if that still exists."""
+
+    booking: Booking
+    lock: SeatLock | None
+    changed: bool
+    left: SeatLock | None = None
+
+
+def relock(store: Store, booking_id: BookingId, seats: int | None = None) -> RelockResult:
+    """Give a booking a lock of its own. A live one takes its seats again, if its event has seats that no lock
+    holds; an ended one gets a lock that holds nothing. `seats` is needed only where the old lock is gone.
+    Again: once. Raises Usage, NotFound, WrongState, DeadlinePassed, SoldOut, DamagedDocument, CountedByDay.
+    """
+    wanted = None if seats is None else seat_count(seats)
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            result = _relock_within(tx, booking_id, wanted)
+    return result
+
+
+def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> RelockResult:
+    found = tx.bookings.get(booking_id)
+    if found is None:
+        raise not_found(tx, "booking", booking_id)
+    booking = readable(found)
+    held = tx.locks.get(booking.lock)
+    old = None if held is None else readable(held)
+    if _is_settled(tx, booking, old):
+        return RelockResult(booking, old, changed=False)
+    status, now = LOCK_OF[booking.status], tx.now()
+    if booking.status is BookingStatus.PAYMENT_PENDING:
+        assert booking.payment_expires_at is not None  # it could be read
+        if booking.payment_expires_at <= now:
+            raise DeadlinePassed(
+                f"booking {booking.id} had to be paid by {format_time(booking.payment_expires_at)}; "
+                "`seatctl expire-bookings` ends it"
+            )
+    seats = wanted or _seats_of(booking, old)
+    if booking.status in LIVE:
+        _take(tx, get_event(tx, booking.event), seats, now)
+    if old is not None and not tx.locks.touch(old, now):  # two bookings must not both leave it
+        raise StaleRead
+    lock = tx.locks.insert_for(booking, seats, status, now, under_its_id=old is None)
+    moved = booking if lock.id == booking.lock else tx.bookings.move_to_lock(booking, lock.id, now)
+    if moved is None:
+        raise StaleRead
+    operation = Operation(
+        "relock",
+        now,
+        event=booking.event,
+        lock=lock.id,
+        booking=booking.id,
+        others=() if old is None else (old.id,),
+        before={"seatLockId": None if old is None else old.id},
+        after={"seatLockId": lock.id, "seats": seats, "status": status.value},
+    )
+    tx.operations.record(new_run_id(), operation)
+    return RelockResult(moved, lock, changed=True, left=old)
+
+
+def _is_settled(tx: Store, booking: Booking, lock: SeatLock | None) -> bool:
+    """Whether a booking needs no other lock. Raises WrongState where `recover` is what it needs."""
+    if booking.status is BookingStatus.INITIATED or (lock is None and booking.status not in LIVE):
+        return True
+    if lock is None:
+        return False
+    named = [other for other in tx.bookings.of_lock(lock.id) if other.id != booking.id]
+    if any(not isinstance(one, Booking) or one.status is not BookingStatus.INITIATED for one in named):
+        return False
+    if booking.status in LIVE and lock.event != booking.event:
+        return False
+    if booking.status in LIVE and lock.status in ENDED_LOCK:
+        raise WrongState(f"lock {lock.id} of booking {booking.id} is {lock.status}; run `seatctl recover`")
+    return True
+
+
+def _seats_of(booking: Booking, lock: SeatLock | None) -> int:
+    """How many seats a booking had, by its lock or by its labels. Raises Usage where nothing says so."""
+    if lock is not None:
+        return lock.seats
+    labels = booking.stored.get("seats")
+    if isinstance(labels, list) and labels:
+        return len(labels)
+    raise Usage(
+        f"nothing says how many seats booking {booking.id} had: its lock is gone; say so with --seats N"
+    )
+
+
+def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:
+    """Seats for a new lock. The locks decide how many are free, not the counter, which may be wrong, or still
+    without those of a lock that was deleted: it goes down to what is left, and never up."""
+    held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
+    if held.unreadable:
+        raise DamagedDocument(
+            f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read; `seatctl verify` says why"
+        )
+    left = event.total - held.seats - seats
+    if left < 0:
+        free = count(max(event.total - held.seats, 0), "seat")
+        raise SoldOut(
+            f"event {event.id} has {free} that no lock holds, {seats} needed; `seatctl resize {event.id} "
+            f"--seats {event.total - left}` makes room"
+        )
+    if not tx.events.set_counter(event, min(event.available, left), now):
+        raise StaleRead
