@@ -478,6 +478,7 @@ def test_a_correction_stamps_the_event_with_the_servers_now(store, clock, event)
 
 
 def test_the_repairs_are_of_faults_that_a_program_may_repair():
-    from seatctl.domain.states import REPAIRABLE, Fault
+    from seatctl.domain.faults import REPAIRABLE
+    from seatctl.domain.states import Fault
 
     assert set(REPAIRS) | {Fault.COUNTER_DRIFT} == REPAIRABLE

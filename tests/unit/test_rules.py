@@ -138,10 +138,6 @@ def test_only_a_pending_booking_whose_lock_is_not_sold_can_fail(status, lock_sta
         rules.check_failable(booking(status, NOW - timedelta(days=1)), held)
 
 
-def test_several_bookings_are_counted_in_words():
-    assert rules.several_bookings("L", 2) == "lock L has 2 bookings"
-
-
 # --- requests -----------------------------------------------------------------------------------------
 
 

@@ -3,13 +3,12 @@
 import pytest
 from scene import PAIRS
 
+from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
 from seatctl.domain.states import (
     ENDED_BOOKING,
     ENDED_LOCK,
     HOLDING,
-    INVARIANT,
     LIVE,
-    REPAIRABLE,
     BookingStatus,
     Fault,
     JobStatus,
@@ -52,8 +51,8 @@ def test_each_pair_of_a_lock_and_its_booking_is_judged_as_the_table_says(lock, b
 
 
 def test_every_fault_breaks_an_invariant_that_the_contract_has():
-    assert set(INVARIANT) == set(Fault)
-    assert set(INVARIANT.values()) <= set(range(1, 14))
+    assert set(EXPLANATIONS) == set(Fault)
+    assert {about.invariant for about in EXPLANATIONS.values()} <= set(range(1, 14))
 
 
 def test_money_and_data_of_somebody_are_never_repaired_by_a_program():

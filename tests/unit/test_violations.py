@@ -4,7 +4,8 @@ import pytest
 from bson import ObjectId
 
 from seatctl.domain.documents import Booking, Event, Flaw, Kind, SeatLock, Unreadable
-from seatctl.domain.states import HOLDING, INVARIANT, LIVE, REPAIRABLE, BookingStatus, Fault, LockStatus
+from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
+from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
 from seatctl.services import violations
 from seatctl.services.verify import once
 from seatctl.services.violations import Violation
@@ -22,7 +23,8 @@ def booking(status="PAYMENT_PENDING", event=EVENT, number=1):
 
 
 def unreadable(kind=Kind.BOOKING, number=9, flaw=Flaw.DAMAGED):
-    return Unreadable(kind, ObjectId(f"{number:024x}"), "its status is 'ON_HOLD'", EVENT, flaw)
+    wrong = ObjectId(f"{number:024x}"), "its status is 'ON_HOLD'"
+    return Unreadable(kind, *wrong, EVENT, flaw, field="status", value="ON_HOLD")
 
 
 def judged(held, *bookings):
@@ -200,7 +202,12 @@ def test_what_cannot_be_read_is_named_by_its_kind_and_shown(kind, fault):
     found = violations.unreadable(unreadable(kind))
 
     assert found.fault is fault
-    assert found.remedy == f"seatctl show {unreadable().id}; seatctl help guarantees"
+    collection = {Kind.EVENT: "events", Kind.LOCK: "seatLocks", Kind.BOOKING: "bookings"}[kind]
+    assert found.remedy == (
+        f"correct the field in mongosh: db.{collection}.updateOne("
+        f'{{_id: ObjectId("{unreadable().id}"), "status": "ON_HOLD"}}, {{$set: {{"status": VALUE}}}}), '
+        f"then seatctl recover; seatctl explain {fault}"
+    )
     assert found.message == f"{kind} {unreadable().id}: its status is 'ON_HOLD'"
     assert found.event == (unreadable().id if kind is Kind.EVENT else EVENT)
 
@@ -215,21 +222,64 @@ def test_an_event_counted_by_day_is_its_own_fault():
 
 
 @pytest.mark.parametrize("fault", Fault)
-def test_the_remedy_is_recover_where_a_program_may_repair_and_else_a_look_and_a_guide(fault):
-    found = Violation(fault, "x", EVENT, LOCK)
-    hopeless = Violation(fault, "x", EVENT, LOCK, repairable=False)
-    look = f"seatctl show {LOCK}; seatctl help guarantees"
+def test_the_remedy_is_recover_where_a_program_may_repair_and_else_what_a_person_can_decide(fault):
+    found = Violation(fault, "x", EVENT, LOCK, "B")
+    unrepairable = Violation(fault, "x", EVENT, LOCK, "B", repairable=False)
 
-    assert found.remedy == ("seatctl recover" if fault in REPAIRABLE else look)
-    assert hopeless.remedy == look
+    if fault in REPAIRABLE:
+        assert found.remedy == "seatctl recover"
+    for remedy in unrepairable.remedies:
+        assert str(remedy) in unrepairable.remedy
+        assert not [
+            name for name in ("EVENT_ID", "LOCK_ID", " BOOKING_ID") if f" {name.strip()}" in str(remedy)
+        ]
+    assert unrepairable.remedy.endswith(f"seatctl explain {fault}")
+    assert "seatctl show" not in unrepairable.remedy
 
 
-def test_the_document_to_look_at_is_the_booking_or_the_lock_or_the_event():
-    ids = {"event": EVENT, "lock": LOCK, "booking": "B"}
-    for shown in ("B", LOCK, EVENT):
-        found = Violation(Fault.ORPHAN_SOLD, "x", **ids)
-        assert found.remedy == f"seatctl show {shown}; seatctl help guarantees"
-        ids.popitem()
+def test_what_needs_a_booking_is_left_out_where_the_violation_has_none():
+    sold_lock = Violation(Fault.ORPHAN_SOLD, "x", EVENT, LOCK)
+    paid_booking = Violation(Fault.ORPHAN_SOLD, "x", EVENT, LOCK, "B")
+
+    assert [one.commands for one in sold_lock.remedies] == [(f"seatctl cancel {LOCK}",)]
+    assert paid_booking.remedies[0].commands == ("seatctl cancel B",)
+
+
+def test_which_of_several_is_the_other_one_is_left_to_the_person():
+    assert "OTHER_BOOKING_ID" in Violation(Fault.SEVERAL_BOOKINGS, "x", EVENT, LOCK).remedy
+    assert "OTHER_LOCK_ID" in Violation(Fault.DUPLICATE_KEY, "x", EVENT, LOCK).remedy
+
+
+def test_the_smallest_capacity_is_filled_in():
+    found = violations.judge_counter(Event(EVENT, "Concert", None, 10, 0, None), 13)
+
+    assert found is not None
+    assert f"seatctl resize {EVENT} --seats 13" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("totalSeats", None, '"totalSeats": null}, {$set: {"totalSeats": VALUE}}'),
+        ("availableSeats", "many", '"availableSeats": "many"}, {$set: {"availableSeats": 0}}'),
+        ("expiresAt", 7, '"expiresAt": 7}, {$set: {"expiresAt": new Date()}}'),
+        ("eventId", [EVENT], f'"eventId": [ObjectId("{EVENT}")]}}, {{$set: {{"eventId": VALUE}}}}'),
+        ("seats", {"a": 1}, '"seats": {$exists: true}}, {$set: {"seats": VALUE}}'),
+    ],
+)
+def test_the_line_for_mongosh_names_what_is_there_now(field, value, line):
+    damage = Unreadable(Kind.LOCK, LOCK, "x", EVENT, field=field, value=value)
+
+    assert line in violations.unreadable(damage).remedy
+
+
+def test_a_document_whose_id_is_wrong_is_copied_under_an_id_of_its_own():
+    damage = Unreadable(Kind.EVENT, "gala", "x", None, field="_id", value="gala")
+
+    assert violations.unreadable(damage).remedies[0].commands == (
+        'db.events.insertOne({...db.events.findOne({_id: "gala"}), _id: ObjectId()})',
+        'db.events.deleteOne({_id: "gala"})',
+    )
 
 
 def test_a_remedy_can_be_pasted_whatever_the_name_of_the_index():
@@ -240,10 +290,11 @@ def test_a_remedy_can_be_pasted_whatever_the_name_of_the_index():
 def test_the_document_of_a_violation_has_the_ids_that_there_are():
     assert Violation(Fault.TTL_INDEX, "x", index="events.tidy").as_document() == {
         "fault": "ttl_index",
-        "invariant": INVARIANT[Fault.TTL_INDEX],
+        "invariant": EXPLANATIONS[Fault.TTL_INDEX].invariant,
         "message": "x",
         "index": "events.tidy",
-        "remedy": 'in mongosh: db.events.dropIndex("tidy")',
+        "remedy": 'drop it in mongosh: db.events.dropIndex("tidy"); the other program stays as it is: '
+        "seatctl adopt; seatctl explain ttl_index",
     }
     full = Violation(Fault.LOST_LOCK, "x", EVENT, LOCK, "B").as_document()
     assert (full["event"], full["lock"], full["booking"]) == (EVENT, LOCK, "B")
