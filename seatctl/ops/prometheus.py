@@ -96,6 +96,9 @@ def _totals(health: Health) -> Iterator[tuple[str, str, float]]:
     for what, backlog in backlogs:
         overdue = f"How long the oldest of seatctl_overdue_{what}s has been overdue, 0 if there is none."
         yield f"oldest_overdue_{what}_age_seconds", overdue, _seconds(backlog.oldest)
+    yield "refunds_due", "Refunds that have to be paid.", health.refunds.due
+    due_for = "For how long the oldest of seatctl_refunds_due has been due, 0 if there is none."
+    yield "oldest_refund_due_age_seconds", due_for, _seconds(health.refunds.oldest)
     yield "events", "Events in the database.", health.seats.events
     yield "capacity_seats", "Total seats of all events.", health.seats.total
     inconsistent = "Events with violations, as seatctl verify finds them."

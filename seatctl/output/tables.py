@@ -272,7 +272,7 @@ def health_parts(state: Mapping[str, Any]) -> list[Part]:
     return [
         "healthy" if state["healthy"] else "NOT healthy",
         _job_health_table(state["jobs"]),
-        _inventory_table(state["backlog"], state["inventory"]),
+        _inventory_table(state["backlog"], state["refunds"], state["inventory"]),
         *(printable(f"problem: {problem}") for problem in state["problems"]),
         *(printable(f"warning: {warning}") for warning in state["warnings"]),
     ]
@@ -294,10 +294,13 @@ def _job_health_table(jobs: Mapping[str, Mapping[str, Any]]) -> Table:
     return list_table(({"job": job, **facts} for job, facts in jobs.items()), columns)
 
 
-def _inventory_table(backlog: Mapping[str, Any], inventory: Mapping[str, Any]) -> Table:
+def _inventory_table(
+    backlog: Mapping[str, Any], refunds: Mapping[str, Any], inventory: Mapping[str, Any]
+) -> Table:
     facts = [
         ("overdue locks", _overdue(backlog["overdueLocks"], backlog["oldestLockSeconds"])),
         ("overdue bookings", _overdue(backlog["overdueBookings"], backlog["oldestBookingSeconds"])),
+        ("refunds due", _overdue(refunds["due"], refunds["oldestSeconds"])),
         ("events", inventory["events"]),
         ("total seats", inventory["totalSeats"]),
         ("available", inventory["availableSeats"]),

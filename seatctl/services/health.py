@@ -26,6 +26,8 @@ from seatctl.services.violations import Violation
 MAX_AGE = timedelta(minutes=3)
 WINDOW = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(seconds=5)
+REFUND_AGE = timedelta(days=7)
+"""A refund that is due for longer is a problem: money was forgotten (invariant 12)."""
 LISTED = 100
 """Violations and events named in one document; their number is always complete."""
 
@@ -123,6 +125,22 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class RefundsDue:
+    """Money that has to go back: how many refunds, and for how long the oldest has been due."""
+
+    due: int = 0
+    oldest: timedelta | None = None
+
+    def __str__(self) -> str:
+        since = "" if self.oldest is None else f", the oldest for {format_duration(self.oldest)}"
+        return f"{count(self.due, 'refund')} due{since}; `seatctl refunds` lists them"
+
+    @property
+    def is_forgotten(self) -> bool:
+        return self.oldest is not None and self.oldest > REFUND_AGE
+
+
+@dataclass(frozen=True, slots=True)
 class Seats:
     """Seats of all events: how many there are, and how many of them in which state."""
 
@@ -143,6 +161,7 @@ class Health:
     jobs: dict[JobType, JobHealth]
     locks: Backlog
     bookings: Backlog
+    refunds: RefundsDue
     seats: Seats
     violations: list[Violation]
     accepted: list[Violation]
@@ -159,6 +178,8 @@ class Health:
         lines.append(self.locks.problem("lock", "expire-locks", self.max_age))
         lines.append(self.bookings.problem("booking", "expire-bookings", self.max_age))
         lines += _by_fault(self.violations)
+        if self.refunds.is_forgotten:
+            lines.append(str(self.refunds))
         if EVENTS in self.missing:
             lines.append(
                 f"there is no collection `{EVENTS}`: most often the database's name is mistyped; "
@@ -177,6 +198,8 @@ class Health:
                 "server's; deadlines follow the server's, but check the time service of both"
             )
         lines += _by_fault(self.accepted)
+        if self.refunds.due and not self.refunds.is_forgotten:
+            lines.append(str(self.refunds))
         if self.missing:
             lines.append(f"missing {', '.join(self.missing)}; `seatctl init` creates them")
         return lines
@@ -206,6 +229,10 @@ class Health:
                 "oldestLockSeconds": _seconds(self.locks.oldest or timedelta()),
                 "overdueBookings": self.bookings.overdue,
                 "oldestBookingSeconds": _seconds(self.bookings.oldest or timedelta()),
+            },
+            "refunds": {
+                "due": self.refunds.due,
+                "oldestSeconds": _seconds(self.refunds.oldest or timedelta()),
             },
             "inventory": {
                 "events": self.seats.events,
@@ -265,6 +292,7 @@ def check(
         jobs={job: _job(store, job, now, window) for job in JobType},
         locks=_backlog(store, LockSweep(), now),
         bookings=_backlog(store, BookingSweep(), now),
+        refunds=_refunds(store, now),
         seats=_seats(store),
         violations=[violation for violation in found if not violation.accepted],
         accepted=[violation for violation in found if violation.accepted],
@@ -294,6 +322,11 @@ def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
         overdue += len(batch.endings)
         oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
     return Backlog(overdue, now - oldest if overdue else None)
+
+
+def _refunds(store: Store, now: datetime) -> RefundsDue:
+    due, since = store.refunds.count_due()
+    return RefundsDue(due, None if since is None else now - since)
 
 
 def _seats(store: Store) -> Seats:

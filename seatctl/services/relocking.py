@@ -38,13 +38,15 @@ class RelockResult(NamedTuple):
     left: SeatLock | None = None
 
 
-def relock(store: Store, booking_id: BookingId, seats: int | None = None) -> RelockResult:
+def relock(
+    store: Store, booking_id: BookingId, seats: int | None = None, *, dry_run: bool = False
+) -> RelockResult:
     """Give a booking a lock of its own. A live one takes its seats again, if its event has seats that no lock
     holds; an ended one gets a lock that holds nothing. `seats` is needed only where the old lock is gone.
     Again: once. Raises Usage, NotFound, WrongState, DeadlinePassed, SoldOut, DamagedDocument, CountedByDay.
     """
     wanted = None if seats is None else seat_count(seats)
-    for attempt in store.transaction_attempts():
+    for attempt in store.transaction_attempts(dry_run=dry_run):
         with attempt as tx:
             result = _relock_within(tx, booking_id, wanted)
     return result

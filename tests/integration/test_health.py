@@ -21,7 +21,7 @@ from scene import (
     sell,
 )
 
-from seatctl.domain.states import Fault, JobStatus, JobType
+from seatctl.domain.states import Fault, JobStatus, JobType, RefundCause
 from seatctl.errors import CursorLost
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
@@ -385,6 +385,26 @@ def test_an_event_of_decimals_is_a_finding_and_no_crash(store: Store, clock: Clo
 # --- warnings --------------------------------------------------------------------------------------
 
 
+def test_refunds_that_are_due_are_a_warning_and_a_problem_once_they_are_forgotten(
+    store: Store, clock: Clock
+) -> None:
+    booked = store.bookings.get(confirm(store, lock(store, create(store))))
+    store.refunds.record(booked, 1, RefundCause.LATE_PAYMENT, "one", clock())
+    clock.advance(days=2)
+    store.refunds.record(booked, 1, RefundCause.LATE_PAYMENT, "two", clock())
+    words = "2 refunds due, the oldest for 2d; `seatctl refunds` lists them"
+
+    state = check(store, clock)
+    assert (state.refunds.due, state.refunds.oldest) == (2, timedelta(days=2))
+    assert words in state.warnings
+    assert words not in state.problems
+
+    clock.advance(days=6)
+    state = check(store, clock)
+    assert words.replace("2d", "8d") in state.problems
+    assert not [line for line in state.warnings if "refunds due" in line]
+
+
 def test_missing_indexes_are_a_warning(store: Store, clock: Clock) -> None:
     """Without `init` everything works, only slower: said, but not unhealthy."""
     log_sweeps(store)
@@ -483,6 +503,7 @@ def test_the_document_has_every_field(store: Store, clock: Clock) -> None:
             "overdueBookings": 0,
             "oldestBookingSeconds": 0,
         },
+        "refunds": {"due": 0, "oldestSeconds": 0},
         "inventory": {
             "events": 1,
             "totalSeats": 10,

@@ -387,6 +387,7 @@ def health_state(**changes: Any) -> dict[str, Any]:
             "overdueBookings": 12_345,
             "oldestBookingSeconds": 3661,
         },
+        "refunds": {"due": 2, "oldestSeconds": 90_000},
         "inventory": {
             "events": 1,
             "totalSeats": 10,
@@ -408,6 +409,7 @@ def test_health_starts_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> N
 
     assert printed.startswith("healthy\n")
     assert "12,345, the oldest for 1h1m" in printed
+    assert "2, the oldest for 1d1h" in printed
     assert "last success" not in printed, "every last run succeeded"
     assert max(map(len, printed.splitlines())) <= 80
     assert "problem" not in printed

@@ -41,6 +41,7 @@ def health(**changes: Any) -> Any:
             "jobs": {name: job() for name in JobType},
             "locks": SimpleNamespace(overdue=0, oldest=None),
             "bookings": SimpleNamespace(overdue=0, oldest=None),
+            "refunds": SimpleNamespace(due=0, oldest=None),
             "seats": SimpleNamespace(events=10, total=1000, available=700, locked=100, sold=200),
             "violations": [],
             "inconsistent_events": [],
@@ -117,12 +118,13 @@ def test_statuses_of_other_programs_share_one_label() -> None:
     assert found["seatctl_job_runs", "LOCK_EXPIRY", "OTHER"] == 5
 
 
-def test_backlog_and_violations_are_counted() -> None:
+def test_backlog_refunds_and_violations_are_counted() -> None:
     drift = SimpleNamespace(fault=Fault.COUNTER_DRIFT)
     found = samples(
         health(
             locks=SimpleNamespace(overdue=7, oldest=timedelta(minutes=2)),
             bookings=SimpleNamespace(overdue=3, oldest=timedelta(minutes=5)),
+            refunds=SimpleNamespace(due=2, oldest=timedelta(days=3)),
             violations=[drift, drift],
             inconsistent_events=["1", "2"],
             missing=["jobLogs.retention"],
@@ -137,6 +139,8 @@ def test_backlog_and_violations_are_counted() -> None:
     assert found["seatctl_oldest_overdue_lock_age_seconds",] == 120
     assert found["seatctl_overdue_bookings",] == 3
     assert found["seatctl_oldest_overdue_booking_age_seconds",] == 300
+    assert found["seatctl_refunds_due",] == 2
+    assert found["seatctl_oldest_refund_due_age_seconds",] == 3 * 86_400
     assert found["seatctl_findings", "counter_drift"] == 2
     assert found["seatctl_inconsistent_events",] == 2
     assert found["seatctl_missing_schema_objects",] == 1

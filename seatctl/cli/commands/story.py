@@ -12,6 +12,7 @@ from seatctl.cli.options import (
     INSPECT,
     LIST_LIMIT,
     OPERATE,
+    DryRun,
     Limit,
     id_of,
     option,
@@ -96,6 +97,7 @@ def relock(
         int | None,
         option("--seats N", parse_whole_number, "How many seats it had, where its lock is gone."),
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Give a booking a lock of its own, with its seats.
 
@@ -103,14 +105,17 @@ def relock(
     (`seatctl explain confirmed_without_lock`, `several_bookings`, `other_event`)."""
     from seatctl.services.relocking import relock
 
-    result = relock(call.store(), booking_id, seats)
+    result = relock(call.store(), booking_id, seats, dry_run=dry_run)
     booking, lock, left = result.booking, result.lock, result.left
     if lock is None:
         sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
     elif not result.changed:
         sentence = f"Booking {booking.id} has lock {lock.id} of its own already, which is {lock.status}."
     else:
-        sentence = f"Booking {booking.id} has lock {lock.id} with {count(lock.seats, 'seat')}, {lock.status}."
+        has = "would have" if dry_run else "has"
+        sentence = (
+            f"Booking {booking.id} {has} lock {lock.id} with {count(lock.seats, 'seat')}, {lock.status}."
+        )
         if left is not None:
             sentence += f" `seatctl show {left.id}` shows the lock that it left, which is {left.status}."
     call.tell(booking.stored, sentence, quiet=booking.id)
