@@ -33,7 +33,8 @@ from seatctl.services.verify import verify
 SEATCTL = str(Path(sys.executable).with_name("seatctl"))
 PASSWORD = "c0rrect-horse"  # noqa: S105 - of a server that lives as long as the test
 
-STATE, ALL = ("events", "seatLocks", "bookings"), ("events", "seatLocks", "bookings", "jobLogs")
+STATE = ("events", "seatLocks", "bookings")
+ALL = (*STATE, "jobLogs", "refunds", "operations")
 Grant = tuple[str, str]
 """An action, and the collection it is for; "" is the database itself."""
 
@@ -56,16 +57,16 @@ ROLES: dict[str, set[Grant]] = {
     "seatctlOperator": {
         SETTINGS,
         *(("find", name) for name in ALL),
-        *(("insert", name) for name in STATE),
+        *(("insert", name) for name in (*STATE, "refunds", "operations")),
         *(("listIndexes", name) for name in STATE),
-        *(("update", name) for name in STATE),
+        *(("update", name) for name in (*STATE, "refunds")),
     },
     "seatctlInit": {
         *(("createCollection", name) for name in ALL),
-        *(("createIndex", name) for name in ("seatLocks", "bookings", "jobLogs")),
+        *(("createIndex", name) for name in ALL),
         *(("find", name) for name in ("seatLocks", "bookings")),
         *(("listIndexes", name) for name in ALL),
-        *(("collMod", name) for name in ALL),
+        *(("collMod", name) for name in (*STATE, "jobLogs")),
         SETTINGS,
         ("listCollections", ""),
     },
