@@ -16,7 +16,7 @@ from crash import AFTER, BEFORE, READS, Command, KillPoint, Target, Trace, reap,
 from oracle import sold_twice, violations
 
 from seatctl.errors import Refused, WrongState
-from seatctl.services import events, jobs, sales
+from seatctl.services import events, jobs, relocking, sales
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ def release(store: Store, ids: Ids) -> None:
     sales.release(store, ids["lock"])
 
 
+def relock(store: Store, ids: Ids) -> None:
+    relocking.relock(store, ids["booking"], 2)
+
+
 def expire_locks(store: Store, _ids: Ids) -> None:
     race.expire_locks(store, batch_size=3)
 
@@ -99,6 +103,18 @@ def with_lock(store: Store, clock: Clock) -> Ids:
 def with_booking(store: Store, clock: Clock) -> Ids:
     ids = with_lock(store, clock)
     return ids | {"booking": scene.confirm(store, ids["lock"])}
+
+
+def with_deleted_lock(store: Store, clock: Clock) -> Ids:
+    ids = with_booking(store, clock)
+    sales.pay(store, ids["booking"])
+    scene.delete(store, "seatLocks", ids["lock"])
+    return ids
+
+
+def with_shared_lock(store: Store, clock: Clock) -> Ids:
+    ids = with_booking(store, clock)
+    return ids | {"booking": scene.insert_booking(store, ids["event"], ids["lock"], user="second")}
 
 
 def sold_out_by_overdue(store: Store, clock: Clock) -> Ids:
@@ -180,6 +196,8 @@ class Scenario:
     prepare: Callable[[Store, Clock], Ids]
     refusal: type[Refused] | None = None
     idempotent: bool = True
+    decides: bool = False
+    """It resolves a violation that recovery leaves to a person."""
 
 
 SCENARIOS = {
@@ -191,6 +209,8 @@ SCENARIOS = {
     "pay": Scenario(pay, with_booking),
     "pay --failed": Scenario(fail_payment, with_booking),
     "release": Scenario(release, with_lock, refusal=WrongState),
+    "relock with its lock deleted": Scenario(relock, with_deleted_lock, decides=True),
+    "relock with its lock shared": Scenario(relock, with_shared_lock, decides=True),
     "expire-locks": Scenario(expire_locks, overdue_on_two_events),
     "expire-bookings": Scenario(expire_bookings, overdue_on_two_events),
     "recover": Scenario(recover, in_disorder),
@@ -276,7 +296,7 @@ def test_a_command_that_is_killed_anywhere_is_done_once_when_it_is_tried_again(
     cases = [
         (point, order)
         for point in (all_points if everywhere else telling_points)(sent)
-        for order in ((recover_then_retry, retry_then_recover) if everywhere else orders(stage.scenario))
+        for order in orders(stage.scenario, everywhere=bool(everywhere))
     ]
     failures = [
         f"{point} of {sent}, {order.__name__}: {problem}"
@@ -302,9 +322,10 @@ def telling_points(sent: list[str]) -> list[KillPoint]:
 Order = Callable[[Stage], list[str]]
 
 
-def orders(scenario: Scenario) -> list[Order]:
-    """What comes first after the death; a job's retry is its next run."""
-    return [retry_then_recover] if scenario.command in JOBS else [recover_then_retry, retry_then_recover]
+def orders(scenario: Scenario, *, everywhere: bool) -> list[Order]:
+    """What comes first after the death; a job's retry is its next run, a decision comes before recovery."""
+    retry_first = scenario.decides or (scenario.command in JOBS and not everywhere)
+    return [retry_then_recover] if retry_first else [recover_then_retry, retry_then_recover]
 
 
 def _case(stage: Stage, point: KillPoint, order: Order, possible: list[Any]) -> list[str]:
@@ -341,7 +362,7 @@ def test_every_command_is_in_the_matrix() -> None:
     reads = {"get_event"}
     commands = {
         name
-        for module in (sales, events, jobs)
+        for module in (sales, events, jobs, relocking)
         for name, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", "") == module.__name__ and name.islower()
     }
