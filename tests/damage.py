@@ -9,6 +9,7 @@ from scene import NOWHERE, book, create, insert_booking, lock, sell
 from seatctl.domain.states import Fault
 from seatctl.mongo.store import Store
 from seatctl.services import sales
+from seatctl.services.closing import close
 
 Id = Any
 
@@ -161,6 +162,12 @@ def share_a_key(scene: Scene) -> set[Id]:
     return {scene.event, min(scene.held, scene.lock_of_pending)}
 
 
+def return_seats_to_a_closed_event(scene: Scene) -> set[Id]:
+    close(scene.store, scene.event)
+    sales.release(scene.store, scene.held)
+    return {scene.event}
+
+
 BESIDE = {Fault.COUNTER_IN_DOUBT: {Fault.CONFIRMED_WITHOUT_LOCK}}
 """What else is wrong wherever a fault is."""
 
@@ -186,5 +193,6 @@ BREAKAGES = {
     Fault.UNKNOWN_COUNTING: count_by_day,
     Fault.TTL_INDEX: let_documents_expire,
     Fault.DUPLICATE_KEY: share_a_key,
+    Fault.CLOSED_WITH_SEATS: return_seats_to_a_closed_event,
 }
 """By fault, how it comes about; each returns the ids that the violation must name."""

@@ -242,6 +242,13 @@ EXPLANATIONS: dict[Fault, Explanation] = {
             Remedy("a lock with a booking goes", ("seatctl cancel OTHER_BOOKING_ID",)),
         ),
     ),
+    Fault.CLOSED_WITH_SEATS: _repaired(
+        14,
+        "Seats came back to a closed event and are available, so that other programs can sell them.",
+        "A lock ended, or a payment failed, since the last run of a job.",
+        "The next run of a sweep does the same: it puts them into the block of the event.",
+        Remedy("sell them after all", ("seatctl reopen EVENT_ID",)),
+    ),
 }
 
 REPAIRABLE = frozenset(fault for fault, about in EXPLANATIONS.items() if about.repairable)

@@ -89,6 +89,7 @@ class Fault(StrEnum):
     UNKNOWN_COUNTING = "unknown_counting"
     TTL_INDEX = "ttl_index"
     DUPLICATE_KEY = "duplicate_key"
+    CLOSED_WITH_SEATS = "closed_with_seats"
 
 
 def fault_of_pair(lock: LockStatus | None, booking: BookingStatus) -> Fault | None:

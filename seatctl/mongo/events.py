@@ -92,7 +92,7 @@ class Events(Documents):
         """Stop the sales, with nothing left available, if the event is still as it was read; None
         otherwise. A time that is set already stays."""
         times = {"closedAt": event.closed_at or now} | ({"cancelledAt": now} if cancel else {})
-        change = {"$set": {**times, "availableSeats": 0}, "$max": {"updatedAt": now}}
+        change = {"$set": {**times, "availableSeats": min(event.available, 0)}, "$max": {"updatedAt": now}}
         return self._compare_and_set(_unchanged(event), change)
 
     def reopen(self, event: Event, seats: int, now: datetime) -> StoredDocument | None:

@@ -220,6 +220,15 @@ def block_what_came_back(store: Store, now: datetime) -> Counter[EventId]:
     return +blocked
 
 
+def would_block(store: Store, returned: Counter[EventId]) -> Counter[EventId]:
+    """What `block_what_came_back` would do once these seats were `returned`."""
+    blocked = Counter({event.id: event.available for event in store.events.closed_with_seats()})
+    for event in store.events.by_id(returned).values():
+        if isinstance(event, Event) and event.closed_at is not None:
+            blocked[event.id] = max(0, event.available) + returned[event.id]
+    return +blocked
+
+
 def block_again(tx: Store, event_id: EventId, now: datetime) -> int:
     """Put what is available on a closed event into its block; returns the seats."""
     event = tx.events.get(event_id)

@@ -24,6 +24,7 @@ from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
+from seatctl.services.closing import block_what_came_back, would_block
 from seatctl.services.expiry import (
     Batch,
     BookingSweep,
@@ -106,6 +107,7 @@ def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, prog
         run = SweepRun.at(store, sweep, before, now, clearance)
         run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
         _carry_out(store, run, report, stop, progress)
+        _keep_closed(store, report)
     return report
 
 
@@ -148,7 +150,18 @@ def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) 
             run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
             _carry_out(store, run, report, stop, progress)
         recovery.repair_all()
+        _keep_closed(store, report)
     return report
+
+
+def _keep_closed(store: Store, report: JobReport) -> None:
+    """Take off sale what came back to closed events, also by commands since the last run (invariant 14)."""
+    if report.dry_run:
+        report.blocked = would_block(store, report.seats_by_event)
+    else:
+        report.blocked = block_what_came_back(store, report.started)
+    for event_id, seats in report.blocked.items():
+        log.info("event %s is closed: %s blocked", event_id, count(seats, "seat"))
 
 
 # --- the log -------------------------------------------------------------------------------------------

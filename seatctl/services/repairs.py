@@ -14,6 +14,7 @@ from seatctl.errors import StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.closing import block_again, set_block
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
@@ -66,7 +67,7 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
     """CONFIRMED x EXPIRED or CANCELLED: the seats are taken again, if the event still has them.
 
     The locks decide how many are free, not the counter, which may be wrong: it goes down to what is left of
-    them, and never up.
+    them, and never up. Of a closed event those in its block are free for this.
     """
     booking = tx.bookings.get(BookingId(violation.booking))
     lock = tx.locks.get(LockId(violation.lock))
@@ -80,11 +81,15 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
     held = tx.aggregations.held_seats(some([lock.event])).get(lock.event, HeldSeats())
     if not isinstance(event, Event) or held.unreadable:
         return NEEDS_PERSON
+    blocks = tx.locks.of_closing(event.id) if event.is_closed else []
+    blocked = sum(block.seats for block in blocks)
     left = event.total - held.seats - lock.seats
-    if left < 0:
+    if left + blocked < 0:
         return OVERSOLD
-    if not tx.events.set_counter(event, min(event.available, left), run.now):
+    if not tx.events.set_counter(event, min(event.available, max(0, left)), run.now):
         raise StaleRead
+    if left < 0:
+        set_block(tx, event.id, blocks, blocked + left, run.now, run.id)
     if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True) is None:
         raise StaleRead
     return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)
@@ -163,6 +168,12 @@ def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:
     return Repair(words, locks=1, bookings=len(waiting))
 
 
+def block_seats(tx: Store, violation: Violation, run: Run) -> Repair:
+    """Seats that are available on a closed event go into its block."""
+    seats = block_again(tx, EventId(violation.event), run.now)
+    return Repair(f"{count(seats, 'seat')} blocked", repairs=1) if seats else NOTHING
+
+
 Repairer: TypeAlias = Callable[[Store, Violation, Run], Repair]
 
 REPAIRS: dict[Fault, Repairer] = {
@@ -172,5 +183,6 @@ REPAIRS: dict[Fault, Repairer] = {
     Fault.BOOKING_WITHOUT_SEATS: end_booking,
     Fault.ORPHAN_LOCK: end_orphan,
     Fault.ORPHAN_BOOKING: end_booking,
+    Fault.CLOSED_WITH_SEATS: block_seats,
 }
 """By fault, what recovery does about it. Counters are corrected after them, in `counters.py`."""

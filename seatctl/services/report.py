@@ -67,6 +67,8 @@ class JobReport:
     skipped: dict[tuple[str, str], SkippedItem] = field(default_factory=dict)
     notes: list[SkippedItem] = field(default_factory=list)
     seats_by_event: Counter[EventId] = field(default_factory=Counter)
+    blocked: Counter[EventId] = field(default_factory=Counter)
+    """By closed event, the seats that came back and went into its block."""
     left_alone: Counter[EventId] = field(default_factory=Counter)
     """By event that counts by day, on an adopted database, its overdue items."""
     steps: list[RepairStep] = field(default_factory=list)
@@ -163,6 +165,8 @@ class JobReport:
         if self.seats_by_event:
             largest = self.seats_by_event.most_common(LISTED)
             details["seatsByEvent"] = [{"event": event, "seats": seats} for event, seats in largest]
+        if self.blocked:
+            details["seatsBlocked"] = self.blocked.total()
         if self.left_alone:
             details["leftAlone"] = [
                 {"event": event, "items": items} for event, items in self.left_alone.most_common(LISTED)

@@ -26,6 +26,7 @@ from seatctl.services.violations import (
     duplicate_key,
     in_doubt,
     judge_booking,
+    judge_closed,
     judge_counter,
     judge_lock,
     orphan,
@@ -117,7 +118,10 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
         if isinstance(event, Unreadable):
             by_day = replace(counted_by_day(event), accepted=at.settings.adopted)
             yield by_day if _counts_by_day(event) else unreadable(event)
-        elif not holds.unreadable and (found := judge_counter(event, holds.seats)):
+            continue
+        if on_sale := judge_closed(event):
+            yield on_sale
+        if not holds.unreadable and (found := judge_counter(event, holds.seats)):
             # Each lock that cannot be read is a violation of its own.
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
             reason = (str(doubt) if doubt else reason_against_raising(at, event_id)) if too_low else None
@@ -149,7 +153,8 @@ def _is_repairable(
         holds = held.get(event_id, HeldSeats())
         if not isinstance(event, Event) or not isinstance(lock, SeatLock) or holds.unreadable:
             return False
-        return event.total - holds.seats >= lock.seats
+        blocks = at.locks.of_closing(event.id) if event.is_closed else []
+        return event.total - holds.seats + sum(block.seats for block in blocks) >= lock.seats
     return not isinstance(event, Unreadable)
 
 

@@ -234,6 +234,14 @@ def judge_counter(event: Event, held: int) -> Violation | None:
     return Violation(Fault.COUNTER_DRIFT, message, event.id)
 
 
+def judge_closed(event: Event) -> Violation | None:
+    """What is wrong with a closed event: seats that came back wait for a job (invariant 14)."""
+    if event.closed_at is None or event.available <= 0:
+        return None
+    available = f"{count(event.available, 'seat')} {'is' if event.available == 1 else 'are'} available"
+    return Violation(Fault.CLOSED_WITH_SEATS, f"event {event.id} is closed, but {available}", event.id)
+
+
 def in_doubt(drift: Violation, reason: str) -> Violation:
     """A counter that is too low and must not be raised: it could sell seats again that are not free."""
     reason = reason.removeprefix(f"event {drift.event}: ")

@@ -45,7 +45,7 @@ ROLES: dict[str, set[Grant]] = {
         *(("find", name) for name in STATE),
         *(("listIndexes", name) for name in STATE),
         *(("update", name) for name in STATE),
-        ("insert", "jobLogs"),
+        *(("insert", name) for name in ("seatLocks", "jobLogs")),  # the block of a closed event
         SETTINGS,
     },
     "seatctlWatch": {

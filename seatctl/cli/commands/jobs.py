@@ -106,6 +106,9 @@ def _sentence(report: JobReport) -> str:
     parts = [f"{expired} {would}expired", f"{count(report.seats, 'seat')} {would}returned"]
     if report.counters_corrected:
         parts.append(f"{count(report.counters_corrected, 'counter')} {would}corrected")
+    if report.blocked:
+        closed = count(len(report.blocked), "closed event")
+        parts.append(f"{count(report.blocked.total(), 'seat')} of {closed} {would}blocked")
     if report.left_alone:
         items, events = report.left_alone.total(), count(len(report.left_alone), "event")
         parts.append(f"{count(items, 'item')} of {events} counted by day left alone")
