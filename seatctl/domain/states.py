@@ -89,6 +89,7 @@ class Fault(StrEnum):
     UNKNOWN_COUNTING = "unknown_counting"
     TTL_INDEX = "ttl_index"
     DUPLICATE_KEY = "duplicate_key"
+    COLLATION = "collation"
 
 
 def fault_of_pair(lock: LockStatus | None, booking: BookingStatus) -> Fault | None:
