@@ -6,6 +6,7 @@ Help is plain text: Typer's Rich form doubles the time of `--help`.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -53,10 +54,12 @@ class Invocation(typer.Context):
 
     @cached_property
     def target(self) -> Target:
-        """The configured database; warnings about it go to stderr. Raises Usage, Misconfigured."""
+        """The configured database; warnings about its safety go to stderr, with -q and --json too.
+        Raises Usage, Misconfigured."""
         target = find_target(self.uri, self.uri_file, self.database)
         for warning in target.warnings:
-            self.note(f"warning: {warning}")
+            line = json.dumps({"warning": warning}) if self.json else f"seatctl: warning: {warning}"
+            print(printable(line), file=sys.stderr)
         return target
 
     def store(self, *, create: bool = False, wait: float = 0, guard: bool = True) -> Store:

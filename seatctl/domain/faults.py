@@ -249,6 +249,19 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "The next run of a sweep does the same: it puts them into the block of the event.",
         Remedy("sell them after all", ("seatctl reopen EVENT_ID",)),
     ),
+    Fault.COLLATION: Explanation(
+        8,
+        "A collection compares texts by a collation, which can take one user or key for another, such as "
+        "`ann` for `Ann`.",
+        "Whoever created the collection, or its database, gave it one; it cannot be changed.",
+        "Nothing, for seatctl: it compares exactly whatever the collation says. Other programs do not.",
+        (
+            Remedy(
+                "another program compares users and keys: have it ask for this collation",
+                ('{locale: "simple"}',),
+            ),
+        ),
+    ),
 }
 
 REPAIRABLE = frozenset(fault for fault, about in EXPLANATIONS.items() if about.repairable)

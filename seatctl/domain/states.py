@@ -90,6 +90,7 @@ class Fault(StrEnum):
     TTL_INDEX = "ttl_index"
     DUPLICATE_KEY = "duplicate_key"
     CLOSED_WITH_SEATS = "closed_with_seats"
+    COLLATION = "collation"
 
 
 def fault_of_pair(lock: LockStatus | None, booking: BookingStatus) -> Fault | None:

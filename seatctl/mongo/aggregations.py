@@ -97,7 +97,8 @@ class Aggregations:
     # --- what events add up to -----------------------------------------------------------------------
 
     def events(self, scope: Scope) -> dict[EventId, Event | Unreadable]:
-        found = self._events.find({"_id": scope}, dict.fromkeys(codec.EVENT_FIELDS, 1), session=self._session)
+        fields = dict.fromkeys(codec.EVENT_FIELDS, 1)
+        found = self._events.find({"_id": scope}, fields, session=self._session)
         return {EventId(event["_id"]): codec.event(event) for event in found}
 
     def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
@@ -155,7 +156,12 @@ class Aggregations:
             {"$sort": {next(iter(where)): 1}},  # or the planner would take the index on `_id` for this
             {"$group": {"_id": key, **sums}},
         ]
-        yield from collection.aggregate(pipeline, session=self._session, allowDiskUse=True)
+        yield from self._aggregate(collection, pipeline)
+
+    def _aggregate(self, collection: Collection[Document], pipeline: list[Document]) -> Iterator[Document]:
+        yield from collection.aggregate(
+            pipeline, collation=schema.EXACT, session=self._session, allowDiskUse=True
+        )
 
     # --- documents that need a closer look -------------------------------------------------------------
 
@@ -174,7 +180,7 @@ class Aggregations:
             {"$group": {"_id": "$seatLockId", "times": {"$sum": 1}}},
             {"$match": {"times": {"$gt": 1}}},
         ]
-        for group in self._bookings.aggregate(pipeline, session=self._session, allowDiskUse=True):
+        for group in self._aggregate(self._bookings, pipeline):
             if not isinstance(group["_id"], list):
                 yield LockId(group["_id"])
 
@@ -185,7 +191,7 @@ class Aggregations:
             return
         holds = {"$cond": [{"$in": ["$status", sorted(HOLDING)]}, 1, 0]}
         pipeline: list[Document] = [
-            {"$match": {"eventId": {**scope, "$type": "objectId"}, "idempotencyKey": {"$type": "string"}}},
+            {"$match": {"eventId": {**scope, "$type": "objectId"}, "idempotencyKey": {"$gt": ""}}},
             {
                 "$group": {
                     "_id": {"event": "$eventId", "user": "$userId", "key": "$idempotencyKey"},
@@ -195,7 +201,7 @@ class Aggregations:
             },
             {"$match": {"locks.1": {"$exists": True}}},
         ]
-        for group in self._locks.aggregate(pipeline, session=self._session, allowDiskUse=True):
+        for group in self._aggregate(self._locks, pipeline):
             of, locks = group["_id"], sorted(map(LockId, group["locks"]), key=str)
             yield SharedKey(EventId(of["event"]), str(of["key"]), locks, int(group["holding"]))
 
@@ -205,6 +211,10 @@ class Aggregations:
             read = codec.event(event)
             assert isinstance(read, Unreadable)
             yield read
+
+    def collations(self) -> list[tuple[str, Document]]:
+        """The collections of events, locks or bookings that do not compare texts exactly, and how they do."""
+        return list(schema.collations(self._database, self._names))
 
     def deleting_indexes(self) -> list[DeletingIndex]:
         """TTL indexes on events, locks or bookings that do delete."""

@@ -135,7 +135,7 @@ class Bookings(Documents):
             "status": BookingStatus.PAYMENT_PENDING,
             "paymentExpiresAt": {"$lt": before},
         }
-        return self._documents.count_documents(where, session=self._session)
+        return self._count(where)
 
     def expire_overdue(
         self, booking_ids: Sequence[BookingId], before: datetime, now: datetime, ended_by: RunId | None = None

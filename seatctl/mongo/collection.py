@@ -70,7 +70,12 @@ class Documents:
         projection = None if fields is None else dict.fromkeys(fields, 1)
         try:
             yield from self._documents.find(
-                where, projection, batch_size=CURSOR_BATCH, session=self._session, **options
+                where,
+                projection,
+                batch_size=CURSOR_BATCH,
+                collation=schema.EXACT,
+                session=self._session,
+                **options,
             )
         except OperationFailure as error:
             # Within a transaction it is the transaction that starts over.
@@ -80,22 +85,28 @@ class Documents:
 
     def _one(self, where: Document, fields: Iterable[str] | None = None) -> Document | None:
         projection = None if fields is None else dict.fromkeys(fields, 1)
-        return self._documents.find_one(where, projection, session=self._session)
+        return self._documents.find_one(where, projection, collation=schema.EXACT, session=self._session)
 
     def _aggregate(self, pipeline: list[Document]) -> Iterator[Document]:
-        yield from self._documents.aggregate(pipeline, session=self._session, allowDiskUse=True)
+        yield from self._documents.aggregate(
+            pipeline, collation=schema.EXACT, session=self._session, allowDiskUse=True
+        )
+
+    def _count(self, where: Document) -> int:
+        return self._documents.count_documents(where, collation=schema.EXACT, session=self._session)
 
     def _compare_and_set(self, where: Document, changes: Document) -> Document | None:
         """Change the one document that is still as `where` says; returns it as it is then, or None."""
         with refusals():
             return self._documents.find_one_and_update(
-                where, changes, return_document=True, session=self._session
+                where, changes, return_document=True, collation=schema.EXACT, session=self._session
             )
 
     def _compare_and_set_many(self, where: Document, changes: Document) -> int:
         """Change the documents that are still as `where` says; returns how many."""
         with refusals():
-            return self._documents.update_many(where, changes, session=self._session).matched_count
+            done = self._documents.update_many(where, changes, collation=schema.EXACT, session=self._session)
+            return done.matched_count
 
     def stored(self, document_id: object) -> StoredDocument | None:
         """A document as it is stored, with all fields."""

@@ -52,7 +52,9 @@ class Inspection:
 
     def live_bookings(self) -> tuple[int, int]:
         """How many live bookings there are, and how many of them name a lock that does not exist."""
-        live = self._database[schema.BOOKINGS].count_documents({"status": {"$in": sorted(LIVE)}})
+        live = self._database[schema.BOOKINGS].count_documents(
+            {"status": {"$in": sorted(LIVE)}}, collation=schema.EXACT
+        )
         missing = [*self._without_lock(), {"$count": "number"}]
         return live, sum(int(group["number"]) for group in self._aggregate(schema.BOOKINGS, missing))
 
@@ -98,7 +100,7 @@ class Inspection:
 
     def keys(self) -> Keys:
         locks = self._database[self._locks]
-        missing = locks.count_documents({"idempotencyKey": {"$not": {"$type": "string"}}})
+        missing = locks.count_documents({"idempotencyKey": {"$not": {"$gt": ""}}}, collation=schema.EXACT)
         indexes = locks.index_information().values()
         return Keys(
             missing, any(index.get("unique") and "idempotencyKey" in dict(index["key"]) for index in indexes)
@@ -110,11 +112,15 @@ class Inspection:
 
     def events_by_day(self) -> list[tuple[EventId, str]]:
         """The events that count their seats by day: id and name."""
-        found = self._database[schema.EVENTS].find(BY_DAY, {"name": 1}).sort("_id", 1)
+        found = self._database[schema.EVENTS].find(BY_DAY, {"name": 1}, collation=schema.EXACT).sort("_id", 1)
         return [(EventId(event["_id"]), str(event.get("name", ""))) for event in found]
 
     def deleting_indexes(self) -> list[DeletingIndex]:
         return list(schema.deleting_indexes(self._database, schema.state(self._locks)))
+
+    def collations(self) -> list[str]:
+        """The collections of events, locks and bookings that do not compare texts exactly."""
+        return [name for name, _ in schema.collations(self._database, schema.state(self._locks))]
 
     def validated(self) -> list[str]:
         """The collections of events, locks and bookings that have a validator."""
@@ -122,4 +128,4 @@ class Inspection:
         return [name for name in schema.state(self._locks) if name in there]
 
     def _aggregate(self, collection: str, pipeline: list[Document]) -> Iterator[Document]:
-        yield from self._database[collection].aggregate(pipeline, allowDiskUse=True)
+        yield from self._database[collection].aggregate(pipeline, collation=schema.EXACT, allowDiskUse=True)

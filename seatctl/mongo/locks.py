@@ -59,7 +59,9 @@ class SeatLocks(Documents):
             if "idempotencyKey" not in (error.details or {}).get("keyPattern", {}):
                 raise
             same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
-            if self._documents.find_one(same, {"_id": 1}):  # outside of the transaction, which is over
+            if self._documents.find_one(
+                same, {"_id": 1}, collation=schema.EXACT
+            ):  # outside of the transaction, which is over
                 raise StaleRead from error
             raise KeyReused(
                 f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
@@ -151,7 +153,7 @@ class SeatLocks(Documents):
 
     def count_overdue(self, before: datetime) -> int:
         where = {"eventId": EVERY, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
-        return self._documents.count_documents(where, session=self._session)
+        return self._count(where)
 
     def expire_overdue(
         self, lock_ids: Sequence[LockId], before: datetime, now: datetime, ended_by: RunId | None = None

@@ -65,7 +65,7 @@ class Refunds(Documents):
         """How many refunds are due, and since when the oldest of them."""
         due: Document = {"status": RefundStatus.DUE.value}
         oldest = next(self._find(due, ("dueAt",), sort=[("dueAt", 1)], limit=1), None)
-        number = self._documents.count_documents(due, session=self._session)
+        number = self._count(due)
         since = None if oldest is None else oldest.get("dueAt")
         return number, since if isinstance(since, datetime) else None
 

@@ -31,6 +31,9 @@ REFUNDS, OPERATIONS = "refunds", "operations"
 OWN = (JOB_LOGS, REFUNDS, OPERATIONS)
 """The collections that only seatctl writes."""
 COLLECTIONS = (*STATE, *OWN)
+EXACT: Document = {"locale": "simple"}
+"""Compare texts by their bytes, whatever a collection's own collation says: where that ignores letter case,
+the user `ann` with the key `ABC` would be given the lock of `Ann` with `abc`."""
 TTL_OFF = 2**31 - 1
 """The longest time that a TTL index can have, 68 years: it deletes nothing."""
 
@@ -72,7 +75,7 @@ class Index:
         leaves_out, ours = found.get("partialFilterExpression"), self.options.get("partialFilterExpression")
         if self.options.get("unique"):
             narrower = set(found["key"]) <= set(self.keys)
-            return narrower and bool(found.get("unique")) and leaves_out in (None, ours)
+            return narrower and bool(found.get("unique")) and leaves_out in (None, ours, ALL_KEYS)
         if tuple(found["key"]) != self.keys:
             return False
         return leaves_out == ours and not any(map(found.get, ("sparse", "collation", "hidden")))
@@ -83,7 +86,7 @@ class Index:
     def create(self, database: Database[Document]) -> None:
         """Create it. Raises Duplicates when documents stand against it, WriteRefused when another index does,
         Unreachable when it takes too long."""
-        model = IndexModel(list(self.keys), name=self.name, **self.options)
+        model = IndexModel(list(self.keys), name=self.name, collation=EXACT, **self.options)
         try:
             # The default is to wait for all members, and one that is down would stop every writer.
             database[self.collection].create_indexes(
@@ -115,12 +118,14 @@ class Index:
             raise
 
 
+ALL_KEYS: Document = {"idempotencyKey": {"$type": "string"}}
+"""What is in a guard that takes the empty text for a key: that of version 0.1.0, or another program's."""
 ONE_LOCK_PER_KEY = Index(
     LOCKS,
     "one_lock_per_key",
     (("eventId", 1), ("userId", 1), ("idempotencyKey", 1)),
-    # Documents without a key, or with null, are not in the index and so never collide.
-    {"unique": True, "partialFilterExpression": {"idempotencyKey": {"$type": "string"}}},
+    # Documents without a key, with null or with an empty text are not in the index and so never collide.
+    {"unique": True, "partialFilterExpression": {"idempotencyKey": {"$gt": ""}}},
 )
 ONE_BOOKING_PER_LOCK = Index(
     BOOKINGS,
@@ -131,8 +136,11 @@ ONE_BOOKING_PER_LOCK = Index(
 # The sums of an event's seats by status, and the digests of its sold locks, are read from this index
 # alone.
 LOCKS_OF_EVENT = Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("seats", 1), ("_id", 1)))
-KEYS_IN_0_1_0 = [("eventId", 1), ("status", 1), ("_id", 1)]
-"""Those of `locks_of_event` in a database that version 0.1.0 made."""
+OUTDATED: dict[str, Document] = {
+    LOCKS_OF_EVENT.name: {"key": [("eventId", 1), ("status", 1), ("_id", 1)]},
+    ONE_LOCK_PER_KEY.name: {"partialFilterExpression": ALL_KEYS},
+}
+"""By which these indexes of ours are told in a database that version 0.1.0 made."""
 BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)))
 
 # As few as can be: within a transaction MongoDB 6.0 reads and parses the collection's catalog entry
@@ -210,6 +218,16 @@ def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = T
     database.command("collMod", index.collection, index=change)
 
 
+def collations(
+    database: Database[Document], collections: Sequence[str] = STATE
+) -> Iterator[tuple[str, Document]]:
+    """The collections that compare texts otherwise than exactly, and how."""
+    found = database.list_collections(filter={"name": {"$in": list(collections)}})
+    for each in sorted(found, key=lambda each: str(each["name"])):
+        if collation := each.get("options", {}).get("collation"):
+            yield each["name"], collation
+
+
 def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:
     """The indexes of a database whose locks are called so. An adopted one gets no guards of ours: a unique
     index could stop the other program, which has its own."""
@@ -247,11 +265,11 @@ def create(
     """Create the collections and indexes that are missing, and set the retention of `jobLogs`. `keep=None`
     leaves a retention that is set as it is, and sets `default` where there is none. A guard that documents
     stand against is left out: seatctl's own transactions need none."""
+    outdated = _drop_outdated(database, indexes(locks, adopted=adopted))
     done = Setup(missing(database, locks, adopted=adopted), [])
     for name in (*state(locks), *OWN):
         if name in done.created:
             ensure_collection(database, name)
-    replaced = _drop_outdated(database)
     for index in indexes(locks, adopted=adopted):
         if str(index) in done.created:
             try:
@@ -259,8 +277,9 @@ def create(
             except Duplicates as error:
                 done.created.remove(str(index))
                 done.left_out.append(str(error))
-    if replaced:
-        done.created[done.created.index(str(LOCKS_OF_EVENT))] += " in place of that of version 0.1.0"
+    replaced = [name for name in done.created if name in outdated]
+    for name in replaced:
+        done.created[done.created.index(name)] += " in place of an outdated one"
     current = retention(database)
     wanted = keep or current or default
     if current != wanted:
@@ -293,13 +312,20 @@ def ensure_collection(database: Database[Document], name: str) -> None:
             raise
 
 
-def _drop_outdated(database: Database[Document]) -> bool:
-    """Drop our own index that version 0.1.0 made with other keys, unless another does what it is for."""
-    found = database[LOCKS].index_information().get(LOCKS_OF_EVENT.name, {})
-    if found.get("key") != KEYS_IN_0_1_0 or LOCKS_OF_EVENT.is_in(database):
-        return False
-    database[LOCKS].drop_index(LOCKS_OF_EVENT.name)
-    return True
+def _drop_outdated(database: Database[Document], wanted: Sequence[Index]) -> list[str]:
+    """Drop our own indexes that version 0.1.0 made otherwise, or with the collection's collation, unless
+    others do what they are for; returns them."""
+    dropped = []
+    for index in wanted:
+        there = database[index.collection].index_information()
+        found = there.pop(index.name, {})
+        old = OUTDATED.get(index.name)
+        collated = "collation" in found and tuple(found["key"]) == index.keys
+        outdated = old is not None and all(found.get(field) == value for field, value in old.items())
+        if (outdated or collated) and not any(map(index.is_met_by, there.values())):
+            database[index.collection].drop_index(index.name)
+            dropped.append(str(index))
+    return dropped
 
 
 def _retain(database: Database[Document], seconds: int) -> None:
@@ -376,7 +402,11 @@ def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup
     for name, validator in _wanted_validators(locks).items():
         if f"{name}.validator" not in done.created:
             continue
-        unknown = database[name].find_one({"status": {"$nin": known[name]}}) if name in known else None
+        unknown = (
+            database[name].find_one({"status": {"$nin": known[name]}}, collation=EXACT)
+            if name in known
+            else None
+        )
         if unknown is None:
             database.command("collMod", name, validator=validator, validationLevel="moderate")
             continue

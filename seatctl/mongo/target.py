@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,14 +54,20 @@ def find_target(
     if uri_file is None and environment.get("SEATCTL_URI"):
         return Target(_checked(environment["SEATCTL_URI"], "SEATCTL_URI"), name)
     if path := uri_file or environment.get("SEATCTL_URI_FILE"):
-        others_read = f"{path} can be read by others than its owner; run `chmod 600 {path}`"
         text = _text_of(Path(path))
-        return Target(text, name, (others_read,) if Path(path).stat().st_mode & 0o044 else ())
+        return Target(text, name, tuple(_exposure(path, Path(path).stat().st_mode)))
     if directory := environment.get("CREDENTIALS_DIRECTORY"):
         credential = Path(directory, CREDENTIAL)
         if credential.exists():  # its mode says nothing: systemd grants it by an ACL
             return Target(_text_of(credential), name)
     return Target(None, name)
+
+
+def _exposure(path: str, mode: int) -> Iterator[str]:
+    """What others than its owner can do with a file of this mode. Who can write it chooses the database."""
+    can = [word for word, bits in (("read", 0o044), ("changed", 0o022)) if mode & bits]
+    if can:
+        yield f"{path} can be {' and '.join(can)} by others than its owner; run `chmod 600 {path}`"
 
 
 def _text_of(path: Path) -> str:

@@ -51,6 +51,7 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
         states=_states(inspection, locks),
         ttl_indexes=inspection.deleting_indexes(),
         validators=inspection.validated(),
+        collations=inspection.collations(),
         by_day=inspection.events_by_day(),
         users=inspection.users(),
         keys=inspection.keys(),

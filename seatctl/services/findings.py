@@ -77,6 +77,8 @@ class Findings:
     states: Sequence[StateCount]
     ttl_indexes: Sequence[DeletingIndex]
     validators: Sequence[str]
+    collations: Sequence[str]
+    """Collections that do not compare texts exactly."""
     by_day: Sequence[tuple[EventId, str]]
     users: tuple[int, int]
     keys: Keys
@@ -132,6 +134,11 @@ class Findings:
             told.append(
                 f"missing locks: {count(self.missing_locks, 'live booking')} without one; no counter of "
                 "those events is raised until the locks are restored (`seatctl help adopt`)"
+            )
+        if self.collations:
+            told.append(
+                f"collation: {', '.join(self.collations)} can take one user or key for another, such as ann "
+                "for Ann; seatctl compares them exactly"
             )
         there = ", ".join(self.validators)
         return [*told, f"validators: on {there}; they stay as they are" if there else "validators: none"]

@@ -56,6 +56,7 @@ def _verify(store: Store) -> Iterator[Violation]:
         yield from found
     yield from _of_no_range(store)
     yield from indexes(store)
+    yield from collations(store)
 
 
 def indexes(store: Store) -> Iterator[Violation]:
@@ -66,6 +67,17 @@ def indexes(store: Store) -> Iterator[Violation]:
             "at each start, `seatctl adopt` makes it harmless"
         )
         yield Violation(Fault.TTL_INDEX, message, index=str(index))
+
+
+def collations(store: Store) -> Iterator[Violation]:
+    """Collections that compare texts otherwise than exactly: only other programs do then (invariant 8)."""
+    for collection, collation in store.aggregations.collations():
+        how = ", ".join(f"{name} {collation[name]}" for name in ("locale", "strength") if name in collation)
+        message = (
+            f"{collection} has a collation ({how}), by which other programs can take one user or key for "
+            "another, such as ann for Ann; seatctl compares them exactly"
+        )
+        yield Violation(Fault.COLLATION, message, accepted=True)
 
 
 def doubt_of_counters(store: Store) -> Doubt | None:

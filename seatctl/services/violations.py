@@ -39,6 +39,8 @@ class Violation:
     @property
     def topic(self) -> tuple[str, ...]:
         """What it is about, whatever the numbers in it are at the moment."""
+        if self.fault is Fault.COLLATION:
+            return (self.fault, self.message)
         return (self.fault, *map(repr, (self.event, self.lock, self.booking, self.index)))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -277,6 +278,9 @@ def test_a_uri_file_that_others_can_read_is_read_with_a_warning(
     advice = f"seatctl: warning: {tmp_path}/seatctl-uri can be read by others than its owner; run `chmod 600"
     assert (advice in result.stderr) is warned
     assert len(result.stderr.splitlines()) == 1 + warned
+    assert (advice in here(capsys, "expire-locks", "-q", *arguments).stderr) is warned
+    as_json = [json.loads(line) for line in here(capsys, "events", "--json", *arguments).stderr.splitlines()]
+    assert [list(each) for each in as_json] == [*([["warning"]] if warned else []), ["error"]]
 
 
 class Chatty:

@@ -160,8 +160,22 @@ def test_the_index_that_version_0_1_0_made_by_our_name_is_replaced(database):
     database.seatLocks.insert_one({"eventId": 1, "seats": 1, "status": "ACTIVE"})
 
     assert missing(database) == ["seatLocks.locks_of_event"]
-    assert init(database) == ["seatLocks.locks_of_event in place of that of version 0.1.0"]
+    assert init(database) == ["seatLocks.locks_of_event in place of an outdated one"]
     assert schema.LOCKS_OF_EVENT.is_in(database)
+    assert init(database) == []
+
+
+def test_a_guard_that_takes_the_empty_text_for_a_key_counts_and_ours_is_replaced(database):
+    old = {"unique": True, "partialFilterExpression": {"idempotencyKey": {"$type": "string"}}}
+    init(database)
+    database.seatLocks.drop_index("one_lock_per_key")
+    database.seatLocks.create_index(list(schema.ONE_LOCK_PER_KEY.keys), name="theirs", **old)
+    assert init(database) == []
+
+    database.seatLocks.drop_index("theirs")
+    database.seatLocks.create_index(list(schema.ONE_LOCK_PER_KEY.keys), name="one_lock_per_key", **old)
+    assert missing(database) == []
+    assert init(database) == ["seatLocks.one_lock_per_key in place of an outdated one"]
     assert init(database) == []
 
 
@@ -179,9 +193,9 @@ def test_documents_without_a_key_never_collide(database):
     init(database)
     lock = {"eventId": 1, "userId": 1, "seats": 1, "status": "ACTIVE"}
     database.seatLocks.insert_many([dict(lock), dict(lock)])
-    database.seatLocks.insert_many([{**lock, "idempotencyKey": None} for _ in "ab"])
+    database.seatLocks.insert_many([{**lock, "idempotencyKey": key} for key in (None, None, "", "")])
 
-    assert database.seatLocks.count_documents({}) == 4
+    assert database.seatLocks.count_documents({}) == 6
 
 
 def test_an_index_waits_for_a_majority_and_not_for_ever(database, monkeypatch):

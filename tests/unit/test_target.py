@@ -79,13 +79,25 @@ def test_a_file_holds_the_uri_with_whatever_space_around_it(uri_file):
     assert find_target(None, str(uri_file), None, {}) == Target(URI, None)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_file_that_others_can_read_is_used_with_a_warning(uri_file, mode):
+@pytest.mark.parametrize(
+    ("mode", "can"),
+    [
+        (0o640, "read"),
+        (0o604, "read"),
+        (0o644, "read"),
+        (0o620, "changed"),
+        (0o602, "changed"),
+        (0o666, "read and changed"),
+    ],
+)
+def test_a_file_that_others_can_read_or_change_is_used_with_a_warning(uri_file, mode, can):
     uri_file.chmod(mode)
     target = find_target(None, str(uri_file), None, {})
 
     assert target.uri == URI
-    assert [f"run `chmod 600 {uri_file}`" in warning for warning in target.warnings] == [True]
+    assert target.warnings == (
+        f"{uri_file} can be {can} by others than its owner; run `chmod 600 {uri_file}`",
+    )
 
 
 def test_a_file_that_cannot_be_read_is_a_matter_of_configuration(tmp_path):

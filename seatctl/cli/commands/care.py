@@ -145,13 +145,19 @@ def _create_setup(call: Invocation, retention: timedelta | None, validators: boo
 
 
 def _check_setup(call: Invocation, retention: timedelta | None) -> None:
+    from seatctl.services import verify as verification
+
     store = call.store()
     missing, wrong = store.missing(), _wrong(store)
     current, kept = store.retention(), _retention(store)
     state = "is checked" if missing or wrong else "has all it needs"
+    notes = [violation.message for violation in verification.collations(store)]
     lines = [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]
+    lines += [f"note: {message}" for message in notes]
     lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
     document = {"created": [], "leftOut": [], "missing": missing, "wrong": wrong, "retention": kept}
+    if notes:
+        document["notes"] = notes
     call.tell(document, "\n".join(lines))
     changes = [f"{count(len(missing), 'object')} missing"] if missing else []
     if current and retention and current != retention:
