@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -35,11 +36,13 @@ class _Stream(io.FileIO):
     """Why a part of it could not be written."""
     stops_on_loss = False
 
+    reader_has_left = False
+
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            pass
+            self.reader_has_left = True
         except OSError as error:
             self.lost = "it is closed" if error.errno == errno.EBADF else error.strerror or "unknown reason"
             if self.stops_on_loss:
@@ -55,6 +58,12 @@ def open_streams() -> None:
     warnings.simplefilter("ignore")
     sys.stdout = _open_stream(sys.stdout, 1)
     sys.stderr = _open_stream(sys.stderr, 2)
+
+
+def reader_has_left() -> bool:
+    """Whether nobody reads stdout any more. What does nothing but print may end then."""
+    stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(stream, _Stream) and stream.reader_has_left
 
 
 def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
@@ -176,7 +185,7 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
 
         print(secrets.scrub("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     message = printable(secrets.scrub(" ".join(str(reason).split())))
-    if "--json" in arguments:
+    if re.search(r"(^| )(--json|--format[ =](nd)?json)( |$)", " ".join(arguments)):
         told = {"code": reason.code, "message": message, "exitCode": reason.exit_code}
         print(json.dumps({"error": told}), file=sys.stderr)
     else:

@@ -239,8 +239,9 @@ def command(
     example: str,
     finds: Collection[str] = FIND_DATABASE,
     changes: bool = False,
+    cls: Callable[..., Command] = Command,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options. Its docstring is the help, with `example`
     below. One that changes something by an operator's decision takes `--reason`."""
-    made: Any = partial(Command, finds=finds, changes=changes)
+    made: Any = partial(cls, finds=finds, changes=changes)
     return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")

@@ -15,7 +15,7 @@ import typer
 from seatctl.cli.invocation import Invocation
 from seatctl.domain.documents import EventId, LockId, UserId
 from seatctl.domain.rules import LARGEST_BATCH, MAX_SEATS
-from seatctl.domain.states import LockStatus
+from seatctl.domain.states import JobType, LockStatus
 from seatctl.domain.timespec import format_duration, parse_duration, parse_time, shorten
 from seatctl.domain.words import format_number
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
@@ -26,6 +26,11 @@ CHECK, SET_UP = "Check and schedule", "Set up and try"
 
 LIST_LIMIT, LARGEST_LIMIT = 100, 1_000_000_000
 WINDOW = timedelta(hours=24)
+JOB_COMMANDS = {
+    "expire-locks": JobType.LOCK_EXPIRY,
+    "expire-bookings": JobType.BOOKING_EXPIRY,
+    "recover": JobType.RECOVERY,
+}
 COMPLETIONS, COMPLETION_PATIENCE_MS = 50, 500
 
 
@@ -38,7 +43,7 @@ def parse_whole_number(text: str) -> int:
     return int(text)
 
 
-def _between(smallest: int, largest: int) -> Callable[[str], int]:
+def between(smallest: int, largest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = parse_whole_number(text)
         if not smallest <= number <= largest:
@@ -65,6 +70,14 @@ def _parse_user_filter(text: str) -> UserId:
     if not text.strip():
         raise ValueError("it must not be empty")
     return parse_user(text)
+
+
+def parse_job(text: str) -> JobType:
+    """A job by its type or by its command."""
+    known = {**{job.value.lower(): job for job in JobType}, **JOB_COMMANDS}
+    if (job := known.get(text.strip().lower())) is None:
+        raise ValueError(f"{shorten(text)!r} is not one of {', '.join([*JobType, *JOB_COMMANDS])}")
+    return job
 
 
 def parse_moment(text: str) -> datetime | timedelta:
@@ -146,21 +159,12 @@ Seats = Annotated[
 EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only of this event.")]
 UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only of this user.")]
 STATUS = typer.Option("--status", case_sensitive=False, help="Only with this status.")
-Limit = Annotated[
-    int | None,
-    option(
-        "--limit N",
-        _between(0, LARGEST_LIMIT),
-        f"Maximum number of rows (0 = all).  [default: {LIST_LIMIT} in a table, all with --json or -q]",
-    ),
-]
-
 DryRun = Annotated[bool, flag("--dry-run", "Report what would be done; change nothing.")]
 AsOf = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
     option("--as-of TIME", parse_moment, 'Move "now" for this run: ISO 8601 (no zone = UTC) or +11m.'),
 ]
 Force = Annotated[bool, flag("--force", "Allow an --as-of in the future without --dry-run.")]
-BatchSize = Annotated[int, option("--batch-size N", _between(1, LARGEST_BATCH), "Items in one transaction.")]
+BatchSize = Annotated[int, option("--batch-size N", between(1, LARGEST_BATCH), "Items in one transaction.")]
 
 ScheduleUser = Annotated[str | None, option("--user USER", str, "Who runs the jobs.  [default: you]")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from seatctl.domain.rules import MAX_SEATS, MAX_TEXT
-from seatctl.domain.timespec import LONGEST, is_text, resolve, to_milliseconds
+from seatctl.domain.timespec import LONGEST, PastTime, is_text, resolve, resolve_past, to_milliseconds
 from seatctl.errors import Usage
 
 
@@ -40,3 +42,25 @@ def moment(what: str, time: datetime | timedelta, now: datetime) -> datetime:
         return to_milliseconds(resolve(time, now))
     except OverflowError:
         raise Usage(f"{what} is too far in the future") from None
+
+
+class ListRequest(NamedTuple):
+    """Which part of a list: at most `limit` documents (0: all), made at or after `since` and before `until`
+    (a run: started then), with these `fields` only."""
+
+    limit: int = 0
+    since: PastTime | None = None
+    until: PastTime | None = None
+    fields: Sequence[str] | None = None
+
+    def bounds(self, now: datetime) -> tuple[datetime | None, datetime | None]:
+        """`since` and `until` when the server's clock says `now`. Raises Usage where they leave no time."""
+        since, until = (
+            None if time is None else resolve_past(time, now) for time in (self.since, self.until)
+        )
+        if since is not None and until is not None and since >= until:
+            raise Usage("no time is at or after --since and before --until")
+        return since, until
+
+
+ALL = ListRequest()

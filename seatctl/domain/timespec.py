@@ -9,11 +9,26 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TypeAlias
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d{1,9}[dhms])+", re.ASCII)
 _PART = re.compile(r"(\d+)([dhms])", re.ASCII)
 LONGEST = timedelta(days=3650)
+
+
+class Day(StrEnum):
+    """A day that has begun, in UTC."""
+
+    TODAY = "today"
+    YESTERDAY = "yesterday"
+
+
+_DAYS = {day.value: day for day in Day}
+
+PastTime: TypeAlias = datetime | timedelta | Day
+"""A point in time, how long ago it was, or the beginning of a day."""
 
 
 def parse_duration(text: str) -> timedelta:
@@ -42,19 +57,45 @@ def parse_time(text: str) -> datetime | timedelta:
     text = text.strip()
     if text.startswith("+"):
         return parse_duration(text[1:])
+    if (moment := _parse_iso(text)) is None:
+        raise ValueError(f"{shorten(text)!r} is not a time; write 2027-05-01T19:30Z, 2027-05-01 or +11m")
+    return moment
+
+
+def parse_past(text: str) -> PastTime:
+    """ISO 8601, `today`, `yesterday`, or `90m`: so long ago. Raises ValueError with what to type instead."""
+    text = text.strip()
+    if day := _DAYS.get(text.lower()):
+        return day
+    if _DURATION.fullmatch(text):
+        return parse_duration(text)
+    if (moment := _parse_iso(text)) is None:
+        raise ValueError(
+            f"{shorten(text)!r} is not a time; write 2027-05-01T19:30Z, 2027-05-01, today, yesterday, or 90m "
+            "for so long ago"
+        )
+    return moment
+
+
+def _parse_iso(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
-        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        return to_milliseconds(moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC))
     except (ValueError, OverflowError):
-        raise ValueError(
-            f"{shorten(text)!r} is not a time; write 2027-05-01T19:30Z, 2027-05-01 or +11m"
-        ) from None
-    return to_milliseconds(moment)
+        return None
 
 
 def resolve(time: datetime | timedelta, now: datetime) -> datetime:
     """The point in time that `time` means when the server's clock says `now`."""
     return now + time if isinstance(time, timedelta) else time
+
+
+def resolve_past(time: PastTime, now: datetime) -> datetime:
+    """The point in time that `time` means when the server's clock says `now`."""
+    if isinstance(time, Day):
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight if time is Day.TODAY else midnight - timedelta(days=1)
+    return now - time if isinstance(time, timedelta) else time
 
 
 def to_milliseconds(moment: datetime) -> datetime:

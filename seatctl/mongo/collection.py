@@ -112,10 +112,22 @@ class Documents:
         """A document as it is stored, with all fields."""
         return self._one(id_is(document_id))
 
-    def newest(self, where: Mapping[str, object], limit: int, by: str = "_id") -> Iterator[StoredDocument]:
+    def newest(
+        self, where: Mapping[str, object], limit: int, by: str = "_id", fields: Iterable[str] | None = None
+    ) -> Iterator[StoredDocument]:
         """What matches, newest first, as it is stored; 0 for all. An ObjectId carries its second of
         creation, and every document has one, which cannot be said of `createdAt`."""
-        yield from self._find(dict(where), sort=[(by, -1)], limit=limit)
+        yield from self.sorted({by: -1}, where, limit, fields)
+
+    def sorted(
+        self,
+        order: Mapping[str, int],
+        where: Mapping[str, object],
+        limit: int,
+        fields: Iterable[str] | None = None,
+    ) -> Iterator[StoredDocument]:
+        """What matches, in this order, with these fields or all; 0 for all documents. The server sorts."""
+        yield from self._find(dict(where), fields, sort=list(order.items()), limit=limit)
 
 
 def none_of(collection: Collection[Document], index: schema.Index, values: Iterable[str]) -> Document:

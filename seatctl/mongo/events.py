@@ -10,6 +10,8 @@ from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Document, Documents, chunks, id_is
 
 EVENTS_AT_ONCE = 10_000
+FREE = "seatctlFree"
+"""A field of no document."""
 
 
 class Events(Documents):
@@ -116,16 +118,24 @@ class Events(Documents):
             if isinstance(event, Event):
                 yield event
 
-    def fullest(self, limit: int) -> Iterator[StoredDocument]:
-        """By the share of their seats that is available, smallest first; 0 for all."""
+    def fullest(
+        self, where: Mapping[str, object], limit: int, fields: Iterable[str] | None = None
+    ) -> Iterator[StoredDocument]:
+        """By the share of their seats that is available, smallest first; 0 for all. What is sorted is small:
+        whole documents are read after it."""
         total = {"$max": [codec.number_or_zero("$totalSeats"), 1]}
+        kept = () if fields is None else fields
+        free = {"$divide": [codec.number_or_zero("$availableSeats"), total]}
         pipeline: list[Document] = [
-            {"$addFields": {"free": {"$divide": [codec.number_or_zero("$availableSeats"), total]}}},
-            {"$sort": {"free": 1, "_id": -1}},
+            {"$match": dict(where)},
+            {"$project": {**dict.fromkeys(kept, 1), FREE: free}},
+            {"$sort": {FREE: 1, "_id": -1}},
             *([{"$limit": limit}] if limit else []),
-            {"$project": {"free": 0}},
         ]
-        yield from self._aggregate(pipeline)
+        if fields is None:
+            found = {"from": self.name, "localField": "_id", "foreignField": "_id", "as": "event"}
+            pipeline += [{"$lookup": found}, {"$unwind": "$event"}, {"$replaceRoot": {"newRoot": "$event"}}]
+        yield from self._aggregate([*pipeline, {"$unset": FREE}])
 
     def totals(self) -> tuple[int, int, int]:
         """How many events there are, their seats in all, and their available ones. A value that is no

@@ -13,6 +13,9 @@ from seatctl.domain.documents import BookingId, EventId, LockId, RunId, UserId
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Usage
 
+LAST_SECOND = 2**32 - 1
+"""Of which an id can tell; in the year 2106."""
+
 
 def parse_event_id(text: str) -> EventId:
     return EventId(parse_document_id(text))
@@ -54,6 +57,12 @@ def new_run_id() -> RunId:
 def id_of_key(command: str, key: str) -> object:
     """The id that a command and a caller's key make: two writers of it exclude each other."""
     return ObjectId(hashlib.sha256(f"{command}|{key}".encode()).digest()[:12])
+
+
+def first_id_at(moment: datetime) -> ObjectId:
+    """The smallest id that can have been made at this second: ids carry their time."""
+    seconds = min(max(0, int(moment.timestamp())), LAST_SECOND)
+    return ObjectId(f"{seconds:08x}{0:016x}")
 
 
 def new_key() -> str:

@@ -7,7 +7,7 @@ The tables fit 80 columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ def lock_expiry(store: Store) -> Scenario:
         _lock_seat(store, event, number)
     before = _event(store, event)
     report = jobs.expire_locks(store, jobs.SweepOptions(as_of=timedelta(minutes=11), force=True))
-    expired = list(lookup.locks(store, event, LockStatus.EXPIRED, None, 0))
+    expired = list(lookup.locks(store, event, LockStatus.EXPIRED))
     after = _event(store, event)
     return Scenario(
         "Lock expiry: five buyers lock a seat each and leave",
@@ -84,9 +84,9 @@ def booking_expiry(store: Store) -> Scenario:
     for number in range(3):
         sales.confirm(store, sales.ConfirmRequest(_lock_seat(store, event, number).lock.id))
     before = _event(store, event)
-    pending = list(lookup.bookings(store, event, BookingStatus.PAYMENT_PENDING, None, 0))
+    pending = list(lookup.bookings(store, event, BookingStatus.PAYMENT_PENDING))
     report = jobs.expire_bookings(store, jobs.SweepOptions(as_of=timedelta(minutes=16), force=True))
-    expired = list(lookup.bookings(store, event, BookingStatus.EXPIRED, None, 0))
+    expired = list(lookup.bookings(store, event, BookingStatus.EXPIRED))
     after = _event(store, event)
     return Scenario(
         "Booking expiry: three buyers confirm and never pay",
@@ -173,11 +173,11 @@ def _available(event: StoredDocument) -> object:
 
 
 def _expired_locks(store: Store, event: EventId) -> int:
-    return len(list(lookup.locks(store, event, LockStatus.EXPIRED, None, 0)))
+    return len(list(lookup.locks(store, event, LockStatus.EXPIRED)))
 
 
 def _outcomes(store: Store, job: JobType) -> str:
-    statuses = Counter(str(run["status"]) for run in lookup.job_runs(store, job, None, None, 0))
+    statuses = Counter(str(run["status"]) for run in lookup.job_runs(store, job))
     return ", ".join(f"{number} {status}" for status, number in statuses.items())
 
 
@@ -185,6 +185,6 @@ def _event_table(event: StoredDocument, title: str) -> Part:
     return tables.list_table([event], _without(tables.LISTS["events"], "id", "date"), title)
 
 
-def _without(columns: dict[str, tables.Field], *names: str) -> dict[str, tables.Field]:
+def _without(columns: Mapping[str, tables.Field], *names: str) -> dict[str, tables.Field]:
     """The columns that fit into 80."""
     return {column: field for column, field in columns.items() if column not in names}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.errors import Unreachable
@@ -56,11 +57,12 @@ def watch(store: Store, interval: timedelta) -> None:
 
 def read(store: Store, rows: int) -> Snapshot:
     """The first `rows` documents of each section."""
+    shown = {name: ListRequest(rows, fields=tables.columns_of(name)) for name in SECTIONS}
     documents = {
-        "events": list(lookup.events(store, lookup.EventOrder.FULLEST, rows)),
-        "jobLogs": list(lookup.job_runs(store, None, None, None, rows)),
-        "seatLocks": list(lookup.locks(store, None, None, None, rows)),
-        "bookings": list(lookup.bookings(store, None, None, None, rows)),
+        "events": list(lookup.events(store, lookup.Order.FULLEST, shown["events"])),
+        "jobLogs": list(lookup.job_runs(store, request=shown["jobLogs"])),
+        "seatLocks": list(lookup.locks(store, request=shown["seatLocks"])),
+        "bookings": list(lookup.bookings(store, request=shown["bookings"])),
     }
     named = [lock.get("eventId") for lock in documents["seatLocks"]]
     named += [booking.get("event") for booking in documents["bookings"]]

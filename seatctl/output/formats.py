@@ -1,4 +1,4 @@
-"""Values as programs read them (JSON, ids) and as one line of text. No Rich, no MongoDB.
+"""Values as programs read them (JSON, CSV, ids) and as one line of text. No Rich, no MongoDB.
 
 Lists are printed as they are read: memory does not grow with their length.
 """
@@ -8,17 +8,30 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from seatctl.domain.timespec import format_time, printable
+from seatctl.domain.timespec import format_time, is_text, printable
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
 
 EXACT = 2**53
 """Up to here every whole number has a float of its own."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - they are meant
+"""What a spreadsheet takes for the beginning of a formula, or passes over before one."""
+
+
+class Format(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+    IDS = "ids"
 
 
 def plain(value: object) -> Any:
@@ -59,6 +72,20 @@ def text(value: object) -> str:
     return printable(str(shown))
 
 
+def value_of(document: Mapping[str, Any], field: str) -> Any:
+    """A field, or one in another (`details.duration`); None where it is missing."""
+    found: Any = document
+    for name in field.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def only(documents: Iterable[StoredDocument], columns: Sequence[str]) -> Iterator[StoredDocument]:
+    """The documents with these columns alone."""
+    for document in documents:
+        yield {column: value_of(document, column) for column in columns}
+
+
 def print_json(value: object) -> None:
     """Exactly one JSON document on stdout."""
     print(_json(value))
@@ -73,6 +100,33 @@ def print_json_list(documents: Iterable[StoredDocument]) -> None:
     print("[]" if before == "[" else "]")
 
 
+def print_json_lines(documents: Iterable[StoredDocument]) -> None:
+    """One JSON document a line. Each line is flushed: whoever reads it may be waiting for it."""
+    for document in documents:
+        print(_json(document, indent=None), flush=True)
+
+
+def print_csv(documents: Iterable[StoredDocument], columns: Sequence[str]) -> None:
+    """A header with the columns, then a row for each document, as Python's csv module writes them."""
+    import csv
+
+    encode = printable if sys.stdout.isatty() else str
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    for document in documents:
+        writer.writerow([encode(_csv_cell(value_of(document, column))) for column in columns])
+
+
+def _csv_cell(value: object) -> str:
+    """A text that a spreadsheet would calculate begins with an apostrophe: names come from anybody."""
+    shown = plain(value)
+    if shown is None:
+        return ""
+    if not isinstance(shown, str):
+        return json.dumps(shown, ensure_ascii=False)
+    return f"'{shown}" if shown.lstrip(" ").startswith(FORMULA) else shown
+
+
 def print_ids(documents: Iterable[StoredDocument]) -> None:
     """The `_id` of each document on a line of its own."""
     for document in documents:
@@ -84,6 +138,15 @@ def stdout_is_utf8() -> bool:
     return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
-def _json(value: object) -> str:
-    indent = 2 if sys.stdout.isatty() else None
-    return json.dumps(plain(value), ensure_ascii=not stdout_is_utf8(), indent=indent)
+def _json(value: object, indent: int | None = 2) -> str:
+    """Indented in a terminal, which must not obey what stands in a text."""
+    terminal = sys.stdout.isatty()
+    shown = json.dumps(plain(value), ensure_ascii=not stdout_is_utf8(), indent=indent if terminal else None)
+    return _escaped(shown) if terminal else shown
+
+
+def _escaped(document: str) -> str:
+    return "".join(
+        character if character == "\n" or is_text(character) else json.dumps(character)[1:-1]
+        for character in document
+    )

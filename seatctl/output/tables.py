@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seatctl.domain.timespec import format_duration, format_time, printable
 from seatctl.domain.words import count, format_number
-from seatctl.output.formats import stdout_is_utf8, text, whole_number
+from seatctl.output.formats import stdout_is_utf8, text, value_of, whole_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,7 @@ STYLES = {
 }
 NUMBER = " #"
 """How the name of a column ends that holds numbers."""
-RARE = frozenset({"error", "state", "kind"})
+RARE = frozenset({"error", "state", "kind", "why"})
 """Columns that say something only of few documents."""
 NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
 SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
@@ -104,6 +105,18 @@ def _to_the_minute(moment: object) -> object:
 
 # --- documents ----------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A cell that is made of fields of a document."""
+
+    make: Callable[[Mapping[str, Any]], object]
+    fields: tuple[str, ...]
+
+    def __call__(self, document: Mapping[str, Any]) -> object:
+        return self.make(document)
+
+
 Field: TypeAlias = "str | Callable[[Mapping[str, Any]], object]"
 """What a cell shows of a document: a field, `details.duration` for one in another, or what is made of it."""
 
@@ -111,9 +124,9 @@ LISTS: dict[str, dict[str, Field]] = {
     "events": {
         "id": "_id",
         "name": "name",
-        "date": lambda event: _to_the_minute(event.get("eventDate")),
-        "state": state_of_event,
-        "filled": occupancy,
+        "date": Made(lambda event: _to_the_minute(event.get("eventDate")), ("eventDate",)),
+        "state": Made(state_of_event, ("closedAt", "cancelledAt")),
+        "filled": Made(occupancy, ("totalSeats", "sold", "locked")),
         "available #": "availableSeats",
         "locked #": "locked",
         "sold #": "sold",
@@ -148,8 +161,41 @@ LISTS: dict[str, dict[str, Field]] = {
         "host": "host",
         "error": "error",
     },
+    "history": {
+        "when": "at",
+        "ago": lambda entry: entry.get("ago"),
+        "what": "what",
+        "by": "by",
+        "why": "reason",
+    },
+    "violations": {"fault": "fault", "problem": "message", "what to do": "remedy"},
 }
-"""The columns of each list, by collection."""
+"""The columns of each list in a table, by collection."""
+
+MORE: dict[str, tuple[str, ...]] = {
+    "events": ("description", "createdAt", "updatedAt"),
+    "seatLocks": ("oldStatus", "endedBy", "createdAt", "updatedAt"),
+    "bookings": ("paymentRef", "endedBy", "createdAt", "updatedAt"),
+    "jobLogs": ("details.locksExpired", "details.bookingsExpired", "details.asOf"),
+    "history": ("event", "lock", "booking", "refund", "operation", "run"),
+    "violations": ("invariant", "event", "lock", "booking", "index"),
+}
+"""Fields of each list that its table shows only if it is asked for them."""
+
+
+def columns_of(name: str) -> tuple[str, ...]:
+    """The fields that a list can show, in order."""
+    names: list[str] = []
+    for field in LISTS[name].values():
+        names += [field] if isinstance(field, str) else getattr(field, "fields", ())
+    return tuple(dict.fromkeys([*names, *MORE.get(name, ())]))
+
+
+def headed(name: str, columns: Sequence[str]) -> dict[str, Field]:
+    """These fields of a list as columns of a table, with the headings that they have in it."""
+    headings = {field: heading for heading, field in LISTS[name].items() if isinstance(field, str)}
+    return {headings.get(column, column): column for column in columns}
+
 
 SUMMARY: dict[str, Field] = {
     "job": "jobType",
@@ -160,7 +206,6 @@ SUMMARY: dict[str, Field] = {
     "median ms #": "medianDuration",
     "worst ms #": "worstDuration",
 }
-VIOLATIONS = {"fault": "fault", "problem": "message", "what to do": "remedy"}
 REPAIRS: dict[str, Field] = {
     "fault": "fault",
     "problem": "message",
@@ -183,42 +228,29 @@ def list_table(
     return table(tuple(columns), rows, title=title)
 
 
-def list_of(collection: str, documents: Sequence[StoredDocument]) -> Table:
-    """A list of one collection. A column of RARE is there only if a document has it: without it a list fits
-    120 columns."""
-    columns = {
-        name: field
-        for name, field in LISTS[collection].items()
-        if name not in RARE or any(value(document, field) for document in documents)
+def list_of(
+    name: str, documents: Sequence[StoredDocument], chosen: Mapping[str, Field] | None = None
+) -> Table:
+    """A list with its columns, or with those that are `chosen`. A column of RARE is there only if a document
+    has it: without it a list fits 120 columns."""
+    columns = chosen or {
+        column: field
+        for column, field in LISTS[name].items()
+        if column not in RARE or any(value(document, field) for document in documents)
     }
     return list_table(documents, columns)
 
 
-def history_table(entries: Sequence[StoredDocument], now: datetime) -> Table:
-    """What happened, an entry a line. The column `why` is there only if anybody gave a reason."""
-    columns: dict[str, Field] = {
-        "when": "at",
-        "ago": lambda entry: _ago(entry["at"], now),
-        "what": "what",
-        "by": "by",
-    }
-    if any(entry.get("reason") for entry in entries):
-        columns["why"] = "reason"
-    return list_table(entries, columns)
-
-
-def _ago(moment: datetime, now: datetime) -> str:
+def ago(moment: object, now: datetime) -> str:
+    """How long ago something was."""
+    if not isinstance(moment, datetime):
+        return ""
     return format_duration(now - moment) if moment <= now else f"in {format_duration(moment - now)}"
 
 
 def value(document: StoredDocument, field: Field) -> object:
     """What a field shows of a document; None where it is missing."""
-    if callable(field):
-        return field(document)
-    found: object = document
-    for name in field.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+    return field(document) if callable(field) else value_of(document, field)
 
 
 def document_table(document: StoredDocument, title: str) -> Table:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from seatctl.domain.documents import PastRun, StoredDocument
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store
 from seatctl.services.expiry import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun, run_sweep
-from seatctl.services.lookup import EventOrder
 from seatctl.services.lookup import events as list_events
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
@@ -28,6 +28,7 @@ WINDOW = timedelta(hours=24)
 CLOCK_TOLERANCE = timedelta(seconds=5)
 REFUND_AGE = timedelta(days=7)
 """A refund that is due for longer is a problem: money was forgotten (invariant 12)."""
+OF_EVENTS = ListRequest(fields=("availableSeats", "locked", "sold"))
 LISTED = 100
 """Violations and events named in one document; their number is always complete."""
 
@@ -298,7 +299,7 @@ def check(
         accepted=[violation for violation in found if violation.accepted],
         missing=store.missing(),
         clock_difference=difference,
-        events=list(list_events(store, EventOrder.NEWEST, 0)) if per_event else [],
+        events=list(list_events(store, request=OF_EVENTS)) if per_event else [],
     )
 
 

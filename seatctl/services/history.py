@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
@@ -59,6 +60,18 @@ class Entry:
 
     def as_document(self) -> dict[str, object]:
         return {"at": self.at, "what": self.what, "by": self.by, "reason": self.reason, **self.ids}
+
+
+def listed(store: Store, document_id: object | None, request: ListRequest, now: datetime) -> Iterator[Entry]:
+    """What `history` lists: of one document the newest entries in order, of all the newest first, by when
+    something happened. Raises NotFound, Usage."""
+    since, until = request.bounds(now)
+    limit = 0 if since or until else request.limit
+    entries = newest(store, limit) if document_id is None else iter(history(store, document_id, limit))
+    told = (entry for entry in entries if not until or entry.at < until)
+    if document_id is None:
+        return islice(takewhile(lambda entry: not since or entry.at >= since, told), request.limit or None)
+    return iter([entry for entry in told if not since or entry.at >= since][-request.limit :])
 
 
 def history(store: Store, document_id: object, limit: int) -> list[Entry]:

@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime
 from enum import StrEnum
 from math import isfinite
 from statistics import median
 
 from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
+from seatctl.domain.requests import ALL, ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.timespec import PastTime, resolve_past
 from seatctl.errors import NotFound
 from seatctl.mongo.collection import chunks
+from seatctl.mongo.ids import first_id_at
 from seatctl.mongo.store import Store
 from seatctl.services.found import not_found
 
 LATEST = 10
 """Locks and bookings shown with their event."""
-EVENTS_AT_ONCE = 1_000
-"""Events whose held seats are summed up in one query."""
+EVENTS_AT_ONCE, WHOLE_EVENTS_AT_ONCE = 1_000, 100
+"""Events whose held seats are summed up in one query. Whole ones may be of many megabytes."""
+HELD = frozenset({"locked", "sold"})
+"""Fields of an event in a list that its locks add up to."""
 
 
-class EventOrder(StrEnum):
-    """How a list of events is sorted."""
+class Order(StrEnum):
+    """How a list is sorted."""
 
     NEWEST = "newest"
+    OLDEST = "oldest"
     FULLEST = "fullest"
+    """Events, by the share of their seats that is available."""
+    DATE = "date"
+    """Events, by when they take place."""
+    DEADLINE = "deadline"
+    """Locks and bookings, the first deadline first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +53,101 @@ class Shown:
         return {**self.document, **self.related}
 
 
-# --- lists, newest first; a limit of 0 shows all ---------------------------------------------------------
+# --- lists -----------------------------------------------------------------------------------------------
 
 
-def events(store: Store, order: EventOrder, limit: int) -> Iterator[StoredDocument]:
-    """Events with their `locked` and `sold` seats added."""
-    fullest = order is EventOrder.FULLEST
-    return _with_seats(store, store.events.fullest(limit) if fullest else store.events.newest({}, limit))
+def events(store: Store, order: Order = Order.NEWEST, request: ListRequest = ALL) -> Iterator[StoredDocument]:
+    """Events, with their `locked` and `sold` seats where those are asked for."""
+    where, fields = _made(store, request), request.fields
+    if order is Order.FULLEST:
+        found = store.events.fullest(where, request.limit, fields)
+    else:
+        found = store.events.sorted(_order(order, "eventDate"), where, request.limit, fields)
+    wants_seats = fields is None or not HELD.isdisjoint(fields)
+    if not wants_seats:
+        return found
+    return _with_seats(store, found, WHOLE_EVENTS_AT_ONCE if fields is None else EVENTS_AT_ONCE)
 
 
 def locks(
-    store: Store, event: EventId | None, status: LockStatus | None, user: UserId | None, limit: int
+    store: Store,
+    event: EventId | None = None,
+    status: LockStatus | None = None,
+    user: UserId | None = None,
+    request: ListRequest = ALL,
+    order: Order = Order.NEWEST,
+    *,
+    overdue: bool = False,
 ) -> Iterator[StoredDocument]:
-    """Raises NotFound for the locks of what is no event."""
-    where = _given(eventId=event, status=status, userId=user)
-    return _of_event(store, event, store.locks.newest(where, limit))
+    """Locks; `overdue` ones are ACTIVE. Raises NotFound for the locks of what is no event."""
+    where = _given(eventId=event, status=LockStatus.ACTIVE if overdue else status, userId=user)
+    where |= _made(store, request) | _overdue(store, "expiresAt", overdue)
+    sort = _order(order, "expiresAt")
+    return _of_event(store, event, store.locks.sorted(sort, where, request.limit, request.fields))
 
 
 def bookings(
-    store: Store, event: EventId | None, status: BookingStatus | None, user: UserId | None, limit: int
+    store: Store,
+    event: EventId | None = None,
+    status: BookingStatus | None = None,
+    user: UserId | None = None,
+    request: ListRequest = ALL,
+    order: Order = Order.NEWEST,
+    *,
+    overdue: bool = False,
 ) -> Iterator[StoredDocument]:
-    """Raises NotFound for the bookings of what is no event."""
-    where = _given(event=event, status=status, user=user)
-    return _of_event(store, event, store.bookings.newest(where, limit))
+    """Bookings; `overdue` ones are PAYMENT_PENDING. Raises NotFound for the bookings of what is no event."""
+    where = _given(event=event, status=BookingStatus.PAYMENT_PENDING if overdue else status, user=user)
+    where |= _made(store, request) | _overdue(store, "paymentExpiresAt", overdue)
+    sort = _order(order, "paymentExpiresAt")
+    return _of_event(store, event, store.bookings.sorted(sort, where, request.limit, request.fields))
 
 
 def job_runs(
-    store: Store, job: JobType | None, status: JobStatus | None, since: timedelta | None, limit: int
+    store: Store,
+    job: JobType | None = None,
+    status: JobStatus | None = None,
+    request: ListRequest = ALL,
+    order: Order = Order.NEWEST,
 ) -> Iterator[StoredDocument]:
-    """The runs of the jobs, those that started within `since`."""
+    """The runs of the jobs, by when they started."""
     where = _given(jobType=job, status=status)
-    if since is not None:
-        where["executedAt"] = {"$gte": store.now() - since}
-    return store.job_logs.newest(where, limit, by="executedAt")
+    since, until = _bounds(store, request)
+    if between := _given(**{"$gte": since, "$lt": until}):
+        where["executedAt"] = between
+    by = {"executedAt": 1 if order is Order.OLDEST else -1}
+    return store.job_logs.sorted(by, where, request.limit, request.fields)
+
+
+def _order(order: Order, deadline: str) -> dict[str, int]:
+    """By id: an ObjectId carries its second of creation, and every document has one."""
+    if order in (Order.DATE, Order.DEADLINE):
+        return {deadline: 1, "_id": 1}
+    return {"_id": 1 if order is Order.OLDEST else -1}
+
+
+def _bounds(store: Store, request: ListRequest) -> tuple[datetime | None, datetime | None]:
+    if request.since is None and request.until is None:
+        return None, None
+    return request.bounds(store.now())
+
+
+def _made(store: Store, request: ListRequest) -> dict[str, object]:
+    """A condition: the document was made when the request says, by the time in its id."""
+    since, until = _bounds(store, request)
+    bounds = {"$gte": since and first_id_at(since), "$lt": until and first_id_at(until)}
+    between = _given(**bounds)
+    return {"_id": between} if between else {}
+
+
+def _overdue(store: Store, deadline: str, overdue: bool) -> dict[str, object]:
+    return {deadline: {"$lt": store.now()}} if overdue else {}
 
 
 def newest_ids(store: Store, collection: str, limit: int, **filters: str | None) -> list[str]:
     """The newest ids for a shell to complete."""
     collections = {"events": store.events, "seatLocks": store.locks, "bookings": store.bookings}
-    found = collections[collection].newest(_given(**filters), limit)
+    found = collections[collection].newest(_given(**filters), limit, fields=("_id",))
     return [str(document["_id"]) for document in found]
 
 
@@ -99,8 +166,10 @@ def _of_event(
         raise not_found(store, "event", event)
 
 
-def _with_seats(store: Store, found: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
-    for some_events in chunks(found, EVENTS_AT_ONCE):
+def _with_seats(
+    store: Store, found: Iterator[StoredDocument], at_once: int = EVENTS_AT_ONCE
+) -> Iterator[StoredDocument]:
+    for some_events in chunks(found, at_once):
         held = store.locks.held_by_status(event["_id"] for event in some_events)
         for event in some_events:
             seats = {status: held.get((str(event["_id"]), status), 0) for status in LockStatus}
@@ -140,10 +209,10 @@ def _event(store: Store, event_id: object) -> list[StoredDocument]:
 # --- sums ------------------------------------------------------------------------------------------------
 
 
-def summarize(store: Store, jobs: Iterable[JobType], since: timedelta) -> list[StoredDocument]:
-    """For each of these jobs, its runs within `since`: how many, how many succeeded, what they did, how long
+def summarize(store: Store, jobs: Iterable[JobType], since: PastTime) -> list[StoredDocument]:
+    """For each of these jobs, its runs since then: how many, how many succeeded, what they did, how long
     the median and the longest took (ms)."""
-    start = store.now() - since
+    start = resolve_past(since, store.now())
     return [_sum_up(job, list(store.job_logs.durations(job, start))) for job in jobs]
 
 

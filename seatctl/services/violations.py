@@ -44,6 +44,11 @@ class Violation:
         return (self.fault, *map(repr, (self.event, self.lock, self.booking, self.index)))
 
     @property
+    def subject(self) -> object:
+        """The document, or the index, that is wrong."""
+        return self.booking or self.lock or self.event or self.index
+
+    @property
     def is_for_recovery(self) -> bool:
         return EXPLANATIONS[self.fault].repairable and self.repairable
 

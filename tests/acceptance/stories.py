@@ -104,7 +104,7 @@ def everything_once(replica: Server, home: Path) -> Iterator[Story]:
     jobs.expire_locks(store, jobs.SweepOptions())
     jobs.expire_bookings(store, jobs.SweepOptions())
     jobs.recover(store, jobs.RecoverOptions())
-    runs = [run["_id"] for run in lookup.job_runs(store, None, None, None, 0)]
+    runs = [run["_id"] for run in lookup.job_runs(store)]
     ids = {
         "event": event,
         "lock": locks[0],

@@ -53,7 +53,8 @@ LISTS = {
     "locks --event {event} --status active --user 'buyer 2'": "{free}",
     "bookings": "{waiting}\n{paid}",
     "bookings --status CONFIRMED --limit 5": "{paid}",
-    "jobs": "{runs}",
+    "jobs --all": "{runs}",
+    "jobs --type recover": "{run}",
     "show {event}": "{event}",
     "show {lock}": "{lock}",
     "show {paid}": "{paid}",
@@ -313,8 +314,8 @@ def test_a_reader_that_leaves_early_causes_no_noise_and_no_success(shell: Shell)
 def test_a_file_gets_the_same_as_a_pipe_whatever_the_width_of_the_window(
     story: Story, tmp_path: Path
 ) -> None:
-    piped = story.shell.ok("jobs").stdout
-    assert story.shell.with_env(COLUMNS="40").pipeline(f"seatctl jobs > {tmp_path}/jobs").code == 0
+    piped = story.shell.ok("jobs", "--all").stdout
+    assert story.shell.with_env(COLUMNS="40").pipeline(f"seatctl jobs --all > {tmp_path}/jobs").code == 0
     assert piped == (tmp_path / "jobs").read_text()
 
 

@@ -1,16 +1,19 @@
 """Lists, and one document with all that belongs to it."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from bson import ObjectId
+from conftest import edit
 from scene import create, insert_booking, insert_lock, lock, lock_of, run_recover, sell
 
 from seatctl.domain.documents import JobRun
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
-from seatctl.errors import NotFound
+from seatctl.domain.timespec import Day
+from seatctl.errors import NotFound, Usage
 from seatctl.services import lookup, sales
-from seatctl.services.lookup import EventOrder
+from seatctl.services.lookup import Order
 
 
 @pytest.fixture
@@ -27,20 +30,22 @@ def ids(documents):
     return [document["_id"] for document in documents]
 
 
-def events(store, order=EventOrder.NEWEST, limit=0):
-    return list(lookup.events(store, order, limit))
+def events(store, order=Order.NEWEST, **request):
+    return list(lookup.events(store, order, ListRequest(**request)))
 
 
-def locks(store, event=None, status=None, user=None, limit=0):
-    return list(lookup.locks(store, event, status, user, limit))
+def locks(store, event=None, status=None, user=None, order=Order.NEWEST, overdue=False, **request):
+    request = ListRequest(**request)
+    return list(lookup.locks(store, event, status, user, request, order, overdue=overdue))
 
 
-def bookings(store, event=None, status=None, user=None, limit=0):
-    return list(lookup.bookings(store, event, status, user, limit))
+def bookings(store, event=None, status=None, user=None, order=Order.NEWEST, overdue=False, **request):
+    request = ListRequest(**request)
+    return list(lookup.bookings(store, event, status, user, request, order, overdue=overdue))
 
 
-def runs(store, job=None, status=None, since=None, limit=0):
-    return list(lookup.job_runs(store, job, status, since, limit))
+def runs(store, job=None, status=None, order=Order.NEWEST, **request):
+    return list(lookup.job_runs(store, job, status, ListRequest(**request), order))
 
 
 def log(store, moment, job=JobType.LOCK_EXPIRY, status=JobStatus.SUCCESS, **details):
@@ -128,7 +133,7 @@ def test_events_come_with_the_seats_that_are_locked_and_sold(store, event):
 
 @pytest.mark.usefixtures("event")
 def test_however_many_events_there_are_each_comes_with_its_own_seats(store, monkeypatch):
-    monkeypatch.setattr(lookup, "EVENTS_AT_ONCE", 2)
+    monkeypatch.setattr(lookup, "WHOLE_EVENTS_AT_ONCE", 2)
     for number in range(4):
         create(store, 1, f"E{number}")
 
@@ -146,10 +151,10 @@ def test_the_fullest_events_come_first_and_one_that_cannot_be_read_breaks_nothin
     empty, sold_out = create(store, 10), create(store, 1)
     lock(store, sold_out)
     odd = store.database.events.insert_one({"totalSeats": "many"}).inserted_id
-    found = events(store, EventOrder.FULLEST)
+    found = events(store, Order.FULLEST)
 
     assert [each for each in ids(found) if each != odd] == [sold_out, event, empty]
-    assert len(events(store, EventOrder.FULLEST, 2)) == 2
+    assert len(events(store, Order.FULLEST, limit=2)) == 2
     assert {each["_id"]: each["locked"] for each in found}[sold_out] == 1
     assert "free" not in found[0]
 
@@ -157,10 +162,116 @@ def test_the_fullest_events_come_first_and_one_that_cannot_be_read_breaks_nothin
 def test_a_shell_completes_the_newest_ids_of_what_is_in_a_state(store, event):
     held = ids(locks(store, event))
 
-    assert lookup.newest_ids(store, "seatLocks", None, 2) == [str(each) for each in held[:2]]
-    assert lookup.newest_ids(store, "seatLocks", "ACTIVE", 9) == [str(held[2])]
-    assert lookup.newest_ids(store, "events", None, 9) == [str(event)]
-    assert len(lookup.newest_ids(store, "bookings", None, 9)) == 1
+    assert lookup.newest_ids(store, "seatLocks", 2) == [str(each) for each in held[:2]]
+    assert lookup.newest_ids(store, "seatLocks", 9, status="ACTIVE") == [str(held[2])]
+    assert lookup.newest_ids(store, "events", 9) == [str(event)]
+    assert len(lookup.newest_ids(store, "bookings", 9)) == 1
+
+
+# --- filters and order ----------------------------------------------------------------------------------
+
+
+def made_at(store, collection, *moments, **fields):
+    """Documents whose ids carry these times."""
+    rows = [{**fields, "_id": ObjectId.from_datetime(moment)} for moment in moments]
+    store.database[collection].insert_many(rows)
+    return ids(rows)
+
+
+@pytest.mark.parametrize(
+    ("collection", "listed"), [("events", events), ("seatLocks", locks), ("bookings", bookings)]
+)
+def test_documents_are_narrowed_by_when_they_were_made(store, clock, collection, listed):
+    """At or after `since`, before `until`, by their ids and the server's clock: noon."""
+    noon = clock()
+    times = {
+        "old": noon - timedelta(days=2),
+        "yesterday": noon - timedelta(days=1),
+        "morning": noon.replace(hour=9),
+    }
+    made = dict(zip(times, made_at(store, collection, *times.values()), strict=True))
+
+    def found(**request):
+        return {name for name, made_id in made.items() if made_id in ids(listed(store, **request))}
+
+    assert found() == set(made)
+    assert found(since=Day.YESTERDAY) == {"yesterday", "morning"}
+    assert (
+        found(since=Day.TODAY)
+        == found(since=timedelta(hours=3))
+        == found(since=times["morning"])
+        == {"morning"}
+    )
+    assert found(until=times["morning"]) == {"old", "yesterday"}
+    assert found(since=timedelta(days=1), until=timedelta(hours=4)) == {"yesterday"}
+    with pytest.raises(Usage, match="no time is"):
+        listed(store, since=Day.TODAY, until=Day.TODAY)
+
+
+def test_runs_are_narrowed_by_when_they_started(store, clock):
+    log(store, clock() - timedelta(hours=2))
+    log(store, clock() - timedelta(minutes=5))
+
+    assert len(runs(store, since=timedelta(hours=1))) == 1
+    assert len(runs(store, until=timedelta(hours=1))) == 1
+    assert len(runs(store, since=Day.TODAY)) == 2
+
+
+def test_a_time_before_or_after_all_ids_is_no_error(store, event):
+    first, last = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+    assert ids(events(store, since=first, until=last)) == [event]
+
+
+def test_overdue_locks_are_those_that_are_active_past_their_deadline(store, event):
+    late = insert_lock(store, event)
+    insert_lock(store, event, status="EXPIRED")
+
+    assert ids(locks(store, overdue=True)) == [late]
+    assert ids(locks(store, event, LockStatus.ACTIVE, overdue=True)) == [late]
+
+
+def test_overdue_bookings_are_those_that_wait_past_their_deadline(store, event):
+    late = insert_booking(store, event, ObjectId(), due=timedelta(hours=-1))
+    insert_booking(store, event, ObjectId(), "EXPIRED", due=timedelta(hours=-1))
+    insert_booking(store, event, ObjectId())
+
+    assert ids(bookings(store, overdue=True)) == [late]
+
+
+def test_each_list_comes_in_the_order_that_is_asked_for(store, clock):
+    made = [create(store, 1, f"E{n}") for n in range(3)]
+    for number, event_id in zip((2, 3, 1), made, strict=True):
+        edit(store, "events", event_id, eventDate=clock() + timedelta(days=number))
+    held = [insert_lock(store, made[0], due=timedelta(hours=n)) for n in (2, 3, 1)]
+    booked = [
+        insert_booking(store, made[0], lock_id, due=timedelta(hours=n))
+        for lock_id, n in zip(held, (2, 3, 1), strict=True)
+    ]
+    log(store, clock())
+    log(store, clock.advance(hours=1))
+
+    assert ids(events(store, Order.OLDEST)) == made
+    assert ids(events(store, Order.DATE)) == [made[2], made[0], made[1]]
+    assert ids(locks(store, order=Order.DEADLINE)) == [held[2], held[0], held[1]]
+    assert ids(bookings(store, order=Order.DEADLINE)) == [booked[2], booked[0], booked[1]]
+    assert ids(bookings(store, order=Order.OLDEST)) == booked
+    assert [run["executedAt"] for run in runs(store, order=Order.OLDEST)] == [
+        clock() - timedelta(hours=1),
+        clock(),
+    ]
+
+
+def test_only_the_fields_that_are_asked_for_are_read(store, event):
+    """And the locks are summed up only where their seats are."""
+    edit(store, "events", event, poster="x" * 1000)
+
+    for order in (Order.NEWEST, Order.FULLEST):
+        assert events(store, order, fields=("_id",)) == [{"_id": event}]
+        assert events(store, order, fields=("name",)) == [{"_id": event, "name": "Concert"}]
+        assert events(store, order, fields=("sold",)) == [{"_id": event, "locked": 1, "sold": 2}]
+        assert events(store, order)[0]["poster"]
+    assert locks(store, limit=1, fields=("details.x", "seats"))[0].keys() == {"_id", "seats"}
 
 
 # --- sums ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from seatctl.domain.documents import Event
 from seatctl.domain.states import Fault
 from seatctl.services import health, lookup
 from seatctl.services.jobs import RecoverOptions, SweepOptions, expire_bookings, expire_locks, recover
-from seatctl.services.lookup import EventOrder
+from seatctl.services.lookup import Order
 from seatctl.services.verify import verify
 
 MISSING = object()
@@ -161,6 +161,6 @@ def test_no_number_stops_anybody_from_looking_at_the_rest_or_from_returning_its_
     assert found == (set() if ended else {fault})
     assert str(event_of(store, odd)) == str(before) or ended
     assert health.check(store, per_event=True).as_document()
-    for order in EventOrder:
-        assert {event["_id"] for event in lookup.events(store, order, 0)} == {odd, good}
+    for order in Order:
+        assert {event["_id"] for event in lookup.events(store, order)} == {odd, good}
     assert lookup.show(store, document).as_document()

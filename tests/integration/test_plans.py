@@ -29,6 +29,7 @@ from scene import (
     run_recover,
 )
 
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
@@ -348,11 +349,11 @@ def recovery(world: World) -> None:
 
 
 def listing(read: Callable[..., Iterator[Any]], *filters: Any, limit: int = 50) -> Action:
-    return lambda world: [*read(world.store, *filters, limit)] and None
+    return lambda world: [*read(world.store, *filters, ListRequest(limit))] and None
 
 
 def listing_of_event(read: Callable[..., Iterator[Any]]) -> Action:
-    return lambda world: [*read(world.store, world.event(), None, None, 0)] and None
+    return lambda world: [*read(world.store, world.event())] and None
 
 
 EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.COLLECTIONS[:4])
@@ -392,12 +393,15 @@ BY_AN_INDEX_OF_OURS = {
     "health: backlog": (backlog, {LOCK, BOOKING, *CLEARANCE}),
     "verify": (audit, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
     "recover --dry-run": (recovery, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
-    "jobs": (listing(lookup.job_runs, None, None, None), {RUN}),
-    "jobs --type": (listing(lookup.job_runs, JobType.RECOVERY, None, None), {RUN}),
-    "jobs --status success": (listing(lookup.job_runs, None, JobStatus.SUCCESS, None), {RUN}),
-    "jobs --status failed": (listing(lookup.job_runs, None, JobStatus.FAILED, None), {RUN}),
-    "jobs --type --status": (listing(lookup.job_runs, JobType.RECOVERY, JobStatus.FAILED, None), {RUN}),
-    "jobs --since": (listing(lookup.job_runs, None, None, HOUR), {RUN}),
+    "jobs": (listing(lookup.job_runs, None, None), {RUN}),
+    "jobs --type": (listing(lookup.job_runs, JobType.RECOVERY, None), {RUN}),
+    "jobs --status success": (listing(lookup.job_runs, None, JobStatus.SUCCESS), {RUN}),
+    "jobs --status failed": (listing(lookup.job_runs, None, JobStatus.FAILED), {RUN}),
+    "jobs --type --status": (listing(lookup.job_runs, JobType.RECOVERY, JobStatus.FAILED), {RUN}),
+    "jobs --since": (
+        lambda world: [*lookup.job_runs(world.store, request=ListRequest(50, HOUR))] and None,
+        {RUN},
+    ),
     "jobs --summary": (
         lambda world: lookup.summarize(world.store, list(JobType), timedelta(days=1)),
         {SUM_RUNS},
@@ -488,7 +492,8 @@ def long_log(replica: Server) -> Iterator[Store]:
 def test_a_long_job_log_is_not_read_for_a_list(long_log: Store, asked: tuple[Any, Any, Any]) -> None:
     """Whatever `jobs` is asked for, the server examines the runs that it returns and no others."""
     with examined(long_log, "jobLogs") as documents:
-        found = list(lookup.job_runs(long_log, *asked, 5))
+        job, status, since = asked
+        found = list(lookup.job_runs(long_log, job, status, ListRequest(5, since)))
 
     assert 1 <= len(found) <= documents() <= len(found) + 1
 

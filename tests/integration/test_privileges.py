@@ -27,7 +27,6 @@ from seatctl.errors import Misconfigured
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, health, lookup, sales
-from seatctl.services.lookup import EventOrder
 from seatctl.services.verify import verify
 
 SEATCTL = str(Path(sys.executable).with_name("seatctl"))
@@ -161,8 +160,8 @@ def watch(store: Store, _: Document) -> None:
     assert store.exists()
     health.check(store, max_age=timedelta(minutes=3))
     store.sizes()
-    list(lookup.events(store, EventOrder.NEWEST, 10))
-    list(lookup.job_runs(store, None, None, None, 10))
+    list(lookup.events(store))
+    list(lookup.job_runs(store))
     store.find_anywhere(ObjectId())
 
 

@@ -343,7 +343,7 @@ def test_a_document_is_shown_one_field_a_line(capsys: pytest.CaptureFixture[str]
 
 def test_a_violation_is_shown_with_its_remedy_or_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     violation = {"fault": "counter_drift", "message": "message", "remedy": "seatctl recover"}
-    console.show(tables.list_table([violation], tables.VIOLATIONS))
+    console.show(tables.list_table([violation], tables.LISTS["violations"]))
     left = {**violation, "remedy": "seatctl show 1", "outcome": "needs a person"}
     console.show(tables.list_table([{**violation, "outcome": "corrected"}, left], tables.REPAIRS))
     first, second = capsys.readouterr().out.split("╯\n", 1)

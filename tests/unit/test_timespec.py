@@ -8,8 +8,10 @@ from seatctl.domain.timespec import (
     format_duration,
     format_time,
     parse_duration,
+    parse_past,
     parse_time,
     resolve,
+    resolve_past,
     shorten,
     to_milliseconds,
 )
@@ -124,3 +126,29 @@ def test_shorten():
     """A text that is too long ends in an ellipsis and has just the length allowed."""
     assert shorten("x" * 60) == "x" * 60
     assert shorten("x" * 61) == "x" * 59 + "…"
+
+
+# --- times in the past ----------------------------------------------------------------------------------
+
+NOW = datetime(2027, 5, 1, 10, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("today", datetime(2027, 5, 1, tzinfo=UTC)),
+        (" Yesterday ", datetime(2027, 4, 30, tzinfo=UTC)),
+        ("90m", datetime(2027, 5, 1, 9, tzinfo=UTC)),
+        ("2d", datetime(2027, 4, 29, 10, 30, tzinfo=UTC)),
+        ("2027-04-01", datetime(2027, 4, 1, tzinfo=UTC)),
+        ("2027-04-01T12:00+02:00", datetime(2027, 4, 1, 10, tzinfo=UTC)),
+    ],
+)
+def test_a_past_time_is_a_date_a_day_or_how_long_ago(text: str, moment: datetime) -> None:
+    assert resolve_past(parse_past(text), NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "soon", "+11m", "-1h", "1x", "tomorrow", "0s"])
+def test_what_is_no_past_time_is_refused_with_what_to_type(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write 2027|longer than zero"):
+        parse_past(text)

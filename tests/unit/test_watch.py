@@ -179,7 +179,11 @@ def fake_database(monkeypatch: pytest.MonkeyPatch, found: Found) -> Any:
         "job_runs": "jobLogs",
     }.items():
         listed = found[collection]
-        monkeypatch.setattr(watch.lookup, function, lambda *given, listed=listed: iter(listed[: given[-1]]))
+
+        def first(*given: Any, request: Any = None, listed: Any = listed) -> Any:
+            return iter(listed[: (request or given[-1]).limit])
+
+        monkeypatch.setattr(watch.lookup, function, first)
     names = {EVENTS[0]: "Spring gala"}
 
     def names_of(ids: Any) -> dict[object, str]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.listing import ListCall, list_command
 from seatctl.cli.options import CHECK, SET_UP, WINDOW, duration, flag, option
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
 from seatctl.errors import Unhealthy, Usage
 from seatctl.output import console, formats, tables
+from seatctl.output.formats import Format
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
@@ -22,23 +24,29 @@ MAX_AGE = timedelta(minutes=3)
 checks, setup = typer.Typer(), typer.Typer()
 
 
-@command(checks, "verify", panel=CHECK, example="seatctl verify --json")
-def verify(call: Invocation) -> None:
-    """Check all invariants; change nothing."""
+@list_command(checks, "verify", "violations", panel=CHECK, example="seatctl verify --json", page=False)
+def verify(call: ListCall) -> None:
+    """Check all invariants; change nothing.
+
+    NDJSON and CSV have a line for each violation, and `--format ids` the document that it is about."""
+    from seatctl.output import lists
     from seatctl.services import verify as verification
 
-    store = call.store()
+    form, columns, store = call.form, call.columns, call.store()
     found = list(verification.verify(store))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)
     sizes = store.sizes()
     where = "`seatctl verify`"
-    if call.json:
-        formats.print_json({"consistent": not wrong, "checked": sizes, "findings": violations})
-    elif violations and not call.quiet:
-        where = "the table"
-        console.show(tables.list_table(violations, tables.VIOLATIONS))
-    if not (wrong or call.json or call.quiet):
+    if form is Format.JSON:
+        shown = list(formats.only(violations, columns)) if columns else violations
+        formats.print_json({"consistent": not wrong, "checked": sizes, "findings": shown})
+    elif form is Format.IDS and not call.quiet:
+        formats.print_ids({"_id": violation.subject} for violation in found)
+    elif not call.quiet and (violations or form is not Format.TABLE):
+        where = "the table" if form is Format.TABLE else where
+        lists.print_list("violations", violations, form, columns)
+    if not wrong and form is Format.TABLE:
         names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
         checked = ", ".join(count(sizes[collection], name) for collection, name in names.items())
         print(f"All invariants hold ({checked}).")

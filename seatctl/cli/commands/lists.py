@@ -4,112 +4,144 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.listing import ListCall, list_command
 from seatctl.cli.options import (
     INSPECT,
-    LIST_LIMIT,
+    JOB_COMMANDS,
     STATUS,
     WINDOW,
     EventFilter,
-    Limit,
     UserFilter,
     duration,
     flag,
     parse_id,
+    parse_job,
     parser,
 )
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
-from seatctl.domain.words import count
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
-
-if TYPE_CHECKING:
-    from seatctl.domain.documents import StoredDocument
+from seatctl.output.formats import Format
 
 INTERVAL = timedelta(seconds=2)
+
+SortByDeadline = Annotated[
+    Literal["newest", "oldest", "deadline"],
+    typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: the first one first."),
+]
 
 commands = typer.Typer()
 
 
-@command(commands, "events", panel=INSPECT, example="seatctl events --sort fullest --limit 10")
+@list_command(commands, "events", "events", panel=INSPECT, example="seatctl events --sort fullest --limit 10")
 def events(
-    call: Invocation,
+    call: ListCall,
     sort: Annotated[
-        Literal["newest", "fullest"], typer.Option(case_sensitive=False, help="Sort order.")
+        Literal["newest", "oldest", "fullest", "date"], typer.Option(case_sensitive=False, help="Sort order.")
     ] = "newest",
-    limit: Limit = None,
 ) -> None:
     """List events, newest first, with their seats.
 
     The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .)."""
     from seatctl.services import lookup
 
-    rows = _rows(call, limit)
-    _print_list(call, "events", lookup.events(call.store(), lookup.EventOrder(sort), rows), rows)
+    call.show(lambda request: lookup.events(call.store(), lookup.Order(sort), request))
 
 
-@command(commands, "locks", panel=INSPECT, example="seatctl locks --event EVENT_ID --status active")
+@list_command(
+    commands, "locks", "seatLocks", panel=INSPECT, example="seatctl locks --event EVENT_ID --status active"
+)
 def locks(
-    call: Invocation,
+    call: ListCall,
     event: EventFilter = None,
     status: Annotated[LockStatus | None, STATUS] = None,
     user: UserFilter = None,
-    limit: Limit = None,
+    overdue: Annotated[bool, flag("--overdue", "Only ACTIVE ones past their deadline.")] = False,
+    sort: SortByDeadline = "newest",
 ) -> None:
     """List locks, newest first."""
     from seatctl.services import lookup
 
-    rows = _rows(call, limit)
-    _print_list(call, "seatLocks", lookup.locks(call.store(), event, status, user, rows), rows)
+    _check_overdue(status, LockStatus.ACTIVE, overdue)
+    order = lookup.Order(sort)
+    call.show(
+        lambda request: lookup.locks(call.store(), event, status, user, request, order, overdue=overdue)
+    )
 
 
-@command(commands, "bookings", panel=INSPECT, example="seatctl bookings --status payment_pending --json")
+@list_command(
+    commands, "bookings", "bookings", panel=INSPECT, example="seatctl bookings --overdue --format csv"
+)
 def bookings(
-    call: Invocation,
+    call: ListCall,
     event: EventFilter = None,
     status: Annotated[BookingStatus | None, STATUS] = None,
     user: UserFilter = None,
-    limit: Limit = None,
+    overdue: Annotated[bool, flag("--overdue", "Only PAYMENT_PENDING ones past their deadline.")] = False,
+    sort: SortByDeadline = "newest",
 ) -> None:
     """List bookings, newest first."""
     from seatctl.services import lookup
 
-    rows = _rows(call, limit)
-    _print_list(call, "bookings", lookup.bookings(call.store(), event, status, user, rows), rows)
+    _check_overdue(status, BookingStatus.PAYMENT_PENDING, overdue)
+    order = lookup.Order(sort)
+    call.show(
+        lambda request: lookup.bookings(call.store(), event, status, user, request, order, overdue=overdue)
+    )
 
 
-@command(commands, "jobs", panel=INSPECT, example="seatctl jobs --type lock_expiry --status failed")
+def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
+    if overdue and status not in (None, open_status):
+        raise Usage(f"only what is {open_status} can be overdue; leave out --status or --overdue")
+
+
+@list_command(
+    commands, "jobs", "jobLogs", panel=INSPECT, example="seatctl jobs --type expire-locks --status failed"
+)
 def jobs(
-    call: Invocation,
+    call: ListCall,
     job: Annotated[
-        JobType | None, typer.Option("--type", case_sensitive=False, help="Only runs of this job.")
+        JobType | None,
+        typer.Option(
+            "--type",
+            metavar="JOB",
+            parser=parser(parse_job),
+            help="Only runs of this job: LOCK_EXPIRY or expire-locks.",
+            autocompletion=lambda: list(JOB_COMMANDS),
+        ),
     ] = None,
     status: Annotated[JobStatus | None, STATUS] = None,
-    limit: Limit = None,
-    summary: Annotated[bool, flag("--summary", "Summarize the runs, one row for each job.")] = False,
-    since: Annotated[
-        timedelta | None, duration("Only runs started within this time.", "all; 24h with --summary")
-    ] = None,
+    sort: Annotated[
+        Literal["newest", "oldest"], typer.Option(case_sensitive=False, help="Sort order.")
+    ] = "newest",
+    every: Annotated[bool, flag("--all", "In a table, also each run that found nothing to do.")] = False,
+    summary: Annotated[
+        bool, flag("--summary", "Summarize the runs of 24 hours, or --since, one row for each job.")
+    ] = False,
 ) -> None:
-    """List job runs, newest first."""
+    """List job runs, newest first.
+
+    In a table, several runs in a row that found nothing to do are one line."""
+    from seatctl.output import lists
     from seatctl.services import lookup
 
     if not summary:
-        rows = _rows(call, limit)
-        _print_list(call, "jobLogs", lookup.job_runs(call.store(), job, status, since, rows), rows)
+        order, fold = lookup.Order(sort), None if every else lists.fold_idle_runs
+        call.show(lambda request: lookup.job_runs(call.store(), job, status, request, order), fold)
         return
-    if status is not None or limit is not None:
+    given = (status, call.limit, call.until, call.columns)
+    if any(value is not None for value in given) or call.form not in (Format.TABLE, Format.JSON, Format.IDS):
         raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
-    totals = lookup.summarize(call.store(), [job] if job else list(JobType), since or WINDOW)
-    if call.json:
+    totals = lookup.summarize(call.store(), [job] if job else list(JobType), call.since or WINDOW)
+    if call.form is Format.JSON:
         formats.print_json(totals)
-    elif not call.quiet:
+    elif call.form is Format.TABLE:
         console.show(tables.list_table(totals, tables.SUMMARY))
 
 
@@ -150,23 +182,3 @@ def watch(
     from seatctl.ops.watch import watch
 
     watch(call.store(), interval)
-
-
-def _rows(call: Invocation, limit: int | None) -> int:
-    """How many rows to list, 0 for all: a program cannot see that a list is not complete."""
-    if limit is None:
-        return 0 if call.json or call.quiet else LIST_LIMIT
-    return limit
-
-
-def _print_list(call: Invocation, collection: str, documents: Iterator[StoredDocument], rows: int) -> None:
-    if call.json:
-        formats.print_json_list(documents)
-    elif call.quiet:
-        formats.print_ids(documents)
-    elif listed := list(documents):
-        console.show(tables.list_of(collection, listed))
-        if len(listed) == rows:
-            call.note(f"{count(rows, 'row')} shown; --limit 0 shows all")
-    else:
-        call.note("nothing to show")

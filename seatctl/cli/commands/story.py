@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.listing import ListCall, list_command
 from seatctl.cli.options import (
     CHECK,
     INSPECT,
-    LIST_LIMIT,
     OPERATE,
     DryRun,
-    Limit,
     id_of,
     option,
     parse_id,
@@ -21,47 +21,49 @@ from seatctl.cli.options import (
     parser,
 )
 from seatctl.domain.documents import BookingId
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import Fault
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured, Unreachable
 from seatctl.output import console, formats, tables
+from seatctl.output.formats import Format
+
+if TYPE_CHECKING:
+    from seatctl.domain.documents import StoredDocument
 
 commands, checks, repairs = typer.Typer(), typer.Typer(), typer.Typer()
 
 
-@command(commands, "history", panel=INSPECT, example="seatctl history BOOKING_ID")
+@list_command(commands, "history", "history", panel=INSPECT, example="seatctl history BOOKING_ID")
 def history(
-    call: Invocation,
+    call: ListCall,
     document_id: Annotated[
         Any,
         typer.Argument(
             metavar="[ID]", parser=parser(parse_id), help="Any id.  [default: what was done last, of all]"
         ),
     ] = None,
-    limit: Limit = None,
 ) -> None:
     """Tell what happened to a document, by whom and why.
 
-    In order, with the runs of the jobs. Without an id: what operators and jobs did last, newest first."""
+    In order, with the runs of the jobs. Without an id: what operators and jobs did last, newest first.
+    `--format ids` prints the records of it: operations and runs."""
     from seatctl.services import history as story
 
-    store = call.store()
-    rows = (0 if call.json or call.quiet else LIST_LIMIT) if limit is None else limit
-    entries = (
-        story.newest(store, rows) if document_id is None else iter(story.history(store, document_id, rows))
-    )
-    documents = (entry.as_document() for entry in entries)
-    if call.json:
-        formats.print_json_list(documents)
-    elif call.quiet:
-        records = (entry.get("operation") or entry.get("run") for entry in documents)
-        formats.print_ids({"_id": record} for record in records if record is not None)
-    elif listed := list(documents):
-        console.show(tables.history_table(listed, store.now()))
-        if len(listed) == rows:
-            call.note(f"{count(rows, 'row')} shown; --limit 0 shows all")
-    else:
-        call.note("nothing to show")
+    store, form = call.store(), call.form
+
+    def read(request: ListRequest) -> Iterator[StoredDocument]:
+        now = store.now()
+        for entry in story.listed(store, document_id, request, now):
+            document = entry.as_document()
+            if form is Format.TABLE:
+                yield {**document, "ago": tables.ago(entry.at, now)}
+            elif form is not Format.IDS:
+                yield document
+            elif record := document.get("operation") or document.get("run"):
+                yield {"_id": record}
+
+    call.show(read)
 
 
 @command(checks, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")

@@ -1,0 +1,141 @@
+"""Commands that list something: the options that all of them take, and the list in the format that is asked
+for. Knows no list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperOption
+
+from seatctl.cli.boundary import reader_has_left
+from seatctl.cli.invocation import Command, Function, Invocation, command
+from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
+from seatctl.domain.requests import ListRequest
+from seatctl.domain.timespec import PastTime, parse_past, shorten
+from seatctl.domain.words import count
+from seatctl.errors import Usage
+from seatctl.output.formats import Format
+
+if TYPE_CHECKING:
+    from seatctl.domain.documents import StoredDocument
+
+    Fold = Callable[[Iterator[StoredDocument]], Iterator[StoredDocument]]
+
+
+class ListCall(Invocation):
+    """One command line that lists something."""
+
+    format: Format | None = None
+    columns: tuple[str, ...] | None = None
+    limit: int | None = None
+    since: PastTime | None = None
+    until: PastTime | None = None
+
+    @property
+    def form(self) -> Format:
+        """What --format says, or its short forms. Raises Usage where they contradict each other."""
+        short = Format.JSON if self.json else Format.IDS if self.quiet else None
+        if short and self.format not in (None, short):
+            raise Usage("--json and -q are short for --format json and --format ids; give one format")
+        form = self.format or short or Format.TABLE
+        if form is Format.IDS and self.columns:
+            raise Usage("--format ids prints ids alone; --columns goes with the other formats")
+        return form
+
+    def show(self, read: Callable[[ListRequest], Iterator[StoredDocument]], fold: Fold | None = None) -> None:
+        """Print what `read` finds. In a table, `fold` makes rows of several documents."""
+        from seatctl.output import lists
+
+        name, form, columns = self.command.listing, self.form, self.columns  # type: ignore[attr-defined]
+        limit = self.limit
+        if limit is None:  # a program cannot see that a list is not complete
+            limit = LIST_LIMIT if form is Format.TABLE else 0
+        folds = fold is not None and form is Format.TABLE and not columns
+        fields = lists.fields_of(name, form, columns)
+        found = read(ListRequest(0 if folds else limit, self.since, self.until, fields))
+        if fold is not None and folds:
+            found = islice(fold(found), limit or None)
+        shown = lists.print_list(name, takewhile(lambda _: not reader_has_left(), found), form, columns)
+        if form is Format.TABLE and not shown:
+            self.note("nothing to show")
+        elif form is Format.TABLE and shown == limit:
+            self.note(f"{count(limit, 'row')} shown; --limit 0 shows all")
+
+
+def _listing(*names: str, metavar: str, parse: Callable[[str], Any], help: str) -> TyperOption:  # noqa: A002
+    def keep(call: Any, option: Any, value: str | None) -> None:
+        if value is None:
+            return
+        try:
+            setattr(call, option.name, parse(value))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=call, param=option) from error
+
+    return TyperOption(param_decls=list(names), metavar=metavar, help=help, expose_value=False, callback=keep)
+
+
+def _parse_format(text: str) -> Format:
+    try:
+        return Format(text.lower())
+    except ValueError:
+        raise ValueError(f"{shorten(text)!r} is not one of {', '.join(Format)}") from None
+
+
+FORMAT = _listing(
+    "--format", metavar="FORMAT", parse=_parse_format, help=f"{', '.join(Format)}.  [default: table]"
+)
+LIMIT = _listing(
+    "--limit",
+    metavar="N",
+    parse=between(0, LARGEST_LIMIT),
+    help=f"Maximum number of rows (0 = all).  [default: {LIST_LIMIT} in a table, else all]",
+)
+TIMES = (
+    _listing("--since", metavar="TIME", parse=parse_past, help="Only made at or after: ISO 8601, today, 2h."),
+    _listing("--until", metavar="TIME", parse=parse_past, help="Only made before."),
+)
+
+
+def columns_option(name: str) -> TyperOption:
+    """`--columns` of this list."""
+    from seatctl.output.tables import columns_of
+
+    known = columns_of(name)
+
+    def parse(text: str) -> tuple[str, ...]:
+        wanted = tuple(dict.fromkeys(filter(None, re.split(r"[,\s]+", text))))
+        unknown = [column for column in wanted if column not in known]
+        if unknown or not wanted:
+            said = f"there is no column {shorten(unknown[0])!r}" if unknown else "it must not be empty"
+            raise ValueError(f"{said}; the columns are {', '.join(known)}")
+        return wanted
+
+    return _listing("--columns", metavar="NAMES", parse=parse, help="Only these fields: a,b,c.")
+
+
+class ListCommand(Command):
+    """A command that also takes the options of lists."""
+
+    context_class = ListCall
+
+    def __init__(
+        self, *args: Any, params: list[Any], listing: str, page: bool = True, **settings: Any
+    ) -> None:
+        self.listing = listing
+        more = [LIMIT, *TIMES] if page else []
+        super().__init__(*args, params=[*params, FORMAT, columns_option(listing), *more], **settings)
+
+
+def list_command(
+    app: typer.Typer, name: str, listing: str, *, panel: str, example: str, page: bool = True
+) -> Callable[[Function], Function]:
+    """Register a function as a command that lists `listing`, whose columns are in `tables.LISTS`. Without
+    `page` it takes no options for a part of the list."""
+    cls = partial(ListCommand, listing=listing, page=page)
+    return command(app, name, panel=panel, example=example, cls=cls)

@@ -1,0 +1,90 @@
+"""Lists in every format. A list is printed as it is read, so that memory does not grow with its length.
+
+A new list needs its columns in `tables.LISTS`, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from seatctl.domain.words import count
+from seatctl.output import console, formats, tables
+from seatctl.output.formats import Format, value_of
+
+if TYPE_CHECKING:
+    from seatctl.domain.documents import StoredDocument
+
+ROWS_AT_ONCE = 1_000
+"""Rows of one table: a longer list comes as several, since a table needs the widths of all its cells."""
+NOTHING_DONE = {"status": "SUCCESS", "details.recordsProcessed": 0, "details.seatsRestored": 0}
+"""What a run has in these fields that found nothing to do."""
+
+
+def fields_of(name: str, form: Format, columns: Sequence[str] | None) -> Sequence[str] | None:
+    """The fields that a list needs in this format, None for all: documents of other programs may be large."""
+    if form is Format.IDS:
+        return ("_id",)
+    if columns is None and form in (Format.JSON, Format.NDJSON):
+        return None
+    return columns or tables.columns_of(name)
+
+
+def print_list(
+    name: str, documents: Iterable[StoredDocument], form: Format, columns: Sequence[str] | None = None
+) -> int:
+    """Print a list with its columns, or with these; as JSON with all fields, unless these are given.
+    Returns how many rows a table has."""
+    match form:
+        case Format.TABLE:
+            return _print_table(name, documents, columns)
+        case Format.JSON:
+            formats.print_json_list(formats.only(documents, columns) if columns else documents)
+        case Format.NDJSON:
+            formats.print_json_lines(formats.only(documents, columns) if columns else documents)
+        case Format.CSV:
+            formats.print_csv(documents, columns or tables.columns_of(name))
+        case Format.IDS:
+            formats.print_ids(documents)
+    return 0
+
+
+def _print_table(name: str, documents: Iterable[StoredDocument], columns: Sequence[str] | None) -> int:
+    chosen = None if columns is None else tables.headed(name, columns)
+    rows, shown = iter(documents), 0
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        console.show(tables.list_of(name, some, chosen))
+        shown += len(some)
+    return shown
+
+
+def fold_idle_runs(runs: Iterable[StoredDocument]) -> Iterator[StoredDocument]:
+    """The runs as a table shows them: several in a row that found nothing to do are one."""
+    first: StoredDocument | None = None
+    last: StoredDocument = {}
+    idle = 0
+    for run in runs:
+        if all(value_of(run, field) == value for field, value in NOTHING_DONE.items()):
+            first, last, idle = first or run, run, idle + 1
+            continue
+        if first is not None:
+            yield _folded(first, last, idle)
+        first, idle = None, 0
+        yield run
+    if first is not None:
+        yield _folded(first, last, idle)
+
+
+def _folded(first: StoredDocument, last: StoredDocument, runs: int) -> StoredDocument:
+    """How many runs, from when to when, with the start of the first in the list."""
+    if runs == 1:
+        return first
+    moments: list[Any] = [run.get("executedAt") for run in (first, last)]
+    words = f"{count(runs, 'run')} with nothing to do"
+    if all(isinstance(moment, datetime) for moment in moments):
+        begin, end = min(moments), max(moments)
+        day = "%H:%M" if begin.date() == end.date() else "%Y-%m-%d %H:%M"
+        words += f", {begin:{day}}–{end:{day}}"  # noqa: RUF001 - as ranges are written
+    return {"jobType": words, "executedAt": first.get("executedAt"), "status": first.get("status")}
