@@ -9,13 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 
 from seatctl.domain.documents import RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
+from seatctl.mongo.transactions import outcome_unknown
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -60,8 +61,13 @@ class Documents:
         self._insert(document)
 
     def _insert(self, document: Document) -> None:
-        with refusals():
-            self._documents.insert_one(document, session=self._session)
+        try:
+            with refusals():
+                self._documents.insert_one(document, session=self._session)
+        except ConnectionFailure as error:
+            if self._session is None:  # in a transaction, only the commit can leave that open
+                raise outcome_unknown(self._deployment.client, error) from error
+            raise
 
     def _find(
         self, where: Document, fields: Iterable[str] | None = None, **options: Any

@@ -18,9 +18,15 @@ NO_SPACE = "No space left on device"
 CURSOR_LOST = frozenset({43, 237, 239, 246})
 """CursorNotFound, CursorKilled, SnapshotTooOld, SnapshotUnavailable."""
 
-OUTCOME_UNKNOWN = frozenset({64, 91, 189, 11602})
-"""The write was done and the majority is missing (WriteConcernFailed), or the primary ended or stepped
-down while it was asked: ShutdownInProgress, PrimarySteppedDown, InterruptedDueToReplStateChange."""
+STEPPED_DOWN = frozenset({91, 189, 11602})
+"""The primary ended or stepped down while it was asked: ShutdownInProgress, PrimarySteppedDown,
+InterruptedDueToReplStateChange."""
+OUTCOME_UNKNOWN = STEPPED_DOWN | {64}
+"""Those, or the write was done and the majority is missing: WriteConcernFailed."""
+NO_MAJORITY = (
+    "a majority of the replica set is missing, and what other commands changed waits for it; "
+    "nothing can be changed until it is back. Try again then"
+)
 
 TOO_LARGE = frozenset({257, 388})
 """TransactionTooLarge and TransactionTooLargeForCache: the same transaction fails again each time."""
@@ -72,6 +78,20 @@ def is_cache_pressure(error: BaseException) -> bool:
     )
 
 
+def outcome_unknown(error: BaseException) -> errors.OutcomeUnknown:
+    """The error of a write that the server may have done."""
+    if code_of(error) in STEPPED_DOWN or isinstance(error, driver.NotPrimaryError):
+        why = "The primary changed before a majority of the replica set had the change"
+    elif isinstance(error, driver.ConnectionFailure):
+        why = "The database did not answer"
+    else:
+        return errors.OutcomeUnknown()
+    return errors.OutcomeUnknown(
+        f"{why}, so it is not known whether the change was made; repeat the command, with the same --key if "
+        "it has one"
+    )
+
+
 def explain(error: Exception, hosts: str = "") -> SeatctlError:
     """An error of the driver or the server as one of ours, in one line.
 
@@ -108,7 +128,7 @@ def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlErro
     if is_cache_pressure(error):
         return errors.CachePressure()
     if isinstance(error, driver.WriteConcernError) or error.code in OUTCOME_UNKNOWN:
-        return errors.OutcomeUnknown()
+        return outcome_unknown(error)
     if error.code in CURSOR_LOST:
         return errors.CursorLost()
     if error.code == OUT_OF_DISK_SPACE or NO_SPACE in str(error):

@@ -12,13 +12,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pymongo import IndexModel
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, WriteConcernError
 
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
-from seatctl.errors import Unreachable, WriteRefused
+from seatctl.errors import OutcomeUnknown, Unreachable, WriteRefused
 from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED
+from seatctl.mongo.transactions import time_limit
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -43,7 +44,7 @@ def state(locks: str) -> tuple[str, str, str]:
     return EVENTS, locks, BOOKINGS
 
 
-BUILD_SECONDS = 50
+BUILD_SECONDS = 40
 """How long an index may take: a little less than the driver waits for an answer."""
 
 INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT = 85, 86
@@ -89,9 +90,8 @@ class Index:
         model = IndexModel(list(self.keys), name=self.name, collation=EXACT, **self.options)
         try:
             # The default is to wait for all members, and one that is down would stop every writer.
-            database[self.collection].create_indexes(
-                [model], commitQuorum="majority", maxTimeMS=BUILD_SECONDS * 1000
-            )
+            with time_limit(BUILD_SECONDS):
+                database[self.collection].create_indexes([model], commitQuorum="majority")
         except DuplicateKeyError as error:
             same = (error.details or {}).get("keyValue", {})
             named = " and ".join(f"{key} {shorten(repr(value))}" for key, value in same.items())
@@ -215,7 +215,7 @@ def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = T
     """Change after how many seconds an index deletes, by default so that it never does. Not by dropping it:
     Mongoose creates a missing index at each start, and leaves one alone that has other options."""
     change = {"name": index.name, "expireAfterSeconds": seconds}
-    database.command("collMod", index.collection, index=change)
+    _change(database, index.collection, index=change)
 
 
 def collations(
@@ -307,9 +307,19 @@ def ensure_collection(database: Database[Document], name: str) -> None:
     """Create a collection, unless another writer is faster."""
     try:
         database.create_collection(name)
+    except WriteConcernError:
+        raise  # it is there, but no majority has it: everything after it would wait as long
     except PyMongoError:
         if name not in database.list_collection_names():
             raise
+
+
+def _change(database: Database[Document], collection: str, **change: Any) -> None:
+    """`collMod`, waiting for a majority. Raises OutcomeUnknown, which the driver does not for a command."""
+    concern = database.write_concern.document
+    reply = database.command("collMod", collection, **change, writeConcern=concern)
+    if "writeConcernError" in reply:
+        raise OutcomeUnknown
 
 
 def _drop_outdated(database: Database[Document], wanted: Sequence[Index]) -> list[str]:
@@ -333,7 +343,7 @@ def _retain(database: Database[Document], seconds: int) -> None:
     indexes = database[JOB_LOGS].index_information().values()
     if any(list(index["key"]) == RETENTION_KEYS for index in indexes):
         index = {"keyPattern": dict(RETENTION_KEYS), "expireAfterSeconds": seconds}
-        database.command("collMod", JOB_LOGS, index=index)
+        _change(database, JOB_LOGS, index=index)
     else:
         database[JOB_LOGS].create_index(RETENTION_KEYS, name=RETENTION_INDEX, expireAfterSeconds=seconds)
 
@@ -408,7 +418,7 @@ def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup
             else None
         )
         if unknown is None:
-            database.command("collMod", name, validator=validator, validationLevel="moderate")
+            _change(database, name, validator=validator, validationLevel="moderate")
             continue
         done.created.remove(f"{name}.validator")
         done.left_out.append(
@@ -423,5 +433,5 @@ def remove_validators(database: Database[Document], locks: str = LOCKS) -> list[
     there = validators(database)
     ours = [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
     for name in ours:
-        database.command("collMod", name, validator={}, validationLevel="strict")
+        _change(database, name, validator={}, validationLevel="strict")
     return [f"{name}.validator" for name in ours]

@@ -8,17 +8,21 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import pymongo
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from seatctl.errors import CachePressure, Contention, CursorLost, OutcomeUnknown, StaleRead
+from seatctl.errors import CachePressure, Contention, CursorLost, OutcomeUnknown, StaleRead, Unreachable
 from seatctl.mongo import failures
+from seatctl.mongo.abandoned import Abandoned
 from seatctl.mongo.failures import code_of
 
 if TYPE_CHECKING:
@@ -27,11 +31,24 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
-MAJORITY_MS = 30_000
-"""How long a write waits for its majority."""
-MAJORITY = WriteConcern("majority", wtimeout=MAJORITY_MS)
+TIME_LIMIT = 45.0
+"""Seconds within which a statement is answered, and a transaction committed, in all its attempts: a command
+ends within about a minute, whatever the server does."""
+STATEMENTS, COMMIT_ANSWER = 20.0, 15.0
+"""Seconds after which a command's statements start over, and its commit is asked for again, over another
+connection: this one may be dead. A batch of a sweep may take longer."""
+ROLLBACK = 2.0
+"""Seconds for a rollback, which nobody needs to wait for: the server does it in the end, or whoever meets the
+transaction (`abandoned.py`). Somebody who ends a command waits for it."""
 
-PATIENCE = 50.0
+MAJORITY_MS = 30_000
+"""How long a write waits for its majority on a client without a time limit."""
+MAJORITY = WriteConcern("majority", wtimeout=MAJORITY_MS)
+MAJORITY_LAG = timedelta(seconds=15)
+"""How old the newest write that a majority has may be, while there are newer ones. On an idle replica set the
+server writes something every 10 s."""
+
+PATIENCE = 40.0
 """Seconds for which a transaction starts over when others keep winning."""
 SLOW_ATTEMPT = 10.0
 """Seconds. A transaction that ended after this long did not lose to another writer: a conflict shows at
@@ -39,7 +56,7 @@ its first writes. Measured, with no other writer and a cache of 0.25 GB: one tha
 was ended by the limit of 60 s, and all that the server said was WriteConflict."""
 BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_LONGEST = 0.002, 1.5, 0.25
 
-WRITE_CONFLICT, NO_SUCH_TRANSACTION = 112, 251
+WRITE_CONFLICT, NO_SUCH_TRANSACTION, INTERRUPTED = 112, 251, 11601
 
 
 def attempts(
@@ -55,16 +72,29 @@ def attempts(
     Raises Contention, CachePressure, OutcomeUnknown, or what the body raised.
     """
     begin = time.monotonic()
-    give_up = begin + (PATIENCE if patience is None else patience)
+    tries = Tries(
+        while_losing=begin + (PATIENCE if patience is None else patience),
+        while_lost=begin + PATIENCE,
+        end=begin + TIME_LIMIT,
+        statements=STATEMENTS if patience is None else TIME_LIMIT,
+        statement=client.options.timeout or TIME_LIMIT,
+    )
     backoff = BACKOFF_FIRST
+    abandoned = Abandoned(client)
     with client.start_session() as session:
         while True:
-            attempt = Attempt(session, give_up, begin + PATIENCE, dry_run=dry_run)
+            attempt = Attempt(session, tries, dry_run=dry_run)
             yield attempt
             if attempt.succeeded:
                 return
+            abandoned.end()
             time.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, not cryptography
             backoff = min(backoff * BACKOFF_FACTOR, BACKOFF_LONGEST)
+
+
+def time_limit(seconds: float) -> AbstractContextManager[object]:
+    """Within, the server's answers are awaited for so many seconds in all."""
+    return pymongo.timeout(max(seconds, 0.001))  # 0 would be no limit
 
 
 @contextmanager
@@ -80,32 +110,52 @@ def snapshot(client: MongoClient[Document]) -> Iterator[ClientSession]:
             raise
 
 
+class Tries(NamedTuple):
+    """For how long one transaction is tried: until when, by this host's monotonic clock, and in seconds."""
+
+    while_losing: float
+    """Until then it starts over when other writers were faster."""
+    while_lost: float
+    """Until then, when the server cannot be reached: an election takes longer than some callers wait for
+    another writer."""
+    end: float = inf
+    """No answer is awaited after that."""
+    statements: float = STATEMENTS
+    """Seconds for all statements of an attempt."""
+    statement: float = TIME_LIMIT
+    """Seconds for each, which the URI may set."""
+
+    def left(self, seconds: float) -> float:
+        """So many seconds, or how many there are until the end."""
+        return min(seconds, self.end - time.monotonic())
+
+
 class Attempt:
     """One attempt at a transaction: a context manager that begins it, and commits it or rolls it back."""
 
-    def __init__(
-        self, session: ClientSession, give_up: float, give_up_connecting: float, *, dry_run: bool = False
-    ) -> None:
+    def __init__(self, session: ClientSession, tries: Tries, *, dry_run: bool = False) -> None:
         self.succeeded = False
         self._dry_run = dry_run
         self._session = session
-        self._give_up = give_up
-        self._give_up_connecting = give_up_connecting
-        """An election takes longer than some callers wait for another writer."""
+        self._tries = tries
+        left = tries.left(tries.statements)
+        # The URI's own limit is shorter, and leaves time for another attempt.
+        self._limit = nullcontext() if tries.statement < left else time_limit(left)
         self._began = time.monotonic()
 
     def __enter__(self) -> ClientSession:
-        self._session.start_transaction(
-            ReadConcern("snapshot"), MAJORITY, ReadPreference.PRIMARY, max_commit_time_ms=MAJORITY_MS
-        )
+        self._limit.__enter__()
+        self._session.start_transaction(ReadConcern("snapshot"), MAJORITY, ReadPreference.PRIMARY)
         return self._session
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        self._limit.__exit__(None, None, None)
         if error is not None:
             if self._session.in_transaction:
-                self._session.abort_transaction()
+                with time_limit(ROLLBACK):
+                    self._session.abort_transaction()
             return self._starts_over(error)
         try:
             if self._dry_run:
@@ -124,13 +174,15 @@ class Attempt:
         asking again tells. Raises OutcomeUnknown when patience ends without an answer."""
         while True:
             try:
-                self._session.commit_transaction()
+                with time_limit(self._tries.left(min(COMMIT_ANSWER, self._tries.statement))):
+                    self._session.commit_transaction()
                 return
             except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult"):
+                unknown = error.has_error_label("UnknownTransactionCommitResult")
+                if not unknown and code_of(error) != INTERRUPTED:
                     raise
-                if time.monotonic() > self._give_up_connecting:
-                    raise OutcomeUnknown from error
+                if time.monotonic() > self._tries.while_lost:
+                    raise outcome_unknown(self._session.client, error) from error
             time.sleep(BACKOFF_LONGEST)
 
     def _starts_over(self, error: BaseException) -> bool:
@@ -139,20 +191,49 @@ class Attempt:
         code = code_of(error)
         if code in failures.TOO_LARGE:
             raise CachePressure from error
+        lasted = time.monotonic() - self._began
+        if code == failures.TIME_LIMIT_EXCEEDED and lasted > SLOW_ATTEMPT:
+            raise _too_slow(lasted) from error
         transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
         if not (transient or isinstance(error, StaleRead)):
             return False
         lost = isinstance(error, ConnectionFailure)
-        if time.monotonic() <= (self._give_up_connecting if lost else self._give_up):
+        if time.monotonic() <= (self._tries.while_lost if lost else self._tries.while_losing):
             return True
-        if lost or isinstance(error, StaleRead):
+        if lost:
             return False
         if failures.is_cache_pressure(error):
             raise CachePressure from error
-        lasted = time.monotonic() - self._began
         if lasted > SLOW_ATTEMPT and code in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
-            raise CachePressure(
-                f"the server ended a transaction after {lasted:.0f} s: its cache is full, or it allows no "
-                "more time. Nothing was changed; give it more cache, or use a smaller --batch-size"
-            ) from error
+            raise _too_slow(lasted) from error
+        if _majority_is_missing(self._session.client):
+            raise Unreachable(failures.NO_MAJORITY) from error
         raise Contention from error
+
+
+def _too_slow(seconds: float) -> CachePressure:
+    return CachePressure(
+        f"a transaction did not end in {seconds:.0f} s: the server's cache is full, or it allows no more "
+        "time. Nothing was changed; give it more cache, or use a smaller --batch-size"
+    )
+
+
+def outcome_unknown(client: MongoClient[Document], error: PyMongoError) -> OutcomeUnknown:
+    """The error of a write that the server may have done."""
+    try:
+        with time_limit(ROLLBACK):
+            missing = _majority_is_missing(client)
+    except PyMongoError:
+        missing = False
+    # A majority and an answer are awaited for the same time, so that either may be said to be missing.
+    return OutcomeUnknown() if missing else failures.outcome_unknown(error)
+
+
+def _majority_is_missing(client: MongoClient[Document]) -> bool:
+    """Whether other commands' changes wait for their majority, so that one keeps meeting them."""
+    hello = client.admin.command("hello")
+    last = hello.get("lastWrite")  # a router has none
+    if not last or last["opTime"] == last["majorityOpTime"]:
+        return False
+    old: timedelta = hello["localTime"] - last["majorityWriteDate"]
+    return old > MAJORITY_LAG

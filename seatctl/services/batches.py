@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,39 +40,63 @@ def in_portions(
 def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[T]], R]) -> Iterator[R]:
     """What `work` makes of each portion, in order, WORKERS at a time once there are several; one that shares
     an event with the one before waits for it. When one fails, those in flight still end, and are yielded
-    before its error is raised."""
+    before its error is raised; one that waits for a worker does not begin."""
     first = list(islice(portions, 2))
     if len(first) < 2:
         yield from (work(portion) for portion, _ in first)
         return
-    from concurrent.futures import ThreadPoolExecutor, wait
-
-    def after(previous: Future[R] | None, portion: list[T]) -> R:
-        if previous is not None:
-            wait([previous])
-        return work(portion)
+    from concurrent.futures import ThreadPoolExecutor
 
     in_flight: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(WORKERS) as pool:
+    pool, patient = ThreadPoolExecutor(WORKERS), True
+    try:
+        failure = None
         try:
-            for portion, shares_event in chain(first, portions):
-                previous = in_flight[-1] if in_flight and shares_event else None
-                in_flight.append(pool.submit(after, previous, portion))
-                if len(in_flight) > WORKERS:
-                    yield in_flight.popleft().result()
-        except Exception:
-            yield from (future.result() for future in in_flight if future.exception() is None)
-            raise
-        yield from _results(in_flight)
+            yield from _begin(pool, chain(first, portions), work, in_flight)
+        except Exception as error:  # noqa: BLE001 - raised when the others have ended
+            failure = error
+        yield from _results(in_flight, failure)
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException:  # somebody asked twice to stop, and waits for nothing: the batches may hang
+        patient = False
+        raise
+    finally:
+        pool.shutdown(wait=patient, cancel_futures=True)
 
 
-def _results(futures: Iterable[Future[R]]) -> Iterator[R]:
-    """What these made; the first error is raised when all have ended and were yielded."""
-    failure: BaseException | None = None
+def _begin(
+    pool: ThreadPoolExecutor,
+    portions: Iterator[tuple[list[T], bool]],
+    work: Callable[[list[T]], R],
+    in_flight: deque[Future[R]],
+) -> Iterator[R]:
+    """Begin the work on each portion; yields what it makes of each, but for the last ones, which are left in
+    flight. Raises the first error."""
+    from concurrent.futures import wait
+
+    def after(previous: Future[R] | None, ahead: Sequence[Future[R]], portion: list[T]) -> R:
+        if previous is not None:
+            wait([previous])
+        for each in ahead:
+            if each.done():
+                each.result()  # where it failed, this one would wait as long, and fail, too
+        return work(portion)
+
+    for portion, shares_event in portions:
+        previous = in_flight[-1] if in_flight and shares_event else None
+        ahead = tuple(in_flight) if len(in_flight) >= WORKERS else ()  # it waits for a worker
+        in_flight.append(pool.submit(after, previous, ahead, portion))
+        if len(in_flight) > WORKERS:
+            yield in_flight.popleft().result()
+
+
+def _results(futures: Iterable[Future[R]], failure: BaseException | None) -> Iterator[R]:
+    """What these made; the first failure is raised when all have ended and were yielded."""
     for future in futures:
         if error := future.exception():
             failure = failure or error
         else:
             yield future.result()
-    if failure:
+    if failure is not None:
         raise failure

@@ -40,6 +40,10 @@ from seatctl.services.seats import seats_of
 
 log = logging.getLogger(__name__)
 
+LOG_ENTRY, LAST_WORDS, AT_ONCE = 15.0, 5.0, 1.0
+"""Seconds in which the entry of a run is stored: of one that is done, of one that failed, and of one whose
+operator will not wait."""
+
 
 class Progress(Protocol):
     """Hears how far a job is."""
@@ -183,12 +187,15 @@ def _logged(
             forced = Interrupted(stop.signal or signal.SIGINT, report.interrupted)
             reason = explain(error) if isinstance(error, Exception) else forced
             if not dry_run:
-                _log_failure(store, report, str(reason))
+                # Where the server is gone or a majority is missing, this will hardly succeed either.
+                with store.deployment.time_limit(LAST_WORDS if isinstance(error, Exception) else AT_ONCE):
+                    _log_failure(store, report, str(reason))
             raise
         report.duration_ms = _milliseconds_since(clock)
         log.info("%s ends after %d ms: %s", job, report.duration_ms, report.error or "success")
         if not dry_run:
-            _log_run(store, report)
+            with store.deployment.time_limit(LOG_ENTRY):
+                _log_run(store, report)
 
 
 def _log_run(store: Store, report: JobReport) -> None:

@@ -6,16 +6,9 @@ outcome nobody can tell is exit 10.
 
 from __future__ import annotations
 
-import socket
-import struct
-import threading
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus
 
 import pytest
 import scene
@@ -24,7 +17,6 @@ from faults import (
     COMMANDS,
     DATABASE,
     JOBS,
-    LOOK_AT_ONCE,
     VICTIM,
     Bench,
     Command,
@@ -37,6 +29,7 @@ from faults import (
     state_of,
 )
 from oracle import violations
+from proxy import Proxy
 from terminal import here
 
 from seatctl.errors import OutcomeUnknown
@@ -65,106 +58,16 @@ def bench(faulty_server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) 
         yield bench
 
 
-class LossyProxy:
-    """Passes messages on between clients and a server, and loses the answer to one command: the
-    server has carried it out, and the connection closes before its word gets through."""
-
-    OP_MSG = 2013
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.path = server.directory / f"{uuid.uuid4().hex[:8]}.sock"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
-        self.listener.listen()
-        self.target: tuple[str, int] | None = None
-        """The command whose answer is lost, and how many of it pass before."""
-        self.seen: Counter[str] = Counter()
-        self.lost = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def uri(self) -> str:
-        return f"mongodb://{quote_plus(str(self.path))}/?directConnection=true&{LOOK_AT_ONCE}"
-
-    def lose(self, command: str, number: int) -> None:
-        """Lose the answer to the next `command` after `number` others of it."""
-        self.seen.clear()
-        self.target = command, number
-
-    def close(self) -> None:
-        self.listener.close()
-        Path(self.path).unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                upstream = socket.socket(socket.AF_UNIX)
-                upstream.connect(self.server.host)
-                doomed: set[int] = set()
-                for source, sink, look in (
-                    (client, upstream, self._note_request),
-                    (upstream, client, self._is_doomed),
-                ):
-                    threading.Thread(
-                        target=self._pass_on, args=(source, sink, look, doomed), daemon=True
-                    ).start()
-
-    def _pass_on(
-        self,
-        source: socket.socket,
-        sink: socket.socket,
-        look: Callable[[bytes, set[int]], bool],
-        doomed: set[int],
-    ) -> None:
-        with suppress(OSError, struct.error), source, sink:
-            while not look(message := _read_message(source), doomed):
-                sink.sendall(message)
-            for end in (source, sink):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def _note_request(self, message: bytes, doomed: set[int]) -> bool:
-        _, request, _, code = struct.unpack_from("<iiii", message)
-        if code == self.OP_MSG:
-            command = message[26 : message.index(b"\0", 26)].decode()  # the first key of the first section
-            if self.target == (command, self.seen[command]):
-                doomed.add(request)
-                self.target = None
-            self.seen[command] += 1
-        return False
-
-    def _is_doomed(self, message: bytes, doomed: set[int]) -> bool:
-        answered = struct.unpack_from("<iii", message)[2] in doomed
-        self.lost |= answered
-        return answered
-
-
-def _read_message(source: socket.socket) -> bytes:
-    head = _read(source, 4)
-    return head + _read(source, struct.unpack("<i", head)[0] - 4)
-
-
-def _read(source: socket.socket, count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        part = source.recv(count - len(parts))
-        if not part:
-            raise ConnectionResetError
-        parts += part
-    return bytes(parts)
-
-
 @pytest.fixture
-def proxy(bench: Bench) -> Iterator[LossyProxy]:
-    proxy = LossyProxy(bench.server)
+def proxy(bench: Bench) -> Iterator[Proxy]:
+    proxy = Proxy(bench.server)
     yield proxy
     proxy.close()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_whose_answer_from_the_server_is_lost_is_done_once(
-    bench: Bench, proxy: LossyProxy, name: str
+    bench: Bench, proxy: Proxy, name: str
 ) -> None:
     """Whichever write was carried out and its answer lost, nobody notices: the driver or the transaction
     asks again, and the work is done once."""
@@ -181,19 +84,16 @@ def test_a_command_whose_answer_from_the_server_is_lost_is_done_once(
     assert {command for command, _ in lost} == writes
 
 
-def lose_answer(
-    ours: Store, victim: Store, proxy: LossyProxy, it: Command, command: str, number: int
-) -> bool:
+def lose_answer(ours: Store, victim: Store, proxy: Proxy, it: Command, command: str, number: int) -> bool:
     """Lose that answer in an emptied database; False when the command never sent that many."""
     event = start_with_an_event(ours)
     subject = it.prepare(ours, event)
-    proxy.lost = False
-    proxy.lose(command, number)
+    proxy.at(command, number)
     it.act(victim, subject)
     proxy.target = None
     assert state_of(ours, event) == it.leaves, (command, number)
     assert violations(ours.database) == []
-    return proxy.lost
+    return proxy.met.is_set()
 
 
 # --- a commit whose outcome nobody can tell --------------------------------------------------------

@@ -9,7 +9,7 @@ from servers import replica_set, set_uri
 from seatctl.errors import CachePressure, Contention, CursorLost, OutcomeUnknown, SoldOut, StaleRead
 from seatctl.mongo import transactions
 from seatctl.mongo.client import connect
-from seatctl.mongo.transactions import Attempt
+from seatctl.mongo.transactions import Attempt, Tries
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_transaction_that_the_server_ended_late_did_not_lose_to_another_writer
     def work(_):
         raise transient()
 
-    with pytest.raises(CachePressure, match="after 0 s: its cache is full, or it allows no more time"):
+    with pytest.raises(CachePressure, match="or it allows no more time"):
         transact(deployment, work)
 
 
@@ -162,8 +162,9 @@ class Commits:
 
     in_transaction = True
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, client=None):
         self.answers = list(answers)
+        self.client = client
 
     def start_transaction(self, *_, **__):
         pass
@@ -174,12 +175,12 @@ class Commits:
             raise answer
 
 
-def unknown():
-    return driver.AutoReconnect("lost", {"errorLabels": ["UnknownTransactionCommitResult"]})
+def unknown(kind=driver.AutoReconnect):
+    return kind("lost", {"errorLabels": ["UnknownTransactionCommitResult"]})
 
 
 def commit(session, give_up):
-    attempt = Attempt(session, give_up, give_up)
+    attempt = Attempt(session, Tries(give_up, give_up))
     with attempt:
         pass
     return attempt.succeeded
@@ -193,9 +194,19 @@ def test_a_commit_whose_answer_was_lost_is_asked_for_again(monkeypatch):
     assert session.answers == []
 
 
-def test_a_commit_that_nobody_answers_has_an_unknown_outcome():
-    with pytest.raises(OutcomeUnknown):
-        commit(Commits(unknown()), give_up=0)
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (unknown(), "The database did not answer"),
+        (unknown(driver.NotPrimaryError), "The primary changed"),
+        (failure(189, errorLabels=["UnknownTransactionCommitResult"]), "The primary changed"),
+        (failure(64, errorLabels=["UnknownTransactionCommitResult"]), "A majority of the replica set"),
+        (failure(11601), "A majority of the replica set"),
+    ],
+)
+def test_a_commit_that_nobody_answers_has_an_unknown_outcome(deployment, error, says):
+    with pytest.raises(OutcomeUnknown, match=f"{says}.*, so it is not known whether the change was made"):
+        commit(Commits(error, client=deployment.client), give_up=0)
 
 
 def test_a_commit_that_is_refused_starts_over_or_fails():
@@ -212,7 +223,7 @@ def test_a_commit_without_a_majority_has_an_unknown_outcome(monkeypatch):
         deployment = connect(set_uri(servers), "box", "unused")
         box = deployment.database.box
         box.insert_one({"_id": 1, "n": 0})
-        monkeypatch.setattr(transactions, "MAJORITY", transactions.WriteConcern("majority", wtimeout=500))
+        monkeypatch.setattr(transactions, "TIME_LIMIT", 1)
         monkeypatch.setattr(transactions, "PATIENCE", 0)
         primary = deployment.client.primary
         for server in servers:

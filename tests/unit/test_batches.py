@@ -137,6 +137,38 @@ def test_a_failure_among_the_last_ones_still_yields_the_others():
     assert done == [1]
 
 
+def test_a_portion_that_waits_for_a_worker_does_not_begin_after_a_failure():
+    """With a server that does not answer each would take a minute to fail."""
+    both, begun = threading.Barrier(WORKERS), []
+
+    def work(portion):
+        begun.append(portion[0])
+        both.wait(10)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(alone(0, 1, 2, 3), work))
+
+    assert sorted(begun) == [0, 1]
+
+
+def test_whoever_asks_to_stop_for_the_second_time_does_not_wait_for_what_is_in_flight():
+    hanging, begun = threading.Event(), threading.Semaphore(0)
+
+    def work(_):
+        begun.release()
+        hanging.wait(60)
+
+    def portions():
+        yield from alone(0, 1)
+        begun.acquire()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(portions(), work))
+    hanging.set()
+
+
 def test_a_list_that_is_lost_on_the_way_still_yields_what_was_begun():
     def lost():
         yield from alone(0, 1, 2)
