@@ -11,7 +11,7 @@ from math import isfinite
 from statistics import median
 
 from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
-from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.errors import NotFound
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
@@ -77,9 +77,22 @@ def job_runs(
     return store.job_logs.newest(where, limit, by="executedAt")
 
 
+def refunds(
+    store: Store, event: EventId | None, status: RefundStatus | None, limit: int
+) -> Iterator[StoredDocument]:
+    """Raises NotFound for the refunds of what is no event."""
+    where = _given(eventId=event, status=status)
+    return _of_event(store, event, store.refunds.newest(where, limit, by="dueAt"))
+
+
 def newest_ids(store: Store, collection: str, limit: int, **filters: str | None) -> list[str]:
     """The newest ids for a shell to complete."""
-    collections = {"events": store.events, "seatLocks": store.locks, "bookings": store.bookings}
+    collections = {
+        "events": store.events,
+        "seatLocks": store.locks,
+        "bookings": store.bookings,
+        "refunds": store.refunds,
+    }
     found = collections[collection].newest(_given(**filters), limit)
     return [str(document["_id"]) for document in found]
 

@@ -1,4 +1,4 @@
-"""Commands that show what is stored: events, locks, bookings, jobs, show, watch."""
+"""Commands that show what is stored: events, locks, bookings, refunds, jobs, show, watch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seatctl.cli.options import (
     parse_id,
     parser,
 )
-from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.domain.words import count
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
@@ -82,6 +82,23 @@ def bookings(
 
     rows = _rows(call, limit)
     _print_list(call, "bookings", lookup.bookings(call.store(), event, status, user, rows), rows)
+
+
+@command(commands, "refunds", panel=INSPECT, example="seatctl refunds --event EVENT_ID --status all")
+def refunds(
+    call: Invocation,
+    event: EventFilter = None,
+    status: Annotated[
+        Literal["due", "done", "withdrawn", "all"],
+        typer.Option("--status", case_sensitive=False, help="Only with this status."),
+    ] = "due",
+    limit: Limit = None,
+) -> None:
+    """List what has to be paid back, newest first."""
+    from seatctl.services import lookup
+
+    rows, wanted = _rows(call, limit), None if status == "all" else RefundStatus(status.upper())
+    _print_list(call, "refunds", lookup.refunds(call.store(), event, wanted, rows), rows)
 
 
 @command(commands, "jobs", panel=INSPECT, example="seatctl jobs --type lock_expiry --status failed")
