@@ -156,6 +156,8 @@ Seats = Annotated[
     int, option("--seats N", parse_whole_number, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")
 ]
 
+PaymentRef = Annotated[str | None, option("--ref REF", str, "What the payment is called where it was made.")]
+
 EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only of this event.")]
 UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only of this user.")]
 STATUS = typer.Option("--status", case_sensitive=False, help="Only with this status.")

@@ -107,6 +107,14 @@ class Booking:
     stored: StoredDocument
     payment_ref: str | None = None
     """What the payment is called where it was made."""
+    seats_cancelled: int = 0
+    """How many of its seats the buyer has given back, while the booking stayed."""
+
+    @property
+    def labels(self) -> list[object] | None:
+        """Its seats as a Mongoose backend names them; None where it has none."""
+        seats = self.stored.get("seats")
+        return [*seats] if isinstance(seats, list) else None
 
 
 class Refund(NamedTuple):

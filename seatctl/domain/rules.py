@@ -8,7 +8,7 @@ from seatctl.domain.documents import Booking, Event, SeatLock
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
-from seatctl.errors import Closed, DeadlinePassed, KeyReused, WrongState
+from seatctl.errors import Closed, DeadlinePassed, KeyReused, RefundDue, WrongState
 
 MAX_SEATS = 1_000_000
 LARGEST_NUMBER = 2**31 - 1
@@ -23,6 +23,8 @@ SETTLE = timedelta(seconds=5)
 transactions may be between its two writes."""
 TOUCHED = timedelta(minutes=1)
 """An event that nobody changed for so long has no such writer, and needs no wait."""
+REBOOK_KEY = "rebook-"
+"""How the key of a lock begins that was made for a booking that had ended."""
 BATCH, LARGEST_BATCH = 5_000, 10_000
 """Items in one transaction: 5,000 are 0.2 s of work, far below MongoDB's limit of 60 s."""
 
@@ -127,25 +129,116 @@ def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> Non
     """A payment settles a pending booking before its deadline whose lock still holds the seats. One that
     comes too late is refused, and a refund is due (invariants 6 and 7)."""
     if booking.status in ENDED_BOOKING:
-        raise WrongState(
-            f"booking {booking.id} is {booking.status}, its seats were returned; a refund is due"
-        )
+        raise RefundDue(f"booking {booking.id} is {booking.status}, its seats were returned")
     if booking.status is not BookingStatus.PAYMENT_PENDING:
-        raise WrongState(f"booking {booking.id} is {booking.status}, not PAYMENT_PENDING; a refund is due")
+        raise RefundDue(f"booking {booking.id} is {booking.status}, not PAYMENT_PENDING")
     if booking.payment_expires_at is None or booking.payment_expires_at <= now:
-        raise DeadlinePassed(
-            f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}; a refund is due"
-        )
+        raise RefundDue(f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}")
     if lock is not None and lock.status is LockStatus.CONSUMED:
-        raise WrongState(
-            f"the lock of booking {booking.id} is CONSUMED already; `seatctl verify` says why. Until that is "
-            "settled, a refund is due"
+        raise RefundDue(
+            f"lock {lock.id} of booking {booking.id} is CONSUMED already; if it was sold by this payment, "
+            f"`seatctl confirm {lock.id} --sold` records that"
         )
     if lock is None or lock.status is not LockStatus.ACTIVE:
-        raise WrongState(
+        raise RefundDue(
             f"the lock of booking {booking.id} is {lock.status if lock else 'missing'}, so its seats are "
-            "not held; a refund is due"
+            "not held"
         )
+
+
+def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, overdue: bool) -> None:
+    """Only the deadline of what waits moves: of an ACTIVE lock, or of its booking that waits for the payment.
+    One that has passed, only where that is wanted (invariant 6)."""
+    check_no_block(lock)
+    if booking is not None and booking.status is not BookingStatus.PAYMENT_PENDING:
+        raise WrongState(f"booking {booking.id} is {booking.status}{_after_the_end(booking)}")
+    if lock.status is not LockStatus.ACTIVE:
+        whose = "" if booking is None else f"booking {booking.id} has no seats: "
+        raise WrongState(f"{whose}lock {lock.id} is {lock.status}, and only an ACTIVE one has a deadline")
+    deadline = lock.expires_at if booking is None else booking.payment_expires_at
+    if not overdue and (deadline is None or deadline <= now):
+        what = f"lock {lock.id}" if booking is None else f"booking {booking.id}"
+        raise DeadlinePassed(
+            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held, so that "
+            "--overdue extends it"
+        )
+
+
+def _after_the_end(booking: Booking) -> str:
+    """What is left to do with a booking that waits no more."""
+    if booking.status is BookingStatus.CONFIRMED:
+        return ", it has no deadline any more"
+    return f"; `seatctl rebook {booking.id}` sells its seats again" if booking.status in ENDED_BOOKING else ""
+
+
+def check_cancellable(booking: Booking) -> None:
+    """Only a live booking is cancelled; what has ended already gave its seats back."""
+    if booking.status in (BookingStatus.EXPIRED, BookingStatus.FAILED):
+        raise WrongState(f"booking {booking.id} is {booking.status}, its seats were returned")
+    if booking.status is BookingStatus.INITIATED:
+        raise WrongState(f"booking {booking.id} is INITIATED by another program, and holds no seats")
+
+
+def check_seats_to_give_back(booking: Booking, lock: SeatLock | None, cancelled: int) -> None:
+    """Of a live booking whose lock holds its seats, some may be given back, not all: `cancelled` in all."""
+    wanted = {
+        BookingStatus.PAYMENT_PENDING: LockStatus.ACTIVE,
+        BookingStatus.CONFIRMED: LockStatus.CONSUMED,
+    }.get(booking.status)
+    if wanted is None:
+        raise WrongState(f"booking {booking.id} is {booking.status}, it has no seats to return")
+    if lock is None or lock.status is not wanted:
+        state = lock.status if lock else "missing"
+        raise WrongState(
+            f"booking {booking.id} is {booking.status}, but its lock is {state}; run `seatctl recover`"
+        )
+    if cancelled < booking.seats_cancelled:
+        raise WrongState(
+            f"booking {booking.id} has returned {count(booking.seats_cancelled, 'seat')} in all already; "
+            "`seatctl lock` takes more seats"
+        )
+    seats = lock.seats + booking.seats_cancelled
+    if cancelled >= seats:
+        raise WrongState(
+            f"booking {booking.id} has {count(seats, 'seat')}; to return all, cancel it without --seats"
+        )
+
+
+def check_sold_without_booking(lock: SeatLock, booking: Booking | None) -> None:
+    """Only for a CONSUMED lock without a CONFIRMED booking is there something to decide."""
+    if booking is not None and booking.status is BookingStatus.CONFIRMED:
+        raise WrongState(f"lock {lock.id} has booking {booking.id}, which is CONFIRMED; cancel the booking")
+    check_no_block(lock)
+    if lock.status is not LockStatus.CONSUMED:
+        way_out = {
+            LockStatus.ACTIVE: f"; `seatctl release {lock.id}` returns its seats",
+        }.get(lock.status, "")
+        raise WrongState(f"lock {lock.id} is {lock.status}, not CONSUMED{way_out}")
+
+
+def check_rebookable(booking: Booking, lock: SeatLock | None, now: datetime) -> SeatLock:
+    """Only what has ended, and holds no seats any more, is booked again."""
+    match booking.status:
+        case BookingStatus.CONFIRMED:
+            raise WrongState(f"booking {booking.id} is CONFIRMED, its seats are sold")
+        case BookingStatus.PAYMENT_PENDING:
+            late = booking.payment_expires_at is None or booking.payment_expires_at <= now
+            first = f"`seatctl extend {booking.id} --for 10m --overdue`, then " if late else ""
+            raise WrongState(f"booking {booking.id} still has its seats; {first}`seatctl pay {booking.id}`")
+        case BookingStatus.INITIATED:
+            raise WrongState(f"booking {booking.id} is INITIATED by another program")
+    if lock is None:
+        raise WrongState(
+            f"lock {booking.lock} of booking {booking.id} is missing, so that its seats are not known; "
+            f"`seatctl lock {booking.event}` takes new ones"
+        )
+    if lock.status is LockStatus.ACTIVE:
+        raise WrongState(f"lock {lock.id} of booking {booking.id} is still ACTIVE; run `seatctl recover`")
+    if lock.status is LockStatus.CONSUMED:
+        raise WrongState(
+            f"lock {lock.id} of booking {booking.id} is CONSUMED; `seatctl cancel {lock.id}` returns seats"
+        )
+    return lock
 
 
 def check_failable(booking: Booking, lock: SeatLock | None) -> None:

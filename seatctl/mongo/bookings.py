@@ -28,9 +28,17 @@ def may_protect(bookings: Collection[Document]) -> Document:
 class Bookings(Documents):
     name = schema.BOOKINGS
 
-    def insert(self, lock: SeatLock, payment_expires_at: datetime, now: datetime) -> Booking:
-        """A new PAYMENT_PENDING booking. Raises StaleRead where a unique index has one of the lock by now."""
-        document = codec.new_booking(lock, payment_expires_at, now, labels=self._settings.seat_labels)
+    def insert(
+        self,
+        lock: SeatLock,
+        payment_expires_at: datetime,
+        now: datetime,
+        status: BookingStatus = BookingStatus.PAYMENT_PENDING,
+        payment_ref: str | None = None,
+    ) -> Booking:
+        """A new booking. Raises StaleRead where a unique index has one of the lock by now."""
+        labels = self._settings.seat_labels
+        document = codec.new_booking(lock, payment_expires_at, now, status, payment_ref, labels=labels)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
@@ -148,12 +156,86 @@ class Bookings(Documents):
         }
         return self._compare_and_set_many(where, status_change(BookingStatus.EXPIRED, now, ended_by=ended_by))
 
-    def confirm(self, booking_id: BookingId, now: datetime) -> Booking | None:
+    def confirm(self, booking_id: BookingId, now: datetime, payment_ref: str | None = None) -> Booking | None:
         """PAYMENT_PENDING → CONFIRMED before the deadline by the server's own clock; None: too late, or
         somebody was faster."""
         in_time = {"$gt": ["$paymentExpiresAt", self._deployment.now_expression]}
         where = {**id_is(booking_id), "status": BookingStatus.PAYMENT_PENDING, "$expr": in_time}
-        found = self._compare_and_set(where, status_change(BookingStatus.CONFIRMED, now))
+        changes = status_change(BookingStatus.CONFIRMED, now)
+        if payment_ref is not None:
+            changes["$set"]["paymentRef"] = payment_ref
+        found = self._compare_and_set(where, changes)
+        return None if found is None else _own(found)
+
+    def set_payment(self, booking: Booking, payment_ref: str | None, now: datetime) -> Booking | None:
+        """CONFIRMED, and paid under this reference, for a booking that is as it was read; None: another
+        writer was faster."""
+        where = {**id_is(booking.id), "status": booking.status, "paymentRef": booking.payment_ref}
+        changes = status_change(BookingStatus.CONFIRMED, now)
+        if payment_ref is not None:
+            changes["$set"]["paymentRef"] = payment_ref
+        found = self._compare_and_set(where, changes)
+        return None if found is None else _own(found)
+
+    def extend(
+        self, booking: Booking, deadline: datetime, now: datetime, *, overdue: bool = False
+    ) -> Booking | None:
+        """Move the deadline of a booking that waits for its payment; None: it has another one by now, or has
+        ended. One that has passed by the server's own clock stays, unless `overdue` ones are wanted."""
+        where = {
+            **id_is(booking.id),
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": booking.payment_expires_at,
+        }
+        if not overdue:
+            where["$expr"] = {"$gt": ["$paymentExpiresAt", self._deployment.now_expression]}
+        found = self._compare_and_set(where, {"$set": {"paymentExpiresAt": deadline, "updatedAt": now}})
+        return None if found is None else _own(found)
+
+    def extend_all(
+        self, booking_ids: Sequence[BookingId], deadline: datetime, now: datetime, *, overdue: bool
+    ) -> int:
+        """The same for several that have an earlier deadline; returns how many."""
+        where: Document = {
+            "_id": {"$in": booking_ids},
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$lt": deadline},
+        }
+        if not overdue:
+            where["$expr"] = {"$gt": ["$paymentExpiresAt", self._deployment.now_expression]}
+        change = {"$set": {"paymentExpiresAt": deadline, "updatedAt": now}}
+        return self._compare_and_set_many(where, change)
+
+    def ending_before(self, event_id: EventId, deadline: datetime) -> Iterator[Booking | Unreadable]:
+        """The event's bookings that wait for a payment by an earlier time than this, or by no date at all."""
+        where: Document = {
+            "event": event_id,
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$not": {"$gte": deadline}},
+        }
+        yield from map(codec.booking, self._find(where, FIELDS))
+
+    def pending_before(self, booking_ids: Sequence[BookingId], deadline: datetime) -> list[Booking]:
+        """Those of these bookings that still wait for a payment by an earlier time than this."""
+        where: Document = {
+            "_id": {"$in": booking_ids},
+            "status": BookingStatus.PAYMENT_PENDING,
+            "paymentExpiresAt": {"$lt": deadline},
+        }
+        return list(map(_own, self._find(where, FIELDS)))
+
+    def give_seats_back(self, booking: Booking, cancelled: int, left: int, now: datetime) -> Booking | None:
+        """How many seats the buyer has given back in all, and the labels of those that are `left`, for a
+        booking that is as it was read; None: another writer was faster."""
+        where = {
+            **id_is(booking.id),
+            "status": booking.status,
+            "seatsCancelled": booking.stored.get("seatsCancelled"),
+        }
+        changes: Document = {"seatsCancelled": cancelled, "updatedAt": now}
+        if booking.labels is not None:
+            changes["seats"] = booking.labels[:left]
+        found = self._compare_and_set(where, {"$set": changes})
         return None if found is None else _own(found)
 
     def change(

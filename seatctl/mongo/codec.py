@@ -142,6 +142,7 @@ def booking(document: Document) -> Booking | Unreadable:
         payment_expires_at=deadline,
         stored=document,
         payment_ref=ref if isinstance(ref := document.get("paymentRef"), str) else None,
+        seats_cancelled=whole_number(document.get("seatsCancelled")) or 0,
     )
 
 
@@ -181,14 +182,20 @@ def new_event(
 
 
 def new_lock(
-    event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
+    event_id: EventId,
+    user: UserId,
+    seats: int,
+    expires_at: datetime,
+    key: str,
+    now: datetime,
+    status: LockStatus = LockStatus.ACTIVE,
 ) -> Document:
     return {
         "_id": ObjectId(),
         "eventId": event_id,
         "userId": user,
         "seats": seats,
-        "status": LockStatus.ACTIVE.value,
+        "status": status.value,
         "expiresAt": expires_at,
         "idempotencyKey": key,
         "createdAt": now,
@@ -206,7 +213,13 @@ def new_block(
 
 
 def new_booking(
-    lock: SeatLock, payment_expires_at: datetime, now: datetime, *, labels: bool = False
+    lock: SeatLock,
+    payment_expires_at: datetime,
+    now: datetime,
+    status: BookingStatus = BookingStatus.PAYMENT_PENDING,
+    payment_ref: str | None = None,
+    *,
+    labels: bool = False,
 ) -> Document:
     """`labels` as a Mongoose backend writes them, which requires them: one for each seat, the same for every
     booking, since nobody chooses seats."""
@@ -215,11 +228,13 @@ def new_booking(
         "event": lock.event,
         "user": lock.user,
         "seatLockId": lock.id,
-        "status": BookingStatus.PAYMENT_PENDING.value,
+        "status": status.value,
         "paymentExpiresAt": payment_expires_at,
         "createdAt": now,
         "updatedAt": now,
     }
+    if payment_ref is not None:
+        document["paymentRef"] = payment_ref
     if labels:
         document["seats"] = [f"SEAT-{number}" for number in range(1, lock.seats + 1)]
     return document

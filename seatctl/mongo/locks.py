@@ -48,11 +48,18 @@ class SeatLocks(Documents):
         super().__init__(deployment, session, settings)
 
     def insert(
-        self, event_id: EventId, user: UserId, seats: int, expires_at: datetime, key: str, now: datetime
+        self,
+        event_id: EventId,
+        user: UserId,
+        seats: int,
+        expires_at: datetime,
+        key: str,
+        now: datetime,
+        status: LockStatus = LockStatus.ACTIVE,
     ) -> SeatLock:
-        """A new ACTIVE lock. Where an index has the key by now, raises StaleRead if it is of this request,
+        """A new lock. Where an index has the key by now, raises StaleRead if it is of this request,
         which then finds it, and KeyReused if it is of another user or event."""
-        document = codec.new_lock(event_id, user, seats, expires_at, key, now)
+        document = codec.new_lock(event_id, user, seats, expires_at, key, now, status)
         try:
             self._insert(document)
         except DuplicateKeyError as error:
@@ -90,8 +97,8 @@ class SeatLocks(Documents):
         return [lock for lock in found if isinstance(lock, SeatLock)]
 
     def set_seats(self, lock: SeatLock, seats: int, now: datetime) -> SeatLock | None:
-        """Change how many seats an ACTIVE lock holds, if it is still as it was read; None otherwise."""
-        unchanged = {**id_is(lock.id), "status": LockStatus.ACTIVE, "seats": lock.seats}
+        """Change how many seats a lock holds, if it is still as it was read; None otherwise."""
+        unchanged = {**id_is(lock.id), "status": lock.status, "seats": lock.seats}
         found = self._compare_and_set(unchanged, {"$set": {"seats": seats, "updatedAt": now}})
         return None if found is None else _own(found)
 
@@ -197,6 +204,37 @@ class SeatLocks(Documents):
         where = {**id_is(lock_id), "status": LockStatus.ACTIVE, "$expr": in_time}
         changes = {"$set": {"expiresAt": deadline, "updatedAt": now}}
         return self._compare_and_set(where, changes) is not None
+
+    def extend(
+        self, lock: SeatLock, deadline: datetime, now: datetime, *, overdue: bool = False
+    ) -> SeatLock | None:
+        """Move an ACTIVE lock's deadline; None: it has another one by now, or has ended. One that has passed
+        by the server's own clock stays, unless `overdue` ones are wanted."""
+        where = {**id_is(lock.id), "status": LockStatus.ACTIVE, "expiresAt": lock.expires_at}
+        if not overdue:
+            where["$expr"] = {"$gt": ["$expiresAt", self._deployment.now_expression]}
+        found = self._compare_and_set(where, {"$set": {"expiresAt": deadline, "updatedAt": now}})
+        return None if found is None else _own(found)
+
+    def extend_all(
+        self, lock_ids: Sequence[LockId], deadline: datetime, now: datetime, *, overdue: bool
+    ) -> int:
+        """The same for several, none of which gets an earlier deadline; returns how many are ACTIVE still."""
+        where: Document = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE}
+        if not overdue:
+            where["$expr"] = {"$gt": ["$expiresAt", self._deployment.now_expression]}
+        change = {"$max": {"expiresAt": deadline}, "$set": {"updatedAt": now}}
+        return self._compare_and_set_many(where, change)
+
+    def ending_before(self, event_id: EventId, deadline: datetime) -> Iterator[SeatLock | Unreadable]:
+        """The event's ACTIVE locks, but for blocks, whose deadline is before this time, or is no date."""
+        where: Document = {
+            "eventId": event_id,
+            "status": LockStatus.ACTIVE,
+            "expiresAt": {"$not": {"$gte": deadline}},
+            "kind": {"$ne": BLOCK},
+        }
+        yield from map(codec.lock, self._find(where, CANDIDATE_FIELDS))
 
     def of_events(self, events: Document, status: LockStatus) -> Iterator[SeatLock | Unreadable]:
         """The locks of some events, or of a range of them, that are in one state."""

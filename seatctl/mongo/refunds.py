@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from bson import ObjectId
+from pymongo.errors import DuplicateKeyError
 
 from seatctl.domain.documents import Booking, BookingId, EventId, Refund, RefundId, UserId
 from seatctl.domain.states import RefundCause, RefundStatus
+from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Document, Documents, id_is
 
@@ -41,8 +43,35 @@ class Refunds(Documents):
         document = new_refund(booking, seats, cause, payment_ref, now)
         if (found := self.get(RefundId(document["_id"]))) is not None:
             return found, False
-        self._insert(document)
-        return _own(document), True
+        return self._insert_new(document), True
+
+    def owe(
+        self, booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
+    ) -> Refund:
+        """So many more seats of a payment have to be paid back: with the refund that is due, or, where that
+        is settled, as a further part. Raises StaleRead when that was settled just now."""
+        same = {"bookingId": booking.id, "cause": cause.value, "paymentRef": payment_ref}
+        parts = [_own(found) for found in self._find(same)]
+        due = next((refund for refund in parts if refund.status is RefundStatus.DUE), None)
+        if due is not None:
+            return self.change_seats(due, due.seats + seats, now)
+        document = new_refund(booking, seats, cause, payment_ref, now, part=len(parts))
+        return self._insert_new(document)
+
+    def _insert_new(self, document: Document) -> Refund:
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            raise StaleRead from error
+        return _own(document)
+
+    def change_seats(self, refund: Refund, seats: int, now: datetime) -> Refund:
+        """A refund that is due, for another number of seats. Raises StaleRead when it has changed."""
+        where = {**id_is(refund.id), "status": RefundStatus.DUE.value, "seats": refund.seats}
+        found = self._compare_and_set(where, {"$set": {"seats": seats, "updatedAt": now}})
+        if found is None:
+            raise StaleRead
+        return _own(found)
 
     def record_all(self, documents: Sequence[Document]) -> None:
         """Insert what `new_refund` made, for bookings that have none of this cause."""
@@ -78,10 +107,16 @@ class Refunds(Documents):
 
 
 def new_refund(
-    booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
+    booking: Booking,
+    seats: int,
+    cause: RefundCause,
+    payment_ref: str | None,
+    now: datetime,
+    part: int = 0,
 ) -> Document:
-    """A refund that is due, with the id that its booking, cause and payment make."""
-    unique = f"{booking.id}|{cause.value}|{payment_ref or ''}"
+    """A refund that is due, with the id that its booking, cause and payment make, and for a further part of
+    the same its number."""
+    unique = f"{booking.id}|{cause.value}|{payment_ref or ''}" + (f"|{part}" if part else "")
     document: Document = {
         "_id": ObjectId(hashlib.sha256(unique.encode()).digest()[:12]),
         "bookingId": booking.id,
@@ -94,6 +129,8 @@ def new_refund(
         "createdAt": now,
         "updatedAt": now,
     }
+    if part:
+        document["part"] = part
     return document if payment_ref is None else {**document, "paymentRef": payment_ref}
 
 

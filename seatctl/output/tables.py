@@ -150,6 +150,17 @@ LISTS: dict[str, dict[str, Field]] = {
         "status": "status",
         "pay by": "paymentExpiresAt",
     },
+    "refunds": {
+        "id": "_id",
+        "booking": "bookingId",
+        "event": "eventId",
+        "user": "userId",
+        "seats #": "seats",
+        "cause": "cause",
+        "payment": "paymentRef",
+        "status": "status",
+        "due since": "dueAt",
+    },
     "jobLogs": {
         "id": "_id",
         "job": "jobType",

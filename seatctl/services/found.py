@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from seatctl.domain.documents import Booking, Event, Flaw, SeatLock, Unreadable
+from seatctl.domain.documents import Booking, BookingId, Event, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.states import LIVE, BookingStatus
 from seatctl.errors import CountedByDay, DamagedDocument, NotFound
 from seatctl.mongo.store import Store
 
@@ -18,8 +19,47 @@ def readable(found: T | Unreadable) -> T:
     return found
 
 
+def get_lock(store: Store, lock_id: LockId) -> SeatLock:
+    """The lock, if it can be read. Raises NotFound, DamagedDocument."""
+    found = store.locks.get(lock_id)
+    if found is None:
+        raise not_found(store, "lock", lock_id)
+    return readable(found)
+
+
+def get_booking(store: Store, booking_id: BookingId) -> Booking:
+    """The booking, if it can be read. Raises NotFound, DamagedDocument."""
+    found = store.bookings.get(booking_id)
+    if found is None:
+        raise not_found(store, "booking", booking_id)
+    return readable(found)
+
+
+def lock_of(store: Store, booking: Booking) -> SeatLock | None:
+    """The lock that a booking names. Raises DamagedDocument where it cannot be read."""
+    found = store.locks.get(booking.lock)
+    return None if found is None else readable(found)
+
+
+def bookings_of(store: Store, lock_id: LockId) -> list[Booking]:
+    """The lock's booking, or, of several, the live ones first. Raises DamagedDocument where one cannot be
+    read."""
+    bookings = [readable(found) for found in store.bookings.of_lock(lock_id)]
+    return sorted(bookings, key=_is_not_live)
+
+
+def booking_of(store: Store, lock_id: LockId) -> Booking | None:
+    """The booking that counts for a lock: not one that another program only INITIATED."""
+    counts = (one for one in bookings_of(store, lock_id) if one.status is not BookingStatus.INITIATED)
+    return next(counts, None)
+
+
+def _is_not_live(booking: Booking) -> bool:
+    return booking.status not in LIVE
+
+
 def not_found(store: Store, kind: str, wanted: object) -> NotFound:
     """There is no such document; the message says what the id is the id of."""
     found = store.find_anywhere(wanted)
-    hint = f"; that is the id of {'an' if found[0] == 'event' else 'a'} {found[0]}" if found else ""
+    hint = f"; that is the id of {'an' if found[0][0] in 'aeiou' else 'a'} {found[0]}" if found else ""
     return NotFound(f"there is no {kind} {wanted}{hint}")

@@ -12,7 +12,7 @@ from statistics import median
 
 from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
 from seatctl.domain.requests import ALL, ListRequest
-from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.domain.timespec import PastTime, resolve_past
 from seatctl.errors import NotFound
 from seatctl.mongo.collection import chunks
@@ -144,9 +144,30 @@ def _overdue(store: Store, deadline: str, overdue: bool) -> dict[str, object]:
     return {deadline: {"$lt": store.now()}} if overdue else {}
 
 
+def refunds(
+    store: Store,
+    event: EventId | None = None,
+    status: RefundStatus | None = None,
+    request: ListRequest = ALL,
+    order: Order = Order.OLDEST,
+) -> Iterator[StoredDocument]:
+    """Refunds, by when they became due. Raises NotFound for the refunds of what is no event."""
+    where = _given(eventId=event, status=status)
+    since, until = _bounds(store, request)
+    if between := _given(**{"$gte": since, "$lt": until}):
+        where["dueAt"] = between
+    by = {"dueAt": 1 if order is Order.OLDEST else -1}
+    return _of_event(store, event, store.refunds.sorted(by, where, request.limit, request.fields))
+
+
 def newest_ids(store: Store, collection: str, limit: int, **filters: str | None) -> list[str]:
     """The newest ids for a shell to complete."""
-    collections = {"events": store.events, "seatLocks": store.locks, "bookings": store.bookings}
+    collections = {
+        "events": store.events,
+        "seatLocks": store.locks,
+        "bookings": store.bookings,
+        "refunds": store.refunds,
+    }
     found = collections[collection].newest(_given(**filters), limit, fields=("_id",))
     return [str(document["_id"]) for document in found]
 

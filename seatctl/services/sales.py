@@ -4,16 +4,18 @@ call again after a crash or a lost answer."""
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from seatctl.domain.documents import (
     Booking,
     BookingId,
-    Event,
     EventId,
     Flaw,
     LockId,
+    Operation,
+    Refund,
+    RunId,
     SeatLock,
     Unreadable,
     UserId,
@@ -30,17 +32,18 @@ from seatctl.domain.rules import (
     check_same_request,
     payment_deadline,
 )
-from seatctl.domain.states import LIVE, BookingStatus, LockStatus
+from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.domain.words import count
-from seatctl.errors import CountedByDay, DamagedDocument, StaleRead, Usage, WrongState
-from seatctl.mongo.ids import new_key
+from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
+from seatctl.mongo.ids import new_key, new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Cause, protected_by_text
+from seatctl.services.clearance import protected_by_text
 from seatctl.services.events import get_event, too_few_seats
 from seatctl.services.expiry import return_overdue
-from seatctl.services.found import not_found, readable
-from seatctl.services.seats import doubt_about, end_lock, seats_of
+from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
+from seatctl.services.refunds import Payment, refuse, withdraw_late
+from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable, seats_of
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +83,13 @@ class ConfirmResult(NamedTuple):
 
 
 class PayResult(NamedTuple):
-    """The booking; whether this call changed it; and the lock whose seats were returned, if any."""
+    """The booking; whether this call changed it; the lock whose seats were returned, if any; and why the
+    payment cannot be honoured, if so."""
 
     booking: Booking
     changed: bool
     returned: SeatLock | None = None
+    refused: Refused | None = None
 
 
 # --- lock ----------------------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
         with attempt as tx:
             result = _take_seats_within(tx, request)
     if result and result.available is not None:
-        _log_counter(request.event, result.available, -request.seats)
+        log_counter(request.event, result.available, -request.seats)
     return result
 
 
@@ -148,16 +153,6 @@ def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
     return LockResult(made, created=True, available=event.available)
 
 
-def _log_returned(store: Store, lock: SeatLock) -> None:
-    if log.isEnabledFor(logging.INFO) and isinstance(event := store.events.get(lock.event), Event):
-        _log_counter(event.id, event.available, lock.seats)
-
-
-def _log_counter(event_id: EventId, available: int, change: int) -> None:
-    """A counter in the command's story, as it is now and as that makes it before."""
-    log.info("event %s: %d → %d seats available (%+d)", event_id, available - change, available, change)
-
-
 # --- confirm -------------------------------------------------------------------------------------------
 
 
@@ -170,18 +165,19 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     if request.payment_ttl is not None:
         ttl("payment-ttl", request.payment_ttl)
     store.bookings.ensure_collection()
+    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _confirm_within(tx, request)
+            result = _confirm_within(tx, request, operation_id)
     booking = result.booking
     log.info("lock %s has booking %s, which is %s", request.lock, booking.id, booking.status)
     return result
 
 
-def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
+def _confirm_within(tx: Store, request: ConfirmRequest, operation_id: RunId) -> ConfirmResult:
     now = tx.now()
-    found = _lock(tx, request.lock)
-    if earlier := next(iter(_bookings_of(tx, found.id)), None):
+    found = get_lock(tx, request.lock)
+    if earlier := next(iter(bookings_of(tx, found.id)), None):
         check_confirmed_before(earlier, now)
         return ConfirmResult(earlier, created=False)
     check_confirmable(found, now)
@@ -192,85 +188,129 @@ def _confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
     booking = tx.bookings.insert(found, deadline, now)
+    after = {"status": booking.status.value, "paymentExpiresAt": deadline}
+    operation = Operation("confirm", now, found.event, found.id, booking.id, after=after)
+    tx.operations.record(operation_id, operation)
     shortened = found.expires_at is not None and deadline < found.expires_at
     return ConfirmResult(booking, created=True, shortened=shortened)
-
-
-def _bookings_of(tx: Store, lock_id: LockId) -> list[Booking]:
-    """The lock's booking, or, of several, the live ones first. Raises DamagedDocument where one cannot be
-    read."""
-    bookings = [readable(found) for found in tx.bookings.of_lock(lock_id)]
-    return sorted(bookings, key=_is_not_live)
-
-
-def _is_not_live(booking: Booking) -> bool:
-    return booking.status not in LIVE
 
 
 # --- pay and fail --------------------------------------------------------------------------------------
 
 
-def pay(store: Store, booking_id: BookingId) -> PayResult:
-    """Record that a booking was paid: booking CONFIRMED, lock CONSUMED. Again: one payment.
+def pay(store: Store, booking_id: BookingId, ref: str | None = None) -> PayResult:
+    """Record that a booking was paid: booking CONFIRMED, lock CONSUMED. Again, with the same reference or
+    without one: one payment.
 
-    Raises NotFound, DamagedDocument, and WrongState or DeadlinePassed, saying that a refund is due, when
-    the payment comes too late (invariants 6 and 7).
+    Raises NotFound, DamagedDocument; RefundDue, once the refund is recorded, for a payment that comes too
+    late or is a second one; WrongState where that refund is settled already (invariants 6, 7 and 12).
     """
+    ref = None if ref is None else text("ref", ref)
+    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _pay_within(tx, booking_id)
+            result = _pay_within(tx, booking_id, ref, operation_id)
+    if result.refused is not None:
+        raise result.refused
     log.info("booking %s is CONFIRMED, its lock CONSUMED: the seats are sold", booking_id)
     return result
 
 
-def _pay_within(tx: Store, booking_id: BookingId) -> PayResult:
+def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id: RunId) -> PayResult:
     now = tx.now()
-    booking = _booking(tx, booking_id)
+    booking = get_booking(tx, booking_id)
     if booking.status is BookingStatus.CONFIRMED:
-        return PayResult(booking, changed=False)
-    held = tx.locks.get(booking.lock)
-    found = None if held is None else readable(held)
-    check_payable(booking, found, now)
-    assert found is not None
-    event = tx.events.get(found.event)
-    if event is None:
-        raise WrongState(f"event {found.event} of booking {booking.id} does not exist; a refund is due")
-    if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
-        raise CountedByDay(f"{event}, with booking {booking.id}; a refund is due")
-    confirmed = tx.bookings.confirm(booking_id, now)
-    if confirmed is None or not tx.locks.change(found.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
+        return _pay_again(tx, booking, ref, now, operation_id)
+    held = lock_of(tx, booking)
+    try:
+        check_payable(booking, held, now)
+        assert held is not None
+        _check_event_of(tx, booking, held)
+    except RefundDue as late:
+        payment = Payment(booking, 0 if held is None else held.seats, RefundCause.LATE_PAYMENT, ref)
+        return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
+    confirmed = tx.bookings.confirm(booking_id, now, ref)
+    if confirmed is None or not tx.locks.change(held.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
         raise StaleRead
+    withdrawn = withdraw_late(tx, booking, ref, now)
+    _record_payment(tx, booking, confirmed, now, operation_id, withdrawn)
     return PayResult(confirmed, changed=True)
+
+
+def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
+    event = tx.events.get(held.event)
+    if event is None:
+        raise RefundDue(f"event {held.event} of booking {booking.id} does not exist")
+    if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
+        raise RefundDue(f"{event}, with booking {booking.id}")
+
+
+def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, operation_id: RunId) -> PayResult:
+    """A booking that is paid: the same payment, whose reference may only be known now, or a second one."""
+    if ref is None or ref == booking.payment_ref:
+        return PayResult(booking, changed=False)
+    if booking.payment_ref is None:
+        named = tx.bookings.set_payment(booking, ref, now)
+        if named is None:
+            raise StaleRead
+        _record_payment(tx, booking, named, now, operation_id)
+        return PayResult(named, changed=False)
+    held = lock_of(tx, booking)
+    payment = Payment(booking, 0 if held is None else held.seats, RefundCause.DUPLICATE_PAYMENT, ref)
+    reason = f"booking {booking.id} was paid before, as {shorten(booking.payment_ref)!r}"
+    return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now, operation_id))
+
+
+def _record_payment(
+    tx: Store,
+    old: Booking,
+    new: Booking,
+    now: datetime,
+    operation_id: RunId,
+    withdrawn: Refund | None = None,
+) -> None:
+    after: dict[str, object] = {"status": new.status.value}
+    if new.payment_ref is not None:
+        after["paymentRef"] = new.payment_ref
+    refund = None if withdrawn is None else withdrawn.id
+    before = {"status": old.status.value}
+    tx.operations.record(
+        operation_id, Operation("pay", now, new.event, new.lock, new.id, refund, before=before, after=after)
+    )
 
 
 def fail_payment(store: Store, booking_id: BookingId) -> PayResult:
     """Record that a payment failed: booking FAILED, lock EXPIRED, seats back. Again: once.
     Raises NotFound, WrongState, DamagedDocument."""
+    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _fail_within(tx, booking_id)
+            result = _fail_within(tx, booking_id, operation_id)
     if result.returned is not None:
-        _log_returned(store, result.returned)
+        log_returned(store, result.returned)
     return result
 
 
-def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
+def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayResult:
     now = tx.now()
-    booking = _booking(tx, booking_id)
+    booking = get_booking(tx, booking_id)
     if booking.status is BookingStatus.FAILED:
         return PayResult(booking, changed=False)
-    held = tx.locks.get(booking.lock)
-    found = None if held is None else readable(held)
+    found = lock_of(tx, booking)
     check_failable(booking, found)
     protectors = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
     returned = None
     if found is not None and found.status is LockStatus.ACTIVE and len(protectors) == 1:
-        returned = _return_one(tx, found)
-    failed = tx.bookings.change(booking_id, BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED, now)
-    if failed is None:
+        returned = _return_one(tx, found, operation_id)
+    pending, failed = BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED
+    ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=operation_id)
+    if ended is None:
         raise StaleRead
-    return PayResult(failed, changed=True, returned=returned)
+    before, after = {"status": pending.value}, {"status": failed.value}
+    operation = Operation("pay --failed", now, booking.event, booking.lock, booking_id)
+    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    return PayResult(ended, changed=True, returned=returned)
 
 
 # --- release -------------------------------------------------------------------------------------------
@@ -279,36 +319,21 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
 def release(store: Store, lock_id: LockId) -> SeatLock:
     """Return an ACTIVE lock without a booking before its deadline. Raises NotFound, WrongState,
     DamagedDocument."""
+    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            found = _lock(tx, lock_id)
-            bookings = [one for one in _bookings_of(tx, lock_id) if one.status is not BookingStatus.INITIATED]
-            check_releasable(found, next(iter(bookings), None))
-            released = _return_one(tx, found)
-    _log_returned(store, released)
+            found = get_lock(tx, lock_id)
+            check_releasable(found, booking_of(tx, lock_id))
+            released = _return_one(tx, found, operation_id)
+            before, after = {"status": found.status.value}, {"status": released.status.value}
+            operation = Operation("release", tx.now(), found.event, lock_id, before=before, after=after)
+            tx.operations.record(operation_id, operation)
+    log_returned(store, released)
     return released
 
 
-def _return_one(tx: Store, held: SeatLock) -> SeatLock:
+def _return_one(tx: Store, held: SeatLock, operation_id: RunId) -> SeatLock:
     """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
     if doubt := doubt_about(tx, held):
-        error = CountedByDay if doubt.cause is Cause.COUNTED_BY_DAY else DamagedDocument
-        raise error(f"the seats of lock {held.id} cannot be returned: {doubt}")
-    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False)
-
-
-# --- shared --------------------------------------------------------------------------------------------
-
-
-def _lock(tx: Store, lock_id: LockId) -> SeatLock:
-    found = tx.locks.get(lock_id)
-    if found is None:
-        raise not_found(tx, "lock", lock_id)
-    return readable(found)
-
-
-def _booking(tx: Store, booking_id: BookingId) -> Booking:
-    found = tx.bookings.get(booking_id)
-    if found is None:
-        raise not_found(tx, "booking", booking_id)
-    return readable(found)
+        raise not_returnable(held, doubt)
+    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False, ended_by=operation_id)

@@ -6,17 +6,20 @@ buyers never finished (write conflicts for 120 s); counter first, it took 0.8 s.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import BookingId, EventId, LockId, RunId, SeatLock
+from seatctl.domain.documents import BookingId, Event, EventId, LockId, RunId, SeatLock
 from seatctl.domain.states import LockStatus
-from seatctl.errors import StaleRead
+from seatctl.errors import CountedByDay, DamagedDocument, SeatctlError, StaleRead
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Clearance, Doubt, protected_by_text
+
+log = logging.getLogger(__name__)
 
 
 class Ending(NamedTuple):
@@ -113,3 +116,42 @@ def end_lock(
     if ended is None:
         raise StaleRead
     return ended
+
+
+def end_by_decision(
+    tx: Store, lock: SeatLock, now: datetime, to: LockStatus, operation_id: RunId
+) -> tuple[SeatLock, Doubt | None]:
+    """End a lock that an operator gives up. Where no counter went down for it, no seats go back, and the
+    doubt says why; any other doubt is raised, as DamagedDocument or CountedByDay (invariant 11)."""
+    doubt = doubt_to_ignore(tx, lock)
+    ended = end_lock(tx, lock, now, with_seats=doubt is None, by_job=False, ended_by=operation_id, to=to)
+    return ended, doubt
+
+
+def doubt_to_ignore(tx: Store, lock: SeatLock) -> Doubt | None:
+    """The doubt that says that no counter went down for this lock. Raises DamagedDocument or CountedByDay for
+    any other."""
+    doubt = doubt_about(tx, lock)
+    if doubt is not None and doubt.cause not in NO_COUNTER:
+        raise not_returnable(lock, doubt)
+    return doubt
+
+
+def not_returnable(lock: SeatLock, doubt: Doubt) -> SeatctlError:
+    """Why an operator's command returns no seats of this lock (invariant 11)."""
+    error = CountedByDay if doubt.cause is Cause.COUNTED_BY_DAY else DamagedDocument
+    return error(f"the seats of lock {lock.id} cannot be returned: {doubt}")
+
+
+# --- the story of a command ------------------------------------------------------------------------------
+
+
+def log_returned(store: Store, lock: SeatLock, seats: int | None = None) -> None:
+    """A counter that went up by the seats of this lock, or by so many of them."""
+    if log.isEnabledFor(logging.INFO) and isinstance(event := store.events.get(lock.event), Event):
+        log_counter(event.id, event.available, lock.seats if seats is None else seats)
+
+
+def log_counter(event_id: EventId, available: int, change: int) -> None:
+    """A counter in the command's story, as it is now and as that makes it before."""
+    log.info("event %s: %d → %d seats available (%+d)", event_id, available - change, available, change)

@@ -16,7 +16,7 @@ from oracle import violations
 from race import complaints, expire_bookings, expire_locks, recover
 
 from seatctl.domain.documents import EventId
-from seatctl.errors import DeadlinePassed
+from seatctl.errors import RefundDue
 from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.client import Deployment
@@ -54,7 +54,7 @@ def test_a_payment_whose_deadline_was_moved_while_it_was_checked_is_refused(
     happened = scene.meanwhile(
         monkeypatch, SeatLocks, "get", lambda: edit(store, "bookings", booked, paymentExpiresAt=LONG_AGO)
     )
-    with pytest.raises(DeadlinePassed, match="refund is due"):
+    with pytest.raises(RefundDue, match="refund is due"):
         sales.pay(store, booked)
     assert scene.booking_of(store, booked)["status"] == "PAYMENT_PENDING"
     check(store, happened)

@@ -13,7 +13,7 @@ from scene import AT_ONCE, run_expire_bookings, run_expire_locks, run_recover
 
 from seatctl.domain.settings import GRACE, NOT_ADOPTED
 from seatctl.domain.states import Fault
-from seatctl.errors import CountedByDay, KeyReused, Misconfigured, Refused, Usage
+from seatctl.errors import CountedByDay, KeyReused, Misconfigured, RefundDue, Usage
 from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
@@ -505,7 +505,7 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     ):
         with pytest.raises(CountedByDay, match="by day"):
             refused()
-    with pytest.raises(Refused, match=r"by day.*refund is due"):
+    with pytest.raises(RefundDue, match=r"by day.*refund is due"):
         sales.pay(adopted, pending)
     days = backend.events.find_one({"_id": by_day})["dailySeats"]
     assert {day["available"] for day in days.values()} == {10}

@@ -24,9 +24,8 @@ from scene import (
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
 from seatctl.errors import (
     Contention,
-    CountedByDay,
     DamagedDocument,
-    DeadlinePassed,
+    RefundDue,
     StaleRead,
     WriteRefused,
     WrongState,
@@ -163,13 +162,15 @@ def test_paying_twice_is_one_payment_also_after_the_deadline(store, clock, pendi
     assert before == everything(store)
 
 
-def test_a_payment_at_its_deadline_is_refused_and_changes_nothing(store, clock, pending):
-    before = everything(store)
+def test_a_payment_at_its_deadline_is_refused_and_leaves_only_a_refund(store, clock, pending):
+    before = everything(store, "refunds", "operations")
     clock.advance(minutes=15)
 
-    with pytest.raises(DeadlinePassed, match=r"had to be paid by 2027-01-01T12:15:00Z; a refund is due"):
+    with pytest.raises(
+        RefundDue, match=r"had to be paid by 2027-01-01T12:15:00Z; a refund is due: [0-9a-f]{24}"
+    ):
         sales.pay(store, pending)
-    assert before == everything(store)
+    assert before == everything(store, "refunds", "operations")
 
 
 @pytest.mark.parametrize("status", BookingStatus)
@@ -179,7 +180,7 @@ def test_only_a_pending_booking_is_paid_and_an_ended_one_is_never_revived(store,
     if status in LIVE:
         assert sales.pay(store, pending).booking.status == "CONFIRMED"
         return
-    with pytest.raises(WrongState, match=f"is {status}.*a refund is due"):
+    with pytest.raises(RefundDue, match=f"is {status}.*a refund is due"):
         sales.pay(store, pending)
     assert states(store, held, pending) == ("ACTIVE", status)
 
@@ -199,9 +200,9 @@ def test_a_booking_whose_seats_are_not_held_is_not_paid(store, held, pending, st
     else:
         edit(store, "seatLocks", held, status=str(status))
 
-    why = "already; `seatctl verify` says why. Until that is settled, a refund is due"
-    says = why if status == "CONSUMED" else ", so its seats are not held; a refund is due"
-    with pytest.raises(WrongState, match=f"is {status} ?{says}$"):
+    why = f"already; if it was sold by this payment, `seatctl confirm {held} --sold` records that"
+    says = why if status == "CONSUMED" else ", so its seats are not held"
+    with pytest.raises(RefundDue, match=f"is {status} ?{says}; a refund is due: "):
         sales.pay(store, pending)
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 
@@ -222,26 +223,27 @@ def test_a_booking_of_an_event_that_is_gone_or_counted_by_day_is_not_paid(store,
         delete(store, "events", event)
     else:
         edit(store, "events", event, eventType="multi-day")
-    before = everything(store)
-    refusal, says = {
-        "gone": (WrongState, f"event {event} of booking {pending} does not exist"),
-        "by day": (CountedByDay, f"event {event}: it counts its seats by day.* booking {pending}"),
+    before = everything(store, "refunds", "operations")
+    says = {
+        "gone": f"event {event} of booking {pending} does not exist",
+        "by day": f"event {event}: it counts its seats by day.* booking {pending}",
     }[way]
 
-    with pytest.raises(refusal, match=f"^{says}; a refund is due$"):
+    with pytest.raises(RefundDue, match=f"^{says}; a refund is due: "):
         sales.pay(store, pending)
-    assert everything(store) == before
+    assert everything(store, "refunds", "operations") == before
+    assert [refund.seats for refund in store.refunds.of_booking(pending)] == [3]
 
 
 @pytest.mark.parametrize("fields", [{"availableSeats": "many"}, {"totalSeats": None}])
 def test_a_payment_needs_no_counter_that_can_be_read(store, event, held, pending, fields):
     """The seats are the lock's, and no counter moves."""
     edit(store, "events", event, **fields)
-    before = everything(store, "seatLocks", "bookings")
+    before = everything(store, "seatLocks", "bookings", "operations")
 
     assert sales.pay(store, pending).changed
     assert states(store, held, pending) == ("CONSUMED", "CONFIRMED")
-    assert everything(store, "seatLocks", "bookings") == before
+    assert everything(store, "seatLocks", "bookings", "operations") == before
 
 
 def test_a_booking_whose_deadline_is_no_date_is_not_paid(store, pending):
@@ -261,7 +263,7 @@ def test_a_booking_that_fails_between_reading_and_writing_stays_failed(store, pe
         before=True,
     )
 
-    with pytest.raises(WrongState, match="refund is due"):
+    with pytest.raises(RefundDue, match="refund is due"):
         sales.pay(store, pending)
     assert happened
     assert booking_of(store, pending)["status"] == "FAILED"
@@ -278,7 +280,7 @@ def test_a_deadline_that_moves_into_the_past_between_reading_and_writing_is_kept
         before=True,
     )
 
-    with pytest.raises(DeadlinePassed, match="refund is due"):
+    with pytest.raises(RefundDue, match="refund is due"):
         sales.pay(store, pending)
     assert happened
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
@@ -294,7 +296,7 @@ def test_a_lock_that_expires_in_the_middle_of_a_payment_leaves_no_confirmed_book
         lambda: edit(store, "seatLocks", held, status="EXPIRED"),
     )
 
-    with pytest.raises(WrongState, match="refund is due"):
+    with pytest.raises(RefundDue, match="refund is due"):
         sales.pay(store, pending)
     assert happened
     assert states(store, held, pending) == ("EXPIRED", "PAYMENT_PENDING")
@@ -306,7 +308,7 @@ def test_a_payment_that_slept_past_its_deadline_is_refused_by_the_servers_clock(
     edit(store, "bookings", pending, paymentExpiresAt=store.now() - timedelta(seconds=1))
     slept = stale_clock_once(monkeypatch)
 
-    with pytest.raises(DeadlinePassed, match="a refund is due"):
+    with pytest.raises(RefundDue, match="refund is due"):
         sales.pay(store, pending)
     assert slept
     assert states(store, held, pending) == ("ACTIVE", "PAYMENT_PENDING")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
-from scene import create
+from conftest import edit, everything
+from scene import NOWHERE, book, booking_of, create, meanwhile, sell
 
 from seatctl.domain.documents import RefundId
 from seatctl.domain.states import RefundCause, RefundStatus
+from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongState
+from seatctl.mongo.refunds import Refunds
 from seatctl.mongo.store import Store
-from seatctl.services import sales
+from seatctl.services import cancellation, extension, lookup, refunds, sales
+from seatctl.services.cancellation import CancelRequest
+from seatctl.services.extension import ExtendRequest
 from seatctl.services.sales import ConfirmRequest, LockRequest
 
 
@@ -43,3 +50,172 @@ def test_a_refund_is_settled_once(store: Store, clock, event):
     assert store.refunds.settle(refund.id, RefundStatus.WITHDRAWN, clock(), None) is None
     assert store.refunds.get(RefundId(refund.id)) == done
     assert store.refunds.count_due() == (0, None)
+
+
+# --- payments --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(store: Store, clock, event):
+    """A booking that was not paid by its deadline, and still has its seats."""
+    _, booked = book(store, event, 2)
+    clock.advance(minutes=15)
+    return booked
+
+
+def due(store, booked):
+    found = store.refunds.of_booking(booked)
+    owed = [(one.cause.value, one.payment_ref, one.seats, one.status.value) for one in found]
+    return sorted(owed, key=lambda one: one[1] or "")
+
+
+def refuse(store, booked, ref=None):
+    with pytest.raises(RefundDue, match="a refund is due: ") as refused:
+        sales.pay(store, booked, ref)
+    return str(refused.value)
+
+
+def test_a_payment_is_stored_by_its_reference_and_repeated_is_one(store: Store, event):
+    _, booked = book(store, event, 2)
+    assert sales.pay(store, booked, " R ").booking.payment_ref == "R"
+    before = everything(store)
+    for ref in ("R", None):
+        assert not sales.pay(store, booked, ref).changed
+    assert everything(store) == before
+
+
+def test_the_reference_of_a_payment_may_be_known_later(store: Store, event):
+    _, booked = sell(store, event, 2)
+    assert not sales.pay(store, booked, "R").changed
+    assert booking_of(store, booked)["paymentRef"] == "R"
+    assert due(store, booked) == []
+
+
+def test_a_second_payment_goes_back_and_the_first_one_counts(store: Store, event):
+    _, booked = book(store, event, 2)
+    sales.pay(store, booked, "R")
+    for _ in range(2):
+        assert "was paid before, as 'R'" in refuse(store, booked, "S")
+    assert due(store, booked) == [("DUPLICATE_PAYMENT", "S", 2, "DUE")]
+    assert booking_of(store, booked)["paymentRef"] == "R"
+    assert len([one for one in store.operations.concerning([booked]) if "refundId" in one]) == 1
+
+
+def test_each_late_payment_goes_back_once_and_names_the_way_out(store: Store, late):
+    for ref in ("R", "R", "S", None, None):
+        assert f"`seatctl extend {late} --for 10m --overdue` gives more time" in refuse(store, late, ref)
+    assert [(ref, seats) for _, ref, seats, _ in due(store, late)] == [(None, 2), ("R", 2), ("S", 2)]
+    assert booking_of(store, late)["status"] == "PAYMENT_PENDING"
+
+
+def test_a_late_payment_that_gets_more_time_counts_and_is_not_due(store: Store, late):
+    refuse(store, late, "R")
+    refuse(store, late, "S")
+    extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
+    assert sales.pay(store, late, "R").changed
+    assert [(ref, status) for _, ref, _, status in due(store, late)] == [("R", "WITHDRAWN"), ("S", "DUE")]
+
+
+def test_a_payment_that_was_refused_and_paid_back_is_not_due_again(store: Store, late):
+    refuse(store, late, "R")
+    refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
+    with pytest.raises(WrongState, match=r"its refund [0-9a-f]{24} was done at .*, as 'back 1'"):
+        sales.pay(store, late, "R")
+    assert store.refunds.count_due() == (0, None)
+
+
+@pytest.mark.parametrize("ref", ["R", None])
+def test_the_payment_of_a_cancelled_booking_goes_back_once(store: Store, event, ref):
+    """A command that is repeated because its answer was lost is no second payment."""
+    _, booked = book(store, event, 2)
+    sales.pay(store, booked, ref)
+    cancellation.cancel(store, CancelRequest(booked))
+    assert f"`seatctl rebook {booked}`" in refuse(store, booked, ref)
+    assert due(store, booked) == [("CANCELLED", ref, 2, "DUE")]
+    refuse(store, booked, "S")
+    assert len(due(store, booked)) == 2
+
+
+@pytest.mark.parametrize("ref", ["R", None])
+def test_the_payment_of_a_booking_that_was_cancelled_without_a_refund_is_kept(store: Store, event, ref):
+    _, booked = book(store, event, 2)
+    sales.pay(store, booked, ref)
+    cancellation.cancel(store, CancelRequest(booked, refund=False))
+    with pytest.raises(WrongState, match="it was paid, and cancelled without a refund"):
+        sales.pay(store, booked, ref)
+    assert due(store, booked) == []
+
+
+def test_a_booking_that_was_cancelled_before_it_was_paid_is_paid_too_late(store: Store, event):
+    held, booked = book(store, event, 2)
+    edit(store, "seatLocks", held, status="CONSUMED")
+    cancellation.cancel(store, CancelRequest(held))
+    refuse(store, booked)
+    assert due(store, booked) == [("LATE_PAYMENT", None, 2, "DUE")]
+
+
+def test_two_payments_that_are_late_at_once_are_recorded_once(store: Store, late, monkeypatch):
+    happened = meanwhile(monkeypatch, Refunds, "get", lambda: refuse(store, late, "R"))
+    refuse(store, late, "R")
+    assert happened
+    assert len(due(store, late)) == 1
+
+
+@pytest.mark.parametrize("ref", ["", " ", "x" * 201, "a\x1bb"])
+def test_a_reference_is_a_short_text(store: Store, late, ref):
+    with pytest.raises(Usage, match="ref"):
+        sales.pay(store, late, ref)
+
+
+# --- paid back --------------------------------------------------------------------------------------------
+
+
+def test_a_refund_is_marked_as_done_once_and_the_operation_says_by_whom(store: Store, clock, late):
+    refuse(store, late, "R")
+    owed = store.refunds.of_booking(late)[0].id
+    clock.advance(days=1)
+    done = refunds.mark_done(store, owed, "back 1")
+
+    assert done.changed
+    assert done.refund.stored == store.refunds.stored(owed)
+    assert (done.refund.stored["doneAt"], done.refund.stored["doneRef"]) == (clock(), "back 1")
+    operation = list(store.operations.concerning([owed]))[-1]
+    assert (operation["command"], operation["bookingId"], operation["after"]) == (
+        "refund",
+        late,
+        {"status": "DONE", "doneRef": "back 1"},
+    )
+    before = everything(store)
+    assert not refunds.mark_done(store, owed, "back 1").changed
+    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+        refunds.mark_done(store, owed, "back 2")
+    assert everything(store) == before
+
+
+def test_a_refund_that_is_missing_or_unreadable_is_not_marked(store: Store, late):
+    for wrong in (NOWHERE, late):
+        with pytest.raises(NotFound, match=f"no refund {wrong}"):
+            refunds.mark_done(store, RefundId(wrong), "back 1")
+    refuse(store, late)
+    owed = store.refunds.of_booking(late)[0].id
+    edit(store, "refunds", owed, cause="KINDNESS")
+    with pytest.raises(DamagedDocument, match=f"refund {owed} cannot be read"):
+        refunds.mark_done(store, owed, "back 1")
+
+
+def test_refunds_are_listed_by_status_and_event(store: Store, clock, event, late):
+    refuse(store, late, "R")
+    clock.advance(seconds=1)
+    refuse(store, late, "S")
+    first, second = (refund.id for refund in store.refunds.of_booking(late))
+    refunds.mark_done(store, first, "back 1")
+
+    def listed(*filters):
+        return [one["_id"] for one in lookup.refunds(store, *filters, 0)]
+
+    assert listed(None, None) == [second, first]
+    assert listed(event, RefundStatus.DUE) == [second]
+    assert listed(None, RefundStatus.DONE) == [first]
+    assert listed(create(store), None) == []
+    with pytest.raises(NotFound):
+        listed(NOWHERE, None)

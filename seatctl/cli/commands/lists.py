@@ -1,4 +1,4 @@
-"""Commands that show what is stored: events, locks, bookings, jobs, show, watch."""
+"""Commands that show what is stored: events, locks, bookings, refunds, jobs, show, watch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seatctl.cli.options import (
     parse_job,
     parser,
 )
-from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
 from seatctl.output.formats import Format
@@ -99,6 +99,28 @@ def bookings(
 def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
     if overdue and status not in (None, open_status):
         raise Usage(f"only what is {open_status} can be overdue; leave out --status or --overdue")
+
+
+@list_command(
+    commands, "refunds", "refunds", panel=INSPECT, example="seatctl refunds --event EVENT_ID --format csv"
+)
+def refunds(
+    call: ListCall,
+    event: EventFilter = None,
+    status: Annotated[
+        Literal["due", "done", "withdrawn", "all"],
+        typer.Option("--status", case_sensitive=False, help="Only with this status."),
+    ] = "due",
+    sort: Annotated[
+        Literal["oldest", "newest"], typer.Option(case_sensitive=False, help="Sort order.")
+    ] = "oldest",
+) -> None:
+    """List what has to be paid back, the oldest first."""
+    from seatctl.services import lookup
+
+    wanted = None if status == "all" else RefundStatus(status.upper())
+    order = lookup.Order(sort)
+    call.show(lambda request: lookup.refunds(call.store(), event, wanted, request, order))
 
 
 @list_command(

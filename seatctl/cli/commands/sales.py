@@ -12,6 +12,7 @@ from seatctl.cli.options import (
     OPERATE,
     EventArgument,
     LockArgument,
+    PaymentRef,
     Seats,
     duration,
     flag,
@@ -19,11 +20,12 @@ from seatctl.cli.options import (
     option,
     parse_user,
 )
-from seatctl.domain.documents import BookingId, UserId
+from seatctl.domain.documents import BookingId, LockId, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count, format_number
+from seatctl.errors import Usage
 
 commands = typer.Typer()
 
@@ -71,10 +73,19 @@ def confirm(
             f"{format_duration(PAYMENT_TTL)}, but not before the lock's own deadline",
         ),
     ] = None,
+    sold: Annotated[
+        bool, flag("--sold", "Record the sale of a CONSUMED lock that has no paid booking.")
+    ] = False,
+    ref: PaymentRef = None,
 ) -> None:
     """Turn a lock into a booking that waits for its payment."""
     from seatctl.services import sales
 
+    if sold:
+        _record_sale(call, lock_id, payment_ttl, ref)
+        return
+    if ref is not None:
+        raise Usage("--ref is for --sold; `seatctl pay BOOKING_ID --ref REF` records a payment")
     result = sales.confirm(call.store(), sales.ConfirmRequest(lock=lock_id, payment_ttl=payment_ttl))
     booking, deadline = result.booking, _time(result.booking.payment_expires_at)
     sentence = f"Booking {booking.id} must be paid by {deadline}."
@@ -87,18 +98,36 @@ def confirm(
     call.tell(booking.stored, sentence, quiet=booking.id)
 
 
-@command(commands, "pay", panel=OPERATE, changes=True, example="seatctl pay BOOKING_ID")
+def _record_sale(call: Invocation, lock_id: LockId, payment_ttl: timedelta | None, ref: str | None) -> None:
+    from seatctl.services import rebooking
+
+    if payment_ttl is not None:
+        raise Usage("--sold records a sale that is paid; leave out --payment-ttl")
+    result = rebooking.record_sale(call.store(), lock_id, ref)
+    booking = result.booking
+    sentence = f"This lock already has booking {booking.id}, which is {booking.status}."
+    if result.created:
+        sentence = f"Booking {booking.id} is {booking.status}: {count(result.lock.seats, 'seat')} sold."
+    call.tell(booking.stored, sentence, quiet=booking.id)
+
+
+@command(commands, "pay", panel=OPERATE, changes=True, example="seatctl pay BOOKING_ID --ref pi_3QK")
 def pay(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.PAYMENT_PENDING)],
     failed: Annotated[bool, flag("--failed", "The payment failed: return the seats.")] = False,
+    ref: PaymentRef = None,
 ) -> None:
     """Record the payment of a booking: paid, or failed.
 
-    A payment that comes too late is refused, and the message says that a refund is due."""
+    A payment that comes too late, or a second one, is refused with exit code 3 (refund_due), and stands in
+    `seatctl refunds` from then on."""
     from seatctl.services import sales
 
-    result = (sales.fail_payment if failed else sales.pay)(call.store(), booking_id)
+    if failed and ref is not None:
+        raise Usage("a payment that failed has no --ref")
+    store = call.store()
+    result = sales.fail_payment(store, booking_id) if failed else sales.pay(store, booking_id, ref)
     booking = result.booking
     already = "" if result.changed else " already"
     seats = f"; {count(result.returned.seats, 'seat')} returned" if result.returned else ""

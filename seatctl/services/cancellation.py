@@ -1,0 +1,202 @@
+"""What a buyer gives back, or a person takes back: a booking, some of its seats, or a sold lock without a
+paid booking."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    Event,
+    LockId,
+    Operation,
+    Refund,
+    RunId,
+    SeatLock,
+)
+from seatctl.domain.requests import seat_count
+from seatctl.domain.rules import (
+    check_cancellable,
+    check_seats_to_give_back,
+    check_sold_without_booking,
+)
+from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
+from seatctl.errors import StaleRead, Usage, WrongState
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.found import bookings_of, get_lock, lock_of, not_found, readable
+from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_returned
+
+
+class CancelRequest(NamedTuple):
+    """A booking to cancel, or `seats` of its seats in all; or a CONSUMED lock without a paid booking. With
+    `refund`, what was paid has to go back."""
+
+    id: object
+    seats: int | None = None
+    refund: bool = True
+    dry_run: bool = False
+
+
+class CancelResult(NamedTuple):
+    """The booking, or the lock if that was asked for; whether this call changed it; how many seats came back,
+    how many the event has then, and why none came back although a lock ended; and the refund that is due."""
+
+    lock: SeatLock | None
+    booking: Booking | None
+    changed: bool
+    seats: int = 0
+    available: int | None = None
+    doubt: str | None = None
+    refund: Refund | None = None
+
+
+def cancel(store: Store, request: CancelRequest) -> CancelResult:
+    """End a live booking and its lock, return the seats, and record a refund if it was paid. Again: once.
+
+    Needs clearance, but where no counter went down for the lock: then no seats come back. Raises Usage,
+    NotFound, WrongState, DamagedDocument, CountedByDay (invariants 3, 5, 11 and 12).
+    """
+    if request.seats is not None:
+        seat_count(request.seats)
+    operation_id = new_run_id()
+    for attempt in store.transaction_attempts(dry_run=request.dry_run):
+        with attempt as tx:
+            result = _cancel_within(tx, request, operation_id)
+    if result.seats and result.lock is not None and not request.dry_run:
+        log_returned(store, result.lock, result.seats)
+    return result
+
+
+def _cancel_within(tx: Store, request: CancelRequest, operation_id: RunId) -> CancelResult:
+    found = tx.bookings.get(BookingId(request.id))
+    if found is not None:
+        booking = readable(found)
+        if request.seats is None:
+            return _cancel_booking(tx, booking, request, operation_id)
+        return _give_back(tx, booking, request.seats, request, operation_id)
+    if tx.locks.get(LockId(request.id)) is None:
+        raise not_found(tx, "booking or lock", request.id)
+    if request.seats is not None:
+        raise Usage("--seats is for a booking; a lock without one is cancelled as a whole")
+    return _cancel_lock(tx, get_lock(tx, LockId(request.id)), operation_id)
+
+
+# --- a booking -----------------------------------------------------------------------------------------
+
+
+def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest, operation_id: RunId) -> CancelResult:
+    held = lock_of(tx, booking)
+    if booking.status is BookingStatus.CANCELLED:
+        return CancelResult(held, booking, changed=False)
+    check_cancellable(booking)
+    now, result = tx.now(), CancelResult(held, None, changed=True)
+    if held is not None and _is_of(tx, booking, held):
+        result = _end_lock(tx, held, now, operation_id)
+    ended = tx.bookings.change(
+        booking.id, booking.status, BookingStatus.CANCELLED, now, ended_by=operation_id
+    )
+    if ended is None:
+        raise StaleRead
+    refund = None
+    if request.refund and booking.status is BookingStatus.CONFIRMED:
+        refund = _owe(tx, booking, 0 if held is None else held.seats, now)
+    _record(tx, operation_id, booking, ended, now, refund)
+    return result._replace(booking=ended, refund=refund)
+
+
+def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
+    """Whether the lock holds seats for this booking alone. Raises WrongState where it is sold and the booking
+    waits for its payment: somebody may have paid."""
+    others = [one for _, one in tx.bookings.protecting([held.id]) if one.id != booking.id]
+    if others or held.status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
+        return False
+    if held.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
+        raise WrongState(
+            f"lock {held.id} of booking {booking.id} is CONSUMED: somebody may have paid. If so, `seatctl "
+            f"confirm {held.id} --sold` records it; if not, `seatctl cancel {held.id}` returns the seats"
+        )
+    return True
+
+
+def _end_lock(tx: Store, held: SeatLock, now: datetime, operation_id: RunId) -> CancelResult:
+    to = LockStatus.CANCELLED if held.status is LockStatus.CONSUMED else LockStatus.EXPIRED
+    ended, doubt = end_by_decision(tx, held, now, to, operation_id)
+    if doubt is not None:
+        return CancelResult(ended, None, changed=True, doubt=str(doubt))
+    return CancelResult(ended, None, changed=True, seats=held.seats, available=_available(tx, held))
+
+
+def _available(tx: Store, held: SeatLock) -> int | None:
+    event = tx.events.get(held.event)
+    return event.available if isinstance(event, Event) else None
+
+
+def _owe(tx: Store, booking: Booking, seats: int, now: datetime) -> Refund:
+    return tx.refunds.owe(booking, seats, RefundCause.CANCELLED, booking.payment_ref, now)
+
+
+def _record(
+    tx: Store, operation_id: RunId, old: Booking, new: Booking, now: datetime, refund: Refund | None
+) -> None:
+    before: dict[str, object] = {"status": old.status.value}
+    after: dict[str, object] = {"status": new.status.value}
+    if old.seats_cancelled != new.seats_cancelled:
+        before["seatsCancelled"], after["seatsCancelled"] = old.seats_cancelled, new.seats_cancelled
+    refund_id = None if refund is None else refund.id
+    operation = Operation("cancel", now, new.event, new.lock, new.id, refund_id, before=before, after=after)
+    tx.operations.record(operation_id, operation)
+
+
+# --- some of its seats ---------------------------------------------------------------------------------
+
+
+def _give_back(
+    tx: Store, booking: Booking, cancelled: int, request: CancelRequest, operation_id: RunId
+) -> CancelResult:
+    """So many of a live booking's seats in all: the booking stays, with the others."""
+    held = lock_of(tx, booking)
+    check_seats_to_give_back(booking, held, cancelled)
+    assert held is not None
+    seats, now = cancelled - booking.seats_cancelled, tx.now()
+    if not seats:
+        return CancelResult(held, booking, changed=False)
+    doubt = doubt_to_ignore(tx, held)
+    if doubt is None and tx.events.add_seats({held.event: seats}, now) != 1:
+        raise StaleRead
+    smaller = tx.locks.set_seats(held, held.seats - seats, now)
+    changed = tx.bookings.give_seats_back(booking, cancelled, held.seats - seats, now)
+    if smaller is None or changed is None:
+        raise StaleRead
+    refund = None
+    if request.refund and booking.status is BookingStatus.CONFIRMED:
+        refund = _owe(tx, booking, seats, now)
+    _record(tx, operation_id, booking, changed, now, refund)
+    if doubt is not None:
+        return CancelResult(smaller, changed, changed=True, doubt=str(doubt), refund=refund)
+    return CancelResult(smaller, changed, True, seats, _available(tx, held), refund=refund)
+
+
+# --- a sold lock that no booking was paid for ----------------------------------------------------------
+
+
+def _cancel_lock(tx: Store, held: SeatLock, operation_id: RunId) -> CancelResult:
+    """The decision that nobody paid: the lock's seats come back, and a booking that waits ends with it."""
+    if held.status is LockStatus.CANCELLED:
+        return CancelResult(held, None, changed=False)
+    bookings = bookings_of(tx, held.id)
+    paid = (booking for booking in bookings if booking.status is BookingStatus.CONFIRMED)
+    check_sold_without_booking(held, next(paid, None))
+    now = tx.now()
+    result = _end_lock(tx, held, now, operation_id)
+    pending = [booking.id for booking in bookings if booking.status is BookingStatus.PAYMENT_PENDING]
+    for booking_id in pending:
+        was, cancelled = BookingStatus.PAYMENT_PENDING, BookingStatus.CANCELLED
+        if tx.bookings.change(booking_id, was, cancelled, now, ended_by=operation_id) is None:
+            raise StaleRead
+    before, after = {"status": held.status.value}, {"status": LockStatus.CANCELLED.value}
+    operation = Operation("cancel", now, held.event, held.id, others=tuple(pending))
+    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    return result

@@ -1,0 +1,236 @@
+"""More time for a lock or a booking, or for all of an event. The target is a point in time, so that repeating
+is safe, and no deadline becomes earlier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    EventId,
+    Kind,
+    LockId,
+    Operation,
+    RunId,
+    SeatLock,
+    Unreadable,
+)
+from seatctl.domain.requests import moment, ttl
+from seatctl.domain.rules import check_extendable
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.timespec import format_time
+from seatctl.errors import StaleRead, Usage
+from seatctl.mongo.collection import chunks
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.events import get_event
+from seatctl.services.expiry import SkippedItem
+from seatctl.services.found import booking_of, get_lock, lock_of, not_found, readable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 1_000
+"""Locks or bookings in one transaction, and in one entry of `operations`."""
+
+
+class ExtendRequest(NamedTuple):
+    """A lock or a booking to give time `until` a moment, or so long from now. One that is overdue only with
+    `overdue`."""
+
+    id: object
+    until: datetime | timedelta
+    overdue: bool = False
+    dry_run: bool = False
+
+
+class ExtendResult(NamedTuple):
+    """What has the deadline now: the booking, if it waits for a payment, and its lock; whether this call
+    moved it; and the deadline."""
+
+    lock: SeatLock
+    booking: Booking | None
+    changed: bool
+    deadline: datetime
+
+
+class ExtendAllRequest(NamedTuple):
+    """All locks or bookings of an event that wait, to give time `until` a moment, or so long from now."""
+
+    event: EventId
+    status: LockStatus | BookingStatus
+    until: datetime | timedelta
+    overdue: bool = False
+    dry_run: bool = False
+
+
+class ExtendAllResult(NamedTuple):
+    """The deadline, whose it is now, and what cannot be read."""
+
+    deadline: datetime
+    extended: list[LockId | BookingId]
+    skipped: list[SkippedItem]
+
+
+# --- one -----------------------------------------------------------------------------------------------
+
+
+def extend(store: Store, request: ExtendRequest) -> ExtendResult:
+    """Move the deadline of an ACTIVE lock, or of a booking that waits for its payment and of its lock. A
+    later one stays. Raises Usage, NotFound, WrongState, DeadlinePassed, DamagedDocument (invariant 6)."""
+    deadline, operation_id = _deadline(request.until, store.now()), new_run_id()
+    for attempt in store.transaction_attempts(dry_run=request.dry_run):
+        with attempt as tx:
+            result = _extend_within(tx, request, deadline, operation_id)
+    return result
+
+
+def _deadline(until: datetime | timedelta, now: datetime) -> datetime:
+    if isinstance(until, timedelta):
+        ttl("for", until)
+    deadline = moment("the deadline", until, now)
+    if deadline <= now:
+        raise Usage(f"the new deadline is past: {format_time(deadline)}; it is {format_time(now)} now")
+    return deadline
+
+
+def _extend_within(
+    tx: Store, request: ExtendRequest, deadline: datetime, operation_id: RunId
+) -> ExtendResult:
+    lock, booking = _find(tx, request.id)
+    now = tx.now()
+    check_extendable(lock, booking, now, overdue=request.overdue)
+    old = lock.expires_at if booking is None else booking.payment_expires_at
+    assert old is not None  # it waits
+    if old >= deadline:
+        return ExtendResult(lock, booking, changed=False, deadline=old)
+    if booking is not None:
+        booking = tx.bookings.extend(booking, deadline, now, overdue=request.overdue)
+        if booking is None:
+            raise StaleRead
+    # A booking's deadline rules: its lock's own may be anything.
+    overdue = request.overdue or booking is not None
+    later = deadline if lock.expires_at is None else max(lock.expires_at, deadline)
+    held = tx.locks.extend(lock, later, now, overdue=overdue)
+    if held is None:
+        raise StaleRead
+    operation = Operation("extend", now, lock.event, lock.id, None if booking is None else booking.id)
+    before, after = {"deadline": old}, {"deadline": deadline}
+    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    return ExtendResult(held, booking, changed=True, deadline=deadline)
+
+
+def _find(tx: Store, wanted: object) -> tuple[SeatLock, Booking | None]:
+    """The lock, and the booking that counts for it, by the id of either."""
+    if (found := tx.bookings.get(BookingId(wanted))) is not None:
+        booking = readable(found)
+        lock = lock_of(tx, booking)
+        if lock is None:
+            raise not_found(tx, "lock", booking.lock)
+        return lock, booking
+    if tx.locks.get(LockId(wanted)) is None:
+        raise not_found(tx, "lock or booking", wanted)
+    return get_lock(tx, LockId(wanted)), booking_of(tx, LockId(wanted))
+
+
+# --- all of an event -----------------------------------------------------------------------------------
+
+
+def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
+    """The same for all bookings of an event that wait for their payment, or all its ACTIVE locks without a
+    booking, in batches; stopped, it is completed by repeating. Raises Usage, NotFound, DamagedDocument."""
+    get_event(store, request.event)
+    now = store.now()
+    result = ExtendAllResult(_deadline(request.until, now), [], [])
+    of_bookings = request.status is BookingStatus.PAYMENT_PENDING
+    if not of_bookings and request.status is not LockStatus.ACTIVE:
+        raise Usage("only ACTIVE locks and PAYMENT_PENDING bookings have a deadline")
+    extend_some = _extend_bookings if of_bookings else _extend_locks
+    for ids in chunks(_waiting(store, request, result, now), AT_ONCE):
+        operation_id = new_run_id()
+        for attempt in store.transaction_attempts(dry_run=request.dry_run):
+            with attempt as tx:
+                extended, skipped = extend_some(tx, request, ids, result.deadline, operation_id)
+        result.extended.extend(extended)
+        result.skipped.extend(skipped)
+        log.info("%d of %d extended in this batch", len(extended), len(ids))
+    return result
+
+
+def _waiting(
+    store: Store, request: ExtendAllRequest, result: ExtendAllResult, now: datetime
+) -> Iterator[object]:
+    """The ids of what has an earlier deadline, that has not passed unless that is wanted."""
+    of_bookings = request.status is BookingStatus.PAYMENT_PENDING
+    of = store.bookings if of_bookings else store.locks
+    # All at once: what is extended while it is read could be read again.
+    for found in list(of.ending_before(request.event, result.deadline)):
+        if isinstance(found, Unreadable):
+            result.skipped.append(SkippedItem(found.kind, found.id, found.reason))
+            continue
+        deadline = found.expires_at if isinstance(found, SeatLock) else found.payment_expires_at
+        if request.overdue or (deadline is not None and deadline > now):
+            yield found.id
+
+
+Extended = tuple[Sequence[LockId | BookingId], list[SkippedItem]]
+
+
+def _extend_bookings(
+    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
+) -> Extended:
+    now, skipped = tx.now(), []
+    pending = tx.bookings.pending_before([BookingId(one) for one in ids], deadline)
+    if not request.overdue:
+        pending = [one for one in pending if one.payment_expires_at and one.payment_expires_at > now]
+    locks = tx.locks.by_id([booking.lock for booking in pending])
+    extended: dict[BookingId, LockId] = {}
+    for booking in pending:
+        lock = locks.get(booking.lock)
+        if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE:
+            extended[booking.id] = lock.id
+        else:
+            state = lock.status if isinstance(lock, SeatLock) else lock or "missing"
+            reason = f"its lock {booking.lock} is {state}, so that it has no seats to pay"
+            skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+    bookings, held = [*extended], [*{*extended.values()}]
+    if not extended:
+        return [], skipped
+    if tx.bookings.extend_all(bookings, deadline, now, overdue=request.overdue) != len(bookings):
+        raise StaleRead
+    if tx.locks.extend_all(held, deadline, now, overdue=True) != len(held):
+        raise StaleRead
+    _record(tx, request, [*bookings, *held], deadline, operation_id)
+    return bookings, skipped
+
+
+def _extend_locks(
+    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
+) -> Extended:
+    now = tx.now()
+    # A lock with a booking waits as long as that; with one that nobody can read, a person must see it.
+    booked = {lock_id for lock_id, _ in tx.bookings.protecting([LockId(one) for one in ids])}
+    locks = tx.locks.by_id(LockId(one) for one in ids if one not in booked)
+    held = [
+        lock.id
+        for lock in locks.values()
+        if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
+        if lock.expires_at and lock.expires_at < deadline and (request.overdue or lock.expires_at > now)
+    ]
+    if not held:
+        return [], []
+    if tx.locks.extend_all(held, deadline, now, overdue=request.overdue) != len(held):
+        raise StaleRead
+    _record(tx, request, held, deadline, operation_id)
+    return held, []
+
+
+def _record(
+    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
+) -> None:
+    after = {"deadline": deadline}
+    operation = Operation("extend", tx.now(), request.event, others=tuple(ids), after=after)
+    tx.operations.record(operation_id, operation)

@@ -1,0 +1,164 @@
+"""A sale after all: of seats that came back before their payment was known, or of a sold lock without a
+booking."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    LockId,
+    Operation,
+    Refund,
+    RunId,
+    SeatLock,
+)
+from seatctl.domain.requests import text
+from seatctl.domain.rules import (
+    LOCK_TTL,
+    REBOOK_KEY,
+    check_on_sale,
+    check_rebookable,
+    check_sold_without_booking,
+)
+from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.timespec import to_milliseconds
+from seatctl.errors import StaleRead, WrongState
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.events import get_event, too_few_seats
+from seatctl.services.expiry import return_overdue
+from seatctl.services.found import bookings_of, get_booking, get_lock, lock_of, readable
+from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
+from seatctl.services.seats import log_counter
+
+log = logging.getLogger(__name__)
+
+
+class RebookRequest(NamedTuple):
+    """A booking that has ended, to sell its seats after all; `ref` names the payment."""
+
+    booking: BookingId
+    ref: str | None = None
+    dry_run: bool = False
+
+
+class RebookResult(NamedTuple):
+    """The new booking and its lock; whether this call made them; how many seats the event has left; and the
+    refund that is not due any more, or for fewer seats."""
+
+    booking: Booking
+    lock: SeatLock
+    created: bool
+    available: int | None = None
+    refund: Refund | None = None
+
+
+def rebook(store: Store, request: RebookRequest) -> RebookResult:
+    """Sell the seats of an ended booking after all: a CONSUMED lock and a CONFIRMED booking, and no refund is
+    due for them any more. Again: the same booking. On an event with too few seats left, what is overdue
+    there is returned first (invariants 5, 6 and 12).
+
+    Raises Usage, NotFound, WrongState, Closed, SoldOut, DamagedDocument, CountedByDay.
+    """
+    ref = None if request.ref is None else text("ref", request.ref)
+    request = request._replace(ref=ref)
+    if result := _try_to_rebook(store, request):
+        return result
+    event_id = get_booking(store, request.booking).event
+    if not request.dry_run:
+        return_overdue(store, event_id)
+        if result := _try_to_rebook(store, request):
+            return result
+    lock = lock_of(store, get_booking(store, request.booking))
+    raise too_few_seats(store, event_id, 0 if lock is None else lock.seats)
+
+
+def _try_to_rebook(store: Store, request: RebookRequest) -> RebookResult | None:
+    operation_id = new_run_id()
+    for attempt in store.transaction_attempts(dry_run=request.dry_run):
+        with attempt as tx:
+            result = _rebook_within(tx, request, operation_id)
+    if result is not None and result.available is not None and not request.dry_run:
+        log_counter(result.lock.event, result.available, -result.lock.seats)
+    return result
+
+
+def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> RebookResult | None:
+    """None when the event has too few seats."""
+    old = get_booking(tx, request.booking)
+    key = f"{REBOOK_KEY}{old.id}"
+    # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.
+    if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
+        return _rebooked_before(tx, old, readable(made))
+    lock = check_rebookable(old, lock_of(tx, old), tx.now())
+    paid = find_paid(tx.refunds.of_booking(old.id), request.ref)
+    check_on_sale(get_event(tx, old.event))
+    event = tx.events.take_seats(old.event, lock.seats)
+    if event is None:
+        return None
+    now = tx.now()
+    deadline = to_milliseconds(now + LOCK_TTL)  # of no meaning for a sold lock, and never missing
+    sold = tx.locks.insert(event.id, old.user, lock.seats, deadline, key, now, LockStatus.CONSUMED)
+    ref = request.ref if paid is None else request.ref or paid.payment_ref
+    new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
+    kept = None if paid is None else keep_payment(tx, paid, lock.seats, now)
+    operation = Operation("rebook", now, event.id, sold.id, new.id, None if kept is None else kept.id)
+    after = {"status": new.status.value}
+    tx.operations.record(operation_id, operation._replace(others=(old.id,), after=after))
+    return RebookResult(new, sold, created=True, available=event.available, refund=kept)
+
+
+def _rebooked_before(tx: Store, old: Booking, lock: SeatLock) -> RebookResult:
+    booking = next(iter(bookings_of(tx, lock.id)), None)
+    if booking is None or booking.status is not BookingStatus.CONFIRMED:
+        state = f"booking {booking.id}, which is {booking.status}" if booking else f"lock {lock.id}"
+        way_out = f"; `seatctl rebook {booking.id}`" if booking else ""
+        raise WrongState(f"booking {old.id} was rebooked as {state}{way_out}")
+    return RebookResult(booking, lock, created=False)
+
+
+# --- a sold lock without a booking ---------------------------------------------------------------------
+
+
+def record_sale(store: Store, lock_id: LockId, ref: str | None = None) -> RebookResult:
+    """The decision that a CONSUMED lock was paid for: its booking becomes CONFIRMED, or one is made. Again:
+    the same booking. Raises Usage, NotFound, WrongState, DamagedDocument (invariant 5)."""
+    ref = None if ref is None else text("ref", ref)
+    operation_id = new_run_id()
+    store.bookings.ensure_collection()
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            result = _record_sale_within(tx, lock_id, ref, operation_id)
+    return result
+
+
+def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_id: RunId) -> RebookResult:
+    lock = get_lock(tx, lock_id)
+    found = next(iter(bookings_of(tx, lock_id)), None)
+    if found is not None and found.status is BookingStatus.CONFIRMED:
+        return RebookResult(found, lock, created=False)
+    check_sold_without_booking(lock, found)
+    get_event(tx, lock.event)
+    now, withdrawn = tx.now(), None
+    # The write that makes this and a cancellation of the same lock exclude each other.
+    if tx.locks.set_seats(lock, lock.seats, now) is None:
+        raise StaleRead
+    if found is None:
+        booking = tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref)
+    elif found.status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
+        confirmed = tx.bookings.set_payment(found, ref, now)
+        if confirmed is None:
+            raise StaleRead
+        booking, withdrawn = confirmed, withdraw_late(tx, found, ref, now)
+    else:
+        raise WrongState(
+            f"lock {lock.id} has booking {found.id}, which is {found.status}; `seatctl cancel {lock.id}` "
+            f"returns the seats, then `seatctl rebook {found.id}` sells them"
+        )
+    refund = None if withdrawn is None else withdrawn.id
+    operation = Operation("confirm --sold", now, lock.event, lock.id, booking.id, refund)
+    tx.operations.record(operation_id, operation._replace(after={"status": booking.status.value}))
+    return RebookResult(booking, lock, created=True, refund=withdrawn)

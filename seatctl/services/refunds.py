@@ -1,0 +1,164 @@
+"""Money that has to go back: what makes it due, withdraws it, and says that it is done (invariant 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, cast
+
+from seatctl.domain.documents import Booking, Operation, Refund, RefundId, RunId, SeatLock, StoredDocument
+from seatctl.domain.requests import text
+from seatctl.domain.rules import REBOOK_KEY
+from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
+from seatctl.domain.timespec import format_time, shorten
+from seatctl.domain.words import count
+from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.found import booking_of, not_found
+
+
+class Payment(NamedTuple):
+    """A payment that cannot be honoured: for which booking, how many seats, why, and what it is called."""
+
+    booking: Booking
+    seats: int
+    cause: RefundCause
+    ref: str | None
+
+
+class RefundResult(NamedTuple):
+    """The refund, and whether this call changed it."""
+
+    refund: Refund
+    changed: bool
+
+
+def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id: RunId) -> Refused:
+    """Record once that a payment has to go back; returns what to raise when that is committed."""
+    booking, seats, cause, ref = payment
+    if _counted_elsewhere(tx, booking, ref):
+        return WrongState(f"{reason}; it was rebooked with this payment, nothing is due")
+    # A payment goes back once, whatever for: one that was cancelled is not late, too.
+    same = [refund for refund in tx.refunds.of_booking(booking.id) if refund.payment_ref == ref]
+    if not same and cause is RefundCause.LATE_PAYMENT and _paid_once(tx, booking, ref):
+        return WrongState(f"{reason}; it was paid, and cancelled without a refund")
+    if same:
+        refund = next((one for one in same if one.status is RefundStatus.DUE), same[-1])
+    else:
+        refund, _ = tx.refunds.record(booking, seats, cause, ref, now)
+        operation = Operation("pay", now, booking.event, booking.lock, booking.id, refund.id)
+        tx.operations.record(operation_id, operation._replace(after={"refund": refund.status.value}))
+    if refund.status is not RefundStatus.DUE:
+        return WrongState(f"{reason}; {_settled(refund)}")
+    seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
+    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking)}")
+
+
+def _counted_elsewhere(tx: Store, booking: Booking, ref: str | None) -> bool:
+    """Whether the booking was made again, with this payment."""
+    lock = tx.locks.by_key(booking.event, booking.user, f"{REBOOK_KEY}{booking.id}")
+    if not isinstance(lock, SeatLock):
+        return False
+    again = booking_of(tx, lock.id)
+    return again is not None and again.payment_ref == ref
+
+
+def _paid_once(tx: Store, booking: Booking, ref: str | None) -> bool:
+    """Whether this payment paid for the booking before an operator cancelled it."""
+    if booking.status is not BookingStatus.CANCELLED or booking.payment_ref != ref:
+        return False
+    paid = BookingStatus.CONFIRMED.value
+    return any(_status_before(operation) == paid for operation in tx.operations.concerning([booking.id]))
+
+
+def _status_before(operation: StoredDocument) -> object:
+    before = operation.get("before")
+    return cast("StoredDocument", before).get("status") if isinstance(before, Mapping) else None
+
+
+def _way_out(booking: Booking) -> str:
+    """How the buyer may get the seats after all."""
+    match booking.status:
+        case BookingStatus.PAYMENT_PENDING:
+            longer = f"`seatctl extend {booking.id} --for 10m --overdue`"
+            return f". While the seats are held, {longer} gives more time to pay"
+        case BookingStatus.EXPIRED | BookingStatus.FAILED | BookingStatus.CANCELLED:
+            return f". `seatctl rebook {booking.id}` books the seats again if they are free"
+    return ""
+
+
+def _settled(refund: Refund) -> str:
+    when = refund.stored.get("doneAt")
+    at = f" at {format_time(when)}" if isinstance(when, datetime) else ""
+    if refund.status is RefundStatus.WITHDRAWN:
+        return f"its refund {refund.id} was withdrawn{at}: the payment counted after all"
+    return f"its refund {refund.id} was done{at}, as {shorten(str(refund.stored.get('doneRef')))!r}"
+
+
+def withdraw_late(tx: Store, booking: Booking, ref: str | None, now: datetime) -> Refund | None:
+    """A payment that was refused as late counts after all: the one of this reference, or without any."""
+    for refund in tx.refunds.of_booking(booking.id):
+        late = refund.cause is RefundCause.LATE_PAYMENT and refund.payment_ref == ref
+        if late and refund.status is RefundStatus.DUE:
+            return _settle(tx, refund, RefundStatus.WITHDRAWN, now)
+    return None
+
+
+def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:
+    """The refund that is due of the payment by this reference, or, without one, the only one. Raises
+    WrongState where the money is back already, or where several are due."""
+    due = [refund for refund in refunds if refund.status is RefundStatus.DUE]
+    done = [refund for refund in refunds if refund.status is RefundStatus.DONE]
+    if ref is not None:
+        due, done = ([one for one in some if one.payment_ref == ref] for some in (due, done))
+    if len(due) > 1:
+        refs = ", ".join(repr(refund.payment_ref or "") for refund in due)
+        raise WrongState(
+            f"several refunds of booking {due[0].booking} are due; --ref says which payment counts: {refs}"
+        )
+    if not due and done:
+        raise WrongState(f"booking {done[-1].booking}: {_settled(done[-1])}")
+    return due[0] if due else None
+
+
+def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime) -> Refund:
+    """So many of a refund's seats are sold after all: it is withdrawn, or due for the others."""
+    if refund.seats > seats:
+        return tx.refunds.change_seats(refund, refund.seats - seats, now)
+    return _settle(tx, refund, RefundStatus.WITHDRAWN, now)
+
+
+def _settle(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref: str | None = None) -> Refund:
+    settled = tx.refunds.settle(refund.id, status, now, ref)
+    if settled is None:
+        raise StaleRead
+    return settled
+
+
+def mark_done(store: Store, refund_id: RefundId, ref: str) -> RefundResult:
+    """Record that the money went back, and what that payment is called. Again: once. Raises Usage, NotFound,
+    WrongState where it went back by another payment or is not due."""
+    ref, operation_id = text("ref", ref), new_run_id()
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            result = _mark_done_within(tx, refund_id, ref, operation_id)
+    return result
+
+
+def _mark_done_within(tx: Store, refund_id: RefundId, ref: str, operation_id: RunId) -> RefundResult:
+    found = tx.refunds.get(refund_id)
+    if found is None:
+        if tx.refunds.stored(refund_id) is not None:
+            raise DamagedDocument(f"refund {refund_id} cannot be read; `seatctl show {refund_id}`")
+        raise not_found(tx, "refund", refund_id)
+    if found.status is RefundStatus.DONE and found.stored.get("doneRef") == ref:
+        return RefundResult(found, changed=False)
+    if found.status is not RefundStatus.DUE:
+        raise WrongState(f"booking {found.booking}: {_settled(found)}")
+    now = tx.now()
+    done = _settle(tx, found, RefundStatus.DONE, now, ref)
+    operation = Operation("refund", now, done.event, None, done.booking, done.id)
+    before, after = {"status": found.status.value}, {"status": done.status.value, "doneRef": ref}
+    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    return RefundResult(done, changed=True)
