@@ -26,6 +26,7 @@ COMMANDS = {
     "confirm": "lock confirmed",
     "pay": "payment recorded",
     "release": "lock released",
+    "relock": "booking given a lock of its own",
     "extend": "deadline moved",
     "cancel": "booking cancelled",
     "rebook": "booked again",
@@ -283,12 +284,14 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     command = str(entry.get("command"))
     what = COMMANDS.get(command.partition(" ")[0], command)
     if (last := next(reversed(ids), None)) is not None and ids[last] != about:
-        what += f", {last} {ids[last]}"
+        what += f" ({last} {ids[last]})"
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
     changes = [
-        f"{field} {_show(before[field])} → {_show(value)}" if field in before else f"{field} {_show(value)}"
+        f"{field} {_show(value)}"
+        if before.get(field) is None
+        else f"{field} {_show(before[field])} → {_show(value)}"
         for field, value in after.items()
-        if field not in before or before[field] != value
+        if before.get(field) != value
     ]
     what += f": {', '.join(changes)}" if changes else ""
     reason = entry.get("reason")

@@ -113,7 +113,7 @@ def test_an_operation_is_told_with_what_changed_who_did_it_and_why(store: Store,
     assert told.by == f"{store.operator.system_user} on {store.operator.host}"
     assert told.ids == {"event": event, "operation": operation}
     assert sentences(history(store, operation, 0)) == [
-        told.what.replace("changed:", f"changed, event {event}:")
+        told.what.replace("changed:", f"changed (event {event}):")
     ]
 
 
@@ -121,7 +121,7 @@ def test_an_operation_on_a_part_of_what_was_asked_names_that_part(store: Store, 
     held = lock(store, event)
     operate(store, "release", clock, event=EventId(event), lock=LockId(held))
 
-    assert sentences(history(store, event, 0))[-1] == f"lock released, lock {held}"
+    assert sentences(history(store, event, 0))[-1] == f"lock released (lock {held})"
     assert sentences(history(store, held, 0))[-1] == "lock released"
 
 
@@ -187,7 +187,7 @@ def test_without_an_id_the_newest_is_told_first_and_idle_runs_are_left_out(store
         if "create" not in entry.what and "event created" not in entry.what
     ]
     assert [entry.what.partition(":")[0] for entry in told] == [
-        f"sales closed, event {event}",
+        f"sales closed (event {event})",
         "1 lock expired, 1 seat returned",
     ]
     assert len(list(newest(store, 1))) == 1
