@@ -254,13 +254,9 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "A collection compares texts by a collation, which can take one user or key for another, such as "
         "`ann` for `Ann`.",
         "Whoever created the collection, or its database, gave it one; it cannot be changed.",
-        "Nothing, for seatctl: it compares exactly whatever the collation says. Other programs do not.",
-        (
-            Remedy(
-                "another program compares users and keys: have it ask for this collation",
-                ('{locale: "simple"}',),
-            ),
-        ),
+        "Nothing, for seatctl: it compares exactly whatever the collation says. Where another program "
+        'compares users and keys, have it ask for the collation {locale: "simple"}.',
+        (),
     ),
 }
 

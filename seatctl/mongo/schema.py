@@ -221,11 +221,12 @@ def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = T
 def collations(
     database: Database[Document], collections: Sequence[str] = STATE
 ) -> Iterator[tuple[str, Document]]:
-    """The collections that compare texts otherwise than exactly, and how."""
-    found = database.list_collections(filter={"name": {"$in": list(collections)}})
-    for each in sorted(found, key=lambda each: str(each["name"])):
-        if collation := each.get("options", {}).get("collation"):
-            yield each["name"], collation
+    """The collections that compare texts otherwise than exactly, and how: the index on `_id` has the
+    collection's collation, and is read with a privilege that every role has."""
+    for name in sorted(collections):
+        index: Mapping[str, Any] = database[name].index_information().get("_id_", {})
+        if collation := index.get("collation"):
+            yield name, collation
 
 
 def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:

@@ -162,6 +162,7 @@ CASES = [
     ),
     Case(Fault.TTL_INDEX, "drop it in mongosh"),
     Case(Fault.TTL_INDEX, "the other program stays as it is"),
+    Case(Fault.CLOSED_WITH_SEATS, "sell them after all"),
     Case(
         Fault.DUPLICATE_KEY,
         "a lock without a booking goes",

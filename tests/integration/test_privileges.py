@@ -26,7 +26,7 @@ from servers import Server
 from seatctl.errors import Misconfigured
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import adoption, health, lookup, sales
+from seatctl.services import adoption, closing, health, lookup, sales
 from seatctl.services.verify import verify
 
 SEATCTL = str(Path(sys.executable).with_name("seatctl"))
@@ -110,6 +110,10 @@ class Guarded:
         # Two faults that recovery repairs: a sale whose lock is open, and a counter that drifted.
         self.database["seatLocks"].update_one({"_id": held}, {"$set": {"status": "ACTIVE"}})
         self.database["events"].update_one({"_id": event}, {"$inc": {"availableSeats": -1}})
+        # Seats that come back to it have no block yet to go into.
+        closed = create(self.store, 1)
+        lock(self.store, closed, ttl=soon)
+        closing.close(self.store, closed)
         return {
             "event": event,
             "free": lock(self.store, event),
