@@ -104,7 +104,6 @@ EXPLANATIONS: dict[Fault, Explanation] = {
             Remedy("end what is overdue", ("seatctl recover",)),
             Remedy("the hall has more seats", ("seatctl resize EVENT_ID --seats N",)),
             Remedy("a buyer goes, and is paid back", ("seatctl cancel OTHER_BOOKING_ID",)),
-            Remedy("a lock without a booking goes", ("seatctl release OTHER_LOCK_ID",)),
         ),
     ),
     Fault.UNSETTLED_LOCK: _repaired(

@@ -40,6 +40,7 @@ COMMANDS = {
     "refund": "refund paid",
 }
 """By command, what a person did with it."""
+MAKERS_OF_LOCKS, MAKERS_OF_BOOKINGS = {"block", "rebook", "relock"}, {"confirm", "rebook"}
 JOBS = {
     JobType.LOCK_EXPIRY: "expire-locks",
     JobType.BOOKING_EXPIRY: "expire-bookings",
@@ -155,14 +156,14 @@ def _of_sale(
     ids = [document["_id"] for document in documents]
     operations = list(store.operations.concerning(ids))
     runs = {str(run["_id"]): run for each in ids for run in store.job_logs.concerning(each)}
-    told = [_told(entry, about) for entry in operations]
-    told += [_run_on(run, ids) for run in runs.values()]
-    if lock is not None and not _is_told(lock, operations):
-        told.append(_lock_created(lock))
+    told = [] if lock is None or _is_told(lock, operations) else [_lock_created(lock)]
     for booking in bookings:
         if not _is_told(booking, operations):
             what = f"booking {booking['_id']} made, to be paid by {_show(booking.get('paymentExpiresAt'))}"
             told.append(Entry(_created(booking), what, _ids_of_booking(booking)))
+    told += [_told(entry, about) for entry in operations]
+    told += [_run_on(run, ids) for run in runs.values()]
+    for booking in bookings:
         told += _end_of_booking(store, booking, lock, operations, runs)
     if lock is not None:
         told += _end_of_lock(store, lock, bookings, operations, runs)
@@ -180,9 +181,13 @@ def _of_refund(store: Store, refund_id: object, refund: StoredDocument) -> list[
 
 
 def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> bool:
-    """Whether an operator's command made this document."""
+    """Whether an operator's command made this lock or booking."""
     made = document.get("createdAt")
-    return any(entry.get("at") == made and document["_id"] in _list(entry.get("ids")) for entry in operations)
+    makers = MAKERS_OF_BOOKINGS if "seatLockId" in document else MAKERS_OF_LOCKS
+    return any(
+        _name(entry) in makers and entry.get("at") == made and document["_id"] in _list(entry.get("ids"))
+        for entry in operations
+    )
 
 
 def _lock_created(lock: StoredDocument) -> Entry:
@@ -281,8 +286,7 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     fields that it changed."""
     fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
     ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
-    command = str(entry.get("command"))
-    what = COMMANDS.get(command.partition(" ")[0], command)
+    what = COMMANDS.get(_name(entry), str(entry.get("command")))
     if (last := next(reversed(ids), None)) is not None and ids[last] != about:
         what += f" ({last} {ids[last]})"
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
@@ -302,6 +306,11 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
         by=_by_operator(entry),
         reason=None if reason is None else str(reason),
     )
+
+
+def _name(entry: StoredDocument) -> str:
+    """The operation's command, without options."""
+    return str(entry.get("command")).partition(" ")[0]
 
 
 def _by_operator(entry: StoredDocument) -> str:

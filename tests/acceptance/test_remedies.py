@@ -105,11 +105,6 @@ CASES = [
         broken_by=oversell,
         others=lambda scene: {"OTHER_BOOKING_ID": scene.paid},
     ),
-    Case(
-        Fault.OVERBOOKED,
-        "a lock without a booking goes",
-        others=lambda scene: {"OTHER_LOCK_ID": scene.held},
-    ),
     Case(Fault.LOST_LOCK, "the hall has more seats", prepare=sell_all, others=lambda _: {"N": 101}),
     Case(Fault.LOST_LOCK, "the buyer is paid back", prepare=sell_all),
     Case(Fault.BOOKING_WITHOUT_LOCK, "it keeps its seats"),
