@@ -23,10 +23,24 @@ from pymongo.errors import PyMongoError
 from scene import Document, Id, confirm, create, lock, run_expire_bookings, run_expire_locks, run_recover
 from servers import Server
 
-from seatctl.errors import Misconfigured
+from seatctl.errors import Misconfigured, RefundDue
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import adoption, closing, health, lookup, sales
+from seatctl.services import (
+    adoption,
+    cancellation,
+    capacity,
+    closing,
+    events,
+    extension,
+    health,
+    lookup,
+    rebooking,
+    refunds,
+    sales,
+)
+from seatctl.services.history import history
+from seatctl.services.relocking import relock
 from seatctl.services.verify import verify
 
 SEATCTL = str(Path(sys.executable).with_name("seatctl"))
@@ -172,11 +186,25 @@ def watch(store: Store, _: Document) -> None:
 def operate(store: Store, sample: Document) -> None:
     """Every command that an operator types."""
     assert store.exists()
-    lock(store, create(store, 5), 2, user="bob", key="k")
+    event = create(store, 50)
+    lock(store, event, 2, user="bob", key="k")
     confirm(store, sample["free"])
     sales.release(store, sample["releasable"])
-    sales.pay(store, sample["payable"])
+    sales.pay(store, sample["payable"], "card-1")
     sales.fail_payment(store, sample["failing"])
+    events.edit_event(store, events.EditEventRequest(event, name="Gala"))
+    capacity.resize(store, capacity.ResizeRequest(event, 60))
+    closing.unblock(store, closing.block(store, closing.BlockRequest(event, 3)).lock.id)
+    closing.close(store, event)
+    closing.reopen(store, event)
+    extension.extend(store, extension.ExtendRequest(lock(store, event), timedelta(hours=1)))
+    cancelled = cancellation.cancel(store, cancellation.CancelRequest(sample["payable"]))
+    refunds.mark_done(store, cancelled.refund.id, "back-1")
+    with pytest.raises(RefundDue):
+        sales.pay(store, sample["failing"], "card-2")
+    rebooking.rebook(store, rebooking.RebookRequest(sample["failing"], "card-2"))
+    relock(store, sample["payable"])
+    history(store, sample["payable"], 0)
     store.find_anywhere(ObjectId())
     list(verify(store))
 
