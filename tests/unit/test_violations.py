@@ -284,7 +284,7 @@ def test_a_document_whose_id_is_wrong_is_copied_under_an_id_of_its_own():
 
 def test_a_remedy_can_be_pasted_whatever_the_name_of_the_index():
     found = Violation(Fault.TTL_INDEX, "x", index='events.a."b"\\c')
-    assert found.remedy == r"""in mongosh: db.events.dropIndex("a.\"b\"\\c")"""
+    assert r"""dropIndex("a.\"b\"\\c");""" in found.remedy
 
 
 def test_the_document_of_a_violation_has_the_ids_that_there_are():
