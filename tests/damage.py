@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from scene import NOWHERE, book, create, insert_booking, lock, sell
@@ -171,6 +172,12 @@ def return_seats_to_a_closed_event(scene: Scene) -> set[Id]:
 BESIDE = {Fault.COUNTER_IN_DOUBT: {Fault.CONFIRMED_WITHOUT_LOCK}}
 """What else is wrong wherever a fault is."""
 
+
+def hold_for_centuries(scene: Scene) -> set[Id]:
+    scene.edit("seatLocks", scene.held, expiresAt=scene.store.now() + timedelta(days=219_000))
+    return {scene.event, scene.held}
+
+
 BREAKAGES = {
     Fault.COUNTER_DRIFT: drift,
     Fault.COUNTER_IN_DOUBT: delete_lock_of_paid_and_nothing_else,
@@ -194,5 +201,6 @@ BREAKAGES = {
     Fault.TTL_INDEX: let_documents_expire,
     Fault.DUPLICATE_KEY: share_a_key,
     Fault.CLOSED_WITH_SEATS: return_seats_to_a_closed_event,
+    Fault.FAR_DEADLINE: hold_for_centuries,
 }
 """By fault, how it comes about; each returns the ids that the violation must name."""

@@ -248,6 +248,17 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "The next run of a sweep does the same: it puts them into the block of the event.",
         Remedy("sell them after all", ("seatctl reopen EVENT_ID",)),
     ),
+    Fault.FAR_DEADLINE: Explanation(
+        6,
+        "An ACTIVE lock, or a booking that waits for its payment, has a deadline more than a year away: no "
+        "sweep returns its seats before.",
+        "Another program, or a change by hand, took one unit of time for another.",
+        "Is there a buyer? Seats that are not for sale belong in a block, which is never reported.",
+        (
+            Remedy("a lock that nobody needs", ("seatctl release LOCK_ID",)),
+            Remedy("a booking that nobody will pay", ("seatctl pay BOOKING_ID --failed",)),
+        ),
+    ),
     Fault.COLLATION: Explanation(
         8,
         "A collection compares texts by a collation, which can take one user or key for another, such as "

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.rules import MAX_SEATS, MAX_TEXT
-from seatctl.domain.timespec import LONGEST, PastTime, is_text, resolve, resolve_past, to_milliseconds
+from seatctl.domain.rules import LONGEST_TTL, MAX_SEATS, MAX_TEXT
+from seatctl.domain.timespec import PastTime, is_text, resolve, resolve_past, to_milliseconds
 from seatctl.errors import Usage
 
 
@@ -31,8 +31,8 @@ def text(what: str, value: str, longest: int = MAX_TEXT, *, lines: bool = False)
 
 def ttl(what: str, duration: timedelta) -> timedelta:
     """How long a lock or a payment may take."""
-    if not timedelta() < duration <= LONGEST:
-        raise Usage(f"{what} must be longer than zero and at most {LONGEST.days} days")
+    if not timedelta() < duration <= LONGEST_TTL:
+        raise Usage(f"{what} must be longer than zero and at most {LONGEST_TTL.days} days")
     return duration
 
 

@@ -17,6 +17,10 @@ MAX_TEXT = 200
 MAX_DESCRIPTION = 10_000
 LOCK_TTL = timedelta(minutes=10)
 PAYMENT_TTL = timedelta(minutes=15)
+LONGEST_TTL = timedelta(days=365)
+FAR = timedelta(days=366)
+"""A deadline that is further away than this is a mistake: seatctl sets none like it, and nobody notices what
+it holds."""
 RETENTION = timedelta(days=30)
 SETTLE = timedelta(seconds=5)
 """How long a drift must last before recovery raises a counter by it: another program without

@@ -91,6 +91,7 @@ class Fault(StrEnum):
     DUPLICATE_KEY = "duplicate_key"
     CLOSED_WITH_SEATS = "closed_with_seats"
     COLLATION = "collation"
+    FAR_DEADLINE = "far_deadline"
 
 
 def fault_of_pair(lock: LockStatus | None, booking: BookingStatus) -> Fault | None:

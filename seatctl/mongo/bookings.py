@@ -106,6 +106,11 @@ class Bookings(Documents):
         """The bookings of some events, or of a range of them, that are in one state."""
         yield from map(codec.booking, self._find({"event": events, "status": status}, FIELDS))
 
+    def due_after(self, events: Document, deadline: datetime) -> Iterator[Booking | Unreadable]:
+        """The PAYMENT_PENDING bookings of these events whose deadline is after this time."""
+        pending = {"event": events, "status": BookingStatus.PAYMENT_PENDING}
+        yield from map(codec.booking, self._find({**pending, "paymentExpiresAt": {"$gt": deadline}}, FIELDS))
+
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Bookings of these events that may be live and cannot be read."""
         for document in self._find({"event": events, **may_protect(self._documents)}, FIELDS):

@@ -241,6 +241,11 @@ class SeatLocks(Documents):
         where = {"eventId": events, "status": status}
         yield from map(codec.lock, self._find(where, CANDIDATE_FIELDS))
 
+    def due_after(self, events: Document, deadline: datetime) -> Iterator[SeatLock | Unreadable]:
+        """The ACTIVE locks of these events, blocks apart, whose deadline is after this time."""
+        where = {"eventId": events, "status": LockStatus.ACTIVE, "expiresAt": {"$gt": deadline}}
+        yield from map(codec.lock, self._find({**where, "kind": {"$ne": BLOCK}}, CANDIDATE_FIELDS))
+
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Locks of these events that may hold seats and cannot be read."""
         where = {"eventId": events, **may_hold(self._documents)}

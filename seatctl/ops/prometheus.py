@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +21,7 @@ from seatctl.output.formats import whole_number
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from seatctl.domain.documents import StoredDocument
     from seatctl.services.health import Health
 
 OTHER = "OTHER"
@@ -30,12 +31,14 @@ Labelled: TypeAlias = tuple[str, str, tuple[str, ...], Mapping[Any, float]]
 """A metric's name, its help, its labels, and its numbers by the values of the labels."""
 
 
-def text(health: Health) -> str:
-    """All metrics in Prometheus' text format. Raises Misconfigured without the client library."""
+def text(health: Health) -> Iterator[str]:
+    """All metrics in Prometheus' text format, in parts: those of the events as they are read, so that memory
+    does not grow with their number. Raises Misconfigured without the client library."""
     registry = _registry(health)
     from prometheus_client import generate_latest
 
-    return generate_latest(registry).decode()
+    yield generate_latest(registry).decode()
+    yield from _of_events(health.events)
 
 
 def write(health: Health, path: str) -> None:
@@ -48,19 +51,28 @@ def write(health: Health, path: str) -> None:
     """
     metrics, target = text(health), Path(path)
     if path == "-":
-        print(metrics, end="")
+        sys.stdout.writelines(metrics)
         return
     try:
         if target.exists() and not target.is_file():
-            target.write_text(metrics)
+            with target.open("w") as file:
+                file.writelines(metrics)
             return
-        target = target.resolve()  # a link stays: as root, /dev/stdout of a shell's `> file` is one
-        beside = target.with_name(f"{target.name}.{os.getpid()}")
-        beside.write_text(metrics)
-        beside.chmod(0o644)
-        beside.replace(target)
+        _replace(target.resolve(), metrics)  # a link stays: as root, /dev/stdout of a shell's `> file` is one
     except OSError as error:
         raise Misconfigured(f"cannot write the metrics to {path}: {error.strerror}") from error
+
+
+def _replace(target: Path, metrics: Iterator[str]) -> None:
+    """Nothing stays of a file that could not be completed."""
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        with beside.open("w") as file:
+            file.writelines(metrics)
+        beside.chmod(0o644)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _registry(health: Health) -> CollectorRegistry:
@@ -147,13 +159,18 @@ def _inventory(health: Health) -> Iterator[Labelled]:
     found = Counter(violation.fault for violation in health.violations)
     by_fault = "Violations that seatctl verify finds, by fault; counter_drift is events with a wrong counter."
     yield "findings", by_fault, ("fault",), {(fault,): found[fault] for fault in Fault}
-    event_seats = {
-        (str(event["_id"]), state): number
-        for event in health.events
-        for state, field in (("available", "availableSeats"), ("locked", "locked"), ("sold", "sold"))
-        if (number := whole_number(event.get(field))) is not None
-    }
-    yield "event_seats", "Seats of one event by state.", ("event", "state"), event_seats
+
+
+def _of_events(events: Iterable[StoredDocument]) -> Iterator[str]:
+    """The seats of each event by state; nothing where there are no events, or none are asked for."""
+    name = "seatctl_event_seats"
+    before = f"# HELP {name} Seats of one event by state.\n# TYPE {name} gauge\n"
+    for event in events:
+        label = str(event["_id"]).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+        for state, field in (("available", "availableSeats"), ("locked", "locked"), ("sold", "sold")):
+            if (number := whole_number(event.get(field))) is not None:
+                yield f'{before}{name}{{event="{label}",state="{state}"}} {float(number)}\n'
+                before = ""
 
 
 def _unix(moment: datetime | None) -> float:

@@ -7,8 +7,8 @@ Each is one line that ends with what to do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from seatctl.domain.documents import PastRun, StoredDocument
@@ -169,7 +169,7 @@ class Health:
     missing: list[str]
     clock_difference: timedelta
     """How far this host's clock is ahead of the server's."""
-    events: list[StoredDocument] = field(default_factory=list)
+    events: Iterable[StoredDocument] = ()
     """Each event's seats, if asked for."""
 
     @property
@@ -299,7 +299,7 @@ def check(
         accepted=[violation for violation in found if violation.accepted],
         missing=store.missing(),
         clock_difference=difference,
-        events=list(list_events(store, request=OF_EVENTS)) if per_event else [],
+        events=list_events(store, request=OF_EVENTS) if per_event else (),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.rules import FAR
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
 from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
@@ -24,6 +25,7 @@ from seatctl.services.violations import (
     Violation,
     counted_by_day,
     duplicate_key,
+    far_deadline,
     in_doubt,
     judge_booking,
     judge_closed,
@@ -104,10 +106,11 @@ def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation
 
 def once(violations: Iterable[Violation]) -> Iterator[Violation]:
     """Each violation once: one document can be met on several ways."""
-    seen: set[tuple[str, ...]] = set()
+    seen: set[int] = set()  # not the topics: there can be one for each of 400,000 events
     for violation in violations:
-        if violation.topic not in seen:
-            seen.add(violation.topic)
+        topic = hash(violation.topic)
+        if topic not in seen:
+            seen.add(topic)
             yield violation
 
 
@@ -190,8 +193,21 @@ def _of_documents(
     yield from map(unreadable, at.locks.unreadable(some(damaged)) if damaged else ())
     damaged = [event_id for event_id, bookings in booked.items() if bookings.unreadable]
     yield from map(unreadable, at.bookings.unreadable(some(damaged)) if damaged else ())
+    yield from _far_deadlines(at, scope)
     if twice := list(at.aggregations.booked_twice(scope)):
         yield from _locks(at, at.locks.by_id(twice).values(), events)
+
+
+def _far_deadlines(at: Store, scope: Scope) -> Iterator[Violation]:
+    """Locks and bookings that run for more than a year. Of a lock with a booking, only the booking."""
+    far = at.now() + FAR
+    for bookings in chunks(at.bookings.due_after(scope, far), CURSOR_BATCH):
+        yield from (far_deadline(booking) for booking in bookings if isinstance(booking, Booking))
+    for locks in chunks(at.locks.due_after(scope, far), CURSOR_BATCH):
+        booked = {lock_id for lock_id, _ in at.bookings.protecting([LockId(lock.id) for lock in locks])}
+        yield from (
+            far_deadline(lock) for lock in locks if isinstance(lock, SeatLock) and lock.id not in booked
+        )
 
 
 def _differs(event_id: EventId, held: dict[EventId, HeldSeats], booked: dict[EventId, BookingCounts]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from seatctl.domain.documents import Booking, Event, Kind, SeatLock, Unreadable
 from seatctl.domain.faults import EXPLANATIONS, NEW_ID, Remedy
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus, fault_of_pair
-from seatctl.domain.timespec import shorten
+from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
 from seatctl.mongo.aggregations import SharedKey
 from seatctl.mongo.mongosh import literal
@@ -152,6 +152,17 @@ def duplicate_key(pair: SharedKey) -> Violation:
         "one_lock_per_key cannot be created"
     )
     return Violation(Fault.DUPLICATE_KEY, message, pair.event, pair.locks[0], accepted=pair.holding < 2)
+
+
+def far_deadline(found: SeatLock | Booking) -> Violation:
+    """Seats that are held for more than a year."""
+    if isinstance(found, SeatLock):
+        what, deadline, lock, booking = f"lock {found.id}", found.expires_at, found.id, None
+    else:
+        what, deadline, lock, booking = f"booking {found.id}", found.payment_expires_at, found.lock, found.id
+    when = "an unknown time" if deadline is None else format_time(deadline)
+    message = f"{what} holds its seats until {when}, more than a year from now"
+    return Violation(Fault.FAR_DEADLINE, message, found.event, lock, booking)
 
 
 def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iterator[Violation]:

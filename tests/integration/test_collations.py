@@ -49,7 +49,7 @@ def test_a_list_shows_the_user_that_was_asked_for(store):
     event = create(store, 10)
     locks = {user: lock(store, event, user=user) for user in ("Ann", "ann")}
 
-    [found] = lookup.locks(store, event, None, UserId("ann"), 0)
+    [found] = lookup.locks(store, event, user=UserId("ann"))
     assert found["_id"] == locks["ann"]
 
 

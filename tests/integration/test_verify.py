@@ -6,13 +6,14 @@ import pytest
 from bson import ObjectId
 from conftest import everything
 from damage import BESIDE, BREAKAGES, Scene, drift, forget_to_consume, keep_seats_of_failed, lose_paid_lock
-from scene import NOWHERE, PAIRS, create, insert_booking, insert_lock, lock, run_recover
+from scene import HOUR, NOWHERE, PAIRS, create, insert_booking, insert_lock, lock, run_recover
 
 import seatctl.services.verify as verify_module
 from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
 from seatctl.domain.states import HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
+from seatctl.services.closing import BlockRequest, block
 from seatctl.services.verify import verify
 
 
@@ -258,6 +259,26 @@ def test_a_sale_that_was_swapped_with_another_ones_is_found(store, scene):
 
     assert told(store) == ["consumed_without_booking", "unsettled_lock"]
     assert lock_of_paid
+
+
+def test_only_what_runs_for_more_than_a_year_is_told_and_of_a_lock_with_its_booking_the_booking(store, scene):
+    year = store.now() + timedelta(days=366)
+    scene.edit("seatLocks", scene.held, expiresAt=year)
+    scene.edit("bookings", scene.pending, paymentExpiresAt=year)
+    scene.edit("seatLocks", scene.lock_of_failed, expiresAt=year + HOUR)
+    scene.edit("seatLocks", scene.lock_of_paid, expiresAt=year + HOUR)
+    block(store, BlockRequest(scene.event, 1))
+    assert told(store) == []
+
+    scene.edit("seatLocks", scene.lock_of_pending, expiresAt=year + HOUR)
+    assert told(store) == []
+    scene.edit("bookings", scene.pending, paymentExpiresAt=year + HOUR)
+    [found] = verify(store)
+    assert (found.fault, found.booking, found.lock) == (
+        Fault.FAR_DEADLINE,
+        scene.pending,
+        scene.lock_of_pending,
+    )
 
 
 def test_an_empty_text_is_no_key_and_so_none_that_two_locks_share(store, scene):

@@ -9,7 +9,9 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from seatctl.domain.states import Fault, JobType
-from seatctl.errors import Misconfigured
+from seatctl.errors import CursorLost, Misconfigured
 from seatctl.ops import prometheus
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
 LAST_RUN = NOW - timedelta(seconds=40)
 DETAILS = {"duration": 250, "recordsProcessed": 5, "seatsRestored": 8}
+
+
+def text_of(health: Any) -> str:
+    return "".join(prometheus.text(health))
 
 
 def job(**changes: Any) -> SimpleNamespace:
@@ -60,7 +66,7 @@ def samples(state: Any) -> dict[tuple[str, ...], float]:
     """Each value by its name and its labels' values, as Prometheus reads them."""
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(prometheus.text(state))
+        for family in text_string_to_metric_families(text_of(state))
         for sample in family.samples
     }
 
@@ -183,7 +189,7 @@ def test_promtool_accepts_the_metrics(events: list[dict[str, object]]) -> None:
         pytest.skip("promtool is not installed")
     checked = subprocess.run(
         [promtool, "check", "metrics"],
-        input=prometheus.text(health(events=events)),
+        input=text_of(health(events=events)),
         capture_output=True,
         text=True,
         check=False,
@@ -199,10 +205,35 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     with path.open() as reader:
         prometheus.write(health(missing=["events"]), str(path))
 
-        assert path.read_text() == prometheus.text(health(missing=["events"]))
+        assert path.read_text() == text_of(health(missing=["events"]))
         assert path.stat().st_ino != before
-        assert reader.read() == prometheus.text(health())
+        assert reader.read() == text_of(health())
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_stays_of_a_file_whose_events_could_not_all_be_read(tmp_path: Path) -> None:
+    def events() -> Iterator[dict[str, object]]:
+        yield {"_id": "e", "availableSeats": 1, "locked": 2, "sold": 1}
+        raise CursorLost
+
+    path = tmp_path / "seatctl.prom"
+    path.write_text("before")
+    with pytest.raises(CursorLost):
+        prometheus.write(health(events=events()), str(path))
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("before", [path])
+
+
+def test_the_metrics_of_events_are_written_as_they_are_read() -> None:
+    read: list[int] = []
+
+    def events() -> Iterator[dict[str, object]]:
+        for number in range(3):
+            read.append(number)
+            yield {"_id": f"{number:024x}", "availableSeats": 1}
+
+    parts = prometheus.text(health(events=events()))
+    assert ("seatctl_events" in next(parts), read) == (True, [])
+    assert (len(list(islice(parts, 2))), read) == (2, [0, 1])
 
 
 def test_what_is_no_regular_file_is_written_to_and_stays(tmp_path: Path) -> None:
@@ -211,7 +242,7 @@ def test_what_is_no_regular_file_is_written_to_and_stays(tmp_path: Path) -> None
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     prometheus.write(health(), str(pipe))
 
-    assert os.read(reader, 100_000).decode() == prometheus.text(health())
+    assert os.read(reader, 100_000).decode() == text_of(health())
     assert pipe.is_fifo()
     os.close(reader)
     assert list(tmp_path.iterdir()) == [pipe]
@@ -227,7 +258,7 @@ def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path: Path, 
     prometheus.write(health(), str(link))
 
     assert link.readlink() == path
-    assert path.read_text() == prometheus.text(health())
+    assert path.read_text() == text_of(health())
 
 
 def test_everybody_can_read_the_file_whatever_the_umask(tmp_path: Path) -> None:
@@ -263,4 +294,4 @@ def test_without_the_client_library_the_command_that_installs_it_here_is_named(
     monkeypatch.setattr(sys, "executable", "/opt/seatctl/bin/python3")
     command = "`/opt/seatctl/bin/pip install '.[metrics]'` in a clone of seatctl"
     with pytest.raises(Misconfigured, match=re.escape(command)):
-        prometheus.text(health())
+        text_of(health())

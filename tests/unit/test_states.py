@@ -72,4 +72,5 @@ def test_money_and_data_of_somebody_are_never_repaired_by_a_program():
         "ttl_index",
         "duplicate_key",
         "collation",
+        "far_deadline",
     }
