@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
-TIME_LIMIT = 45.0
+TIME_LIMIT = 40.0
 """Seconds within which a statement is answered, and a transaction committed, in all its attempts: a command
 ends within about a minute, whatever the server does."""
 STATEMENTS, COMMIT_ANSWER = 20.0, 15.0
 """Seconds after which a command's statements start over, and its commit is asked for again, over another
 connection: this one may be dead. A batch of a sweep may take longer."""
-ROLLBACK = 2.0
+ROLLBACK = 1.0
 """Seconds for a rollback, which nobody needs to wait for: the server does it in the end, or whoever meets the
 transaction (`abandoned.py`). Somebody who ends a command waits for it."""
 
@@ -48,7 +48,7 @@ MAJORITY_LAG = timedelta(seconds=15)
 """How old the newest write that a majority has may be, while there are newer ones. On an idle replica set the
 server writes something every 10 s."""
 
-PATIENCE = 40.0
+PATIENCE = 35.0
 """Seconds for which a transaction starts over when others keep winning."""
 SLOW_ATTEMPT = 10.0
 """Seconds. A transaction that ended after this long did not lose to another writer: a conflict shows at
@@ -210,6 +210,15 @@ def _too_slow(seconds: float) -> CachePressure:
         f"a transaction did not end in {seconds:.0f} s: the server's cache is full, or it allows no more "
         "time. Nothing was changed; give it more cache, or use a smaller --batch-size"
     )
+
+
+@contextmanager
+def lone_write(client: MongoClient[Document]) -> Iterator[None]:
+    """A write outside of a transaction: one whose answer is lost has an unknown outcome."""
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise outcome_unknown(client, error) from error
 
 
 def outcome_unknown(client: MongoClient[Document], error: PyMongoError) -> OutcomeUnknown:
