@@ -50,6 +50,8 @@ server writes something every 10 s."""
 
 PATIENCE = 35.0
 """Seconds for which a transaction starts over when others keep winning."""
+SNAPSHOTS = 5.0
+"""Seconds for which it starts over when the server does not keep the point in time that it reads."""
 SLOW_ATTEMPT = 10.0
 """Seconds. A transaction that ended after this long did not lose to another writer: a conflict shows at
 its first writes. Measured, with no other writer and a cache of 0.25 GB: one that changed 300 MB in 72 s
@@ -73,6 +75,7 @@ def attempts(client: MongoClient[Document], patience: float | None = None) -> It
     tries = Tries(
         while_losing=begin + (PATIENCE if patience is None else patience),
         while_lost=begin + PATIENCE,
+        begin=begin,
         end=begin + TIME_LIMIT,
         statements=STATEMENTS if patience is None else TIME_LIMIT,
         statement=client.options.timeout or TIME_LIMIT,
@@ -112,10 +115,12 @@ class Tries(NamedTuple):
     """For how long one transaction is tried: until when, by this host's monotonic clock, and in seconds."""
 
     while_losing: float
-    """Until then it starts over when other writers were faster."""
+    """Until then it starts over when other writers were faster, and for SNAPSHOTS seconds at most when the
+    server does not keep what it reads."""
     while_lost: float
     """Until then, when the server cannot be reached: an election takes longer than some callers wait for
     another writer."""
+    begin: float = -inf
     end: float = inf
     """No answer is awaited after that."""
     statements: float = STATEMENTS
@@ -191,11 +196,14 @@ class Attempt:
         transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
         if not (transient or isinstance(error, StaleRead)):
             return False
-        lost = isinstance(error, ConnectionFailure)
-        if time.monotonic() <= (self._tries.while_lost if lost else self._tries.while_losing):
+        lost, dropped = isinstance(error, ConnectionFailure), code in failures.SNAPSHOT_LOST
+        until = self._tries.while_lost if lost else self._tries.while_losing
+        if time.monotonic() <= (min(until, self._tries.begin + SNAPSHOTS) if dropped else until):
             return True
         if lost:
             return False
+        if dropped:
+            raise Contention(failures.NO_SNAPSHOT) from error
         if failures.is_cache_pressure(error):
             raise CachePressure from error
         if lasted > SLOW_ATTEMPT and code in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
