@@ -44,8 +44,8 @@ class StaleRead(Contention):
 
 
 class CursorLost(SeatctlError):
-    """The server dropped a list or a point in time while it was being read. Nothing was changed; try
-    again."""
+    """The server dropped a list or a point in time while it was being read: it was restarted, or its cache is
+    full. Try again."""
 
     code = "cursor_lost"
 

@@ -114,13 +114,20 @@ def _new_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="seatctl-test-", dir=memory if roomy else None))
 
 
-def replica_set(members: int, *options: str) -> list[Server]:
-    """A replica set on loopback, with a primary."""
+def replica_set(members: int, *options: str, arbiter: bool = False) -> list[Server]:
+    """A replica set on loopback, with a primary. With an arbiter, that is the last one, and the first is the
+    primary."""
     name = "chaos"
     servers = [Server(name, tcp=True, options=options, initiate=False).start() for _ in range(members)]
+    hosts: list[dict[str, object]] = [
+        {"_id": number, "host": server.host} for number, server in enumerate(servers)
+    ]
+    if arbiter:
+        hosts[0]["priority"] = 2
+        hosts[-1]["arbiterOnly"] = True
     config = {
         "_id": name,
-        "members": [{"_id": number, "host": server.host} for number, server in enumerate(servers)],
+        "members": hosts,
         "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200},
     }
     with servers[0].client() as client:

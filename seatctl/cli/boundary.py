@@ -125,9 +125,9 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         # Typer has no public name for a usage error; all that it raises itself are such.
         return _fail(Usage(_usage_message(error)), arguments)
     except Terminated:
-        return _fail(Interrupted(signal.SIGTERM, "terminated before it was done"), arguments)
+        return _fail(Interrupted(signal.SIGTERM, "terminated while it worked; repeat the command"), arguments)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted(signal.SIGINT, "interrupted before it was done"), arguments)
+        return _fail(Interrupted(signal.SIGINT, "interrupted while it worked; repeat the command"), arguments)
     except SystemExit as done:  # completion ends this way
         return done.code if isinstance(done.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the boundary

@@ -25,6 +25,9 @@ FIRST_LOOK = 0.5
 IDLE = 5.0
 """Seconds without a statement after which a transaction counts as abandoned: seatctl's own send the next one
 within milliseconds. One that was merely slower starts over, as after any conflict."""
+DRIVER = "^PyMongo"
+LOOK: Document = {"$currentOp": {"idleSessions": True, "allUsers": False}}
+"""One's own operations and sessions need no privilege, neither to see nor to end."""
 
 
 class Abandoned:
@@ -59,9 +62,7 @@ class Abandoned:
         mine: Document = {
             "type": "idleSession",
             "appName": self._name,
-            "clientMetadata.driver.name": {"$regex": "^PyMongo"},
+            "clientMetadata.driver.name": {"$regex": DRIVER},
             "transaction": {"$exists": True},
         }
-        # One's own operations and sessions need no privilege, neither to see nor to end.
-        look = {"$currentOp": {"idleSessions": True, "allUsers": False}}
-        return list(self._admin.aggregate([look, {"$match": mine}]))
+        return list(self._admin.aggregate([LOOK, {"$match": mine}]))

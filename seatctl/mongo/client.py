@@ -21,7 +21,7 @@ from pymongo.uri_parser import split_options
 from seatctl.errors import Misconfigured, Unreachable
 from seatctl.mongo import failures, transactions
 from seatctl.mongo.failures import explain
-from seatctl.mongo.transactions import MAJORITY, MAJORITY_MS, TIME_LIMIT
+from seatctl.mongo.transactions import MAJORITY, MAJORITY_MS
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 Document: TypeAlias = dict[str, Any]
 
 SERVER_SELECTION_MS = 5_000
-LONGEST_WAIT_MS = int(TIME_LIMIT * 1000)
-"""No statement is awaited for longer, with all that the driver tries for it, whatever the URI says."""
 PROMISES: Document = {
     "w": "majority",
     "wTimeoutMS": MAJORITY_MS,
@@ -143,10 +141,10 @@ def _options(uri: str, patience_ms: int) -> Document:
         ("connectTimeoutMS", patience_ms),
     ):
         seconds = said.get(name.lower())
-        options[name] = min(seconds * 1000 if seconds else default, LONGEST_WAIT_MS)
+        options[name] = min(seconds * 1000 if seconds else default, transactions.TIME_LIMIT * 1000)
     # With timeoutMS the driver ignores socketTimeoutMS and wTimeoutMS, and bounds what neither does: the sum
     # of all that it tries, and, on the server, a statement that waits for locks or for a majority.
-    limits = (said.get("timeoutms"), said.get("sockettimeoutms"), TIME_LIMIT)
+    limits = (said.get("timeoutms"), said.get("sockettimeoutms"), transactions.TIME_LIMIT)
     options["timeoutMS"] = min(seconds for seconds in limits if seconds) * 1000
     # A date beyond year 9999 or a torn string in one document of another program must not stop a batch.
     return {

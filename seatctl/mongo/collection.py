@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
-from pymongo.errors import ConnectionFailure, OperationFailure
+from pymongo.errors import OperationFailure
 
 from seatctl.domain.documents import RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
-from seatctl.mongo.transactions import outcome_unknown
+from seatctl.mongo.transactions import lone_write
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -61,13 +61,10 @@ class Documents:
         self._insert(document)
 
     def _insert(self, document: Document) -> None:
-        try:
-            with refusals():
-                self._documents.insert_one(document, session=self._session)
-        except ConnectionFailure as error:
-            if self._session is None:  # in a transaction, only the commit can leave that open
-                raise outcome_unknown(self._deployment.client, error) from error
-            raise
+        # In a transaction, only the commit can leave open what was done.
+        alone = lone_write(self._deployment.client) if self._session is None else nullcontext()
+        with refusals(), alone:
+            self._documents.insert_one(document, session=self._session)
 
     def _find(
         self, where: Document, fields: Iterable[str] | None = None, **options: Any

@@ -15,8 +15,14 @@ UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED, TIME_LIMIT_EXCE
 DUPLICATE_KEY, OUT_OF_DISK_SPACE = 11000, 14031
 NO_SPACE = "No space left on device"
 
-CURSOR_LOST = frozenset({43, 237, 239, 246})
-"""CursorNotFound, CursorKilled, SnapshotTooOld, SnapshotUnavailable."""
+SNAPSHOT_LOST = frozenset({239, 246})
+"""SnapshotTooOld, SnapshotUnavailable."""
+CURSOR_LOST = SNAPSHOT_LOST | {43, 237}
+"""Those, CursorNotFound and CursorKilled."""
+NO_SNAPSHOT = (
+    "the server keeps no point in time for as long as it takes to read it: its cache is full, or "
+    "minSnapshotHistoryWindowInSeconds is too short. This change was not made; try again"
+)
 
 STEPPED_DOWN = frozenset({91, 189, 11602})
 """The primary ended or stepped down while it was asked: ShutdownInProgress, PrimarySteppedDown,

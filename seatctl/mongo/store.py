@@ -25,6 +25,7 @@ from seatctl.mongo.job_logs import JobLogs
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.operations import Operations
 from seatctl.mongo.refunds import Refunds
+from seatctl.mongo.transactions import lone_write
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -205,10 +206,11 @@ class Store:
         """Create what is missing. By default an adopted database gets no validators: they could refuse what
         the other program writes."""
         locks, adopted = self.settings.locks, self.settings.adopted
-        done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
-        if not (adopted if validators is None else not validators):
-            created, left_out = schema.create_validators(self.database, locks)
-            return schema.Setup(done.created + created, done.left_out + left_out)
+        with lone_write(self.deployment.client):
+            done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
+            if not (adopted if validators is None else not validators):
+                created, left_out = schema.create_validators(self.database, locks)
+                return schema.Setup(done.created + created, done.left_out + left_out)
         return done
 
     def remove_setup(self) -> list[str]:

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = dict[str, Any]
 
-TIME_LIMIT = 45.0
+TIME_LIMIT = 40.0
 """Seconds within which a statement is answered, and a transaction committed, in all its attempts: a command
 ends within about a minute, whatever the server does."""
 STATEMENTS, COMMIT_ANSWER = 20.0, 15.0
 """Seconds after which a command's statements start over, and its commit is asked for again, over another
 connection: this one may be dead. A batch of a sweep may take longer."""
-ROLLBACK = 2.0
+ROLLBACK = 1.0
 """Seconds for a rollback, which nobody needs to wait for: the server does it in the end, or whoever meets the
 transaction (`abandoned.py`). Somebody who ends a command waits for it."""
 
@@ -48,8 +48,10 @@ MAJORITY_LAG = timedelta(seconds=15)
 """How old the newest write that a majority has may be, while there are newer ones. On an idle replica set the
 server writes something every 10 s."""
 
-PATIENCE = 40.0
+PATIENCE = 35.0
 """Seconds for which a transaction starts over when others keep winning."""
+SNAPSHOTS = 5.0
+"""Seconds for which it starts over when the server does not keep the point in time that it reads."""
 SLOW_ATTEMPT = 10.0
 """Seconds. A transaction that ended after this long did not lose to another writer: a conflict shows at
 its first writes. Measured, with no other writer and a cache of 0.25 GB: one that changed 300 MB in 72 s
@@ -75,6 +77,7 @@ def attempts(
     tries = Tries(
         while_losing=begin + (PATIENCE if patience is None else patience),
         while_lost=begin + PATIENCE,
+        begin=begin,
         end=begin + TIME_LIMIT,
         statements=STATEMENTS if patience is None else TIME_LIMIT,
         statement=client.options.timeout or TIME_LIMIT,
@@ -114,10 +117,12 @@ class Tries(NamedTuple):
     """For how long one transaction is tried: until when, by this host's monotonic clock, and in seconds."""
 
     while_losing: float
-    """Until then it starts over when other writers were faster."""
+    """Until then it starts over when other writers were faster, and for SNAPSHOTS seconds at most when the
+    server does not keep what it reads."""
     while_lost: float
     """Until then, when the server cannot be reached: an election takes longer than some callers wait for
     another writer."""
+    begin: float = -inf
     end: float = inf
     """No answer is awaited after that."""
     statements: float = STATEMENTS
@@ -197,11 +202,14 @@ class Attempt:
         transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
         if not (transient or isinstance(error, StaleRead)):
             return False
-        lost = isinstance(error, ConnectionFailure)
-        if time.monotonic() <= (self._tries.while_lost if lost else self._tries.while_losing):
+        lost, dropped = isinstance(error, ConnectionFailure), code in failures.SNAPSHOT_LOST
+        until = self._tries.while_lost if lost else self._tries.while_losing
+        if time.monotonic() <= (min(until, self._tries.begin + SNAPSHOTS) if dropped else until):
             return True
         if lost:
             return False
+        if dropped:
+            raise Contention(failures.NO_SNAPSHOT) from error
         if failures.is_cache_pressure(error):
             raise CachePressure from error
         if lasted > SLOW_ATTEMPT and code in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
@@ -216,6 +224,15 @@ def _too_slow(seconds: float) -> CachePressure:
         f"a transaction did not end in {seconds:.0f} s: the server's cache is full, or it allows no more "
         "time. Nothing was changed; give it more cache, or use a smaller --batch-size"
     )
+
+
+@contextmanager
+def lone_write(client: MongoClient[Document]) -> Iterator[None]:
+    """A write outside of a transaction: one whose answer is lost has an unknown outcome."""
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise outcome_unknown(client, error) from error
 
 
 def outcome_unknown(client: MongoClient[Document], error: PyMongoError) -> OutcomeUnknown:

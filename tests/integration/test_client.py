@@ -94,11 +94,11 @@ def test_a_uri_cannot_weaken_a_promise(replica, options):
 @pytest.mark.parametrize(
     ("said", "waits"),
     [
-        ("appName=mine", (5, 5, 45)),
+        ("appName=mine", (5, 5, 40)),
         ("serverSelectionTimeoutMS=200&connectTimeoutMS=300&socketTimeoutMS=400", (0.2, 0.3, 0.4)),
         ("timeoutMS=300&socketTimeoutMS=400", (5, 5, 0.3)),
-        ("serverSelectionTimeoutMS=0&connectTimeoutMS=0&socketTimeoutMS=0&timeoutMS=0", (5, 5, 45)),
-        ("connectTimeoutMS=3600000&sockettimeoutms=3600000&timeoutMS=3600000", (5, 45, 45)),
+        ("serverSelectionTimeoutMS=0&connectTimeoutMS=0&socketTimeoutMS=0&timeoutMS=0", (5, 5, 40)),
+        ("connectTimeoutMS=3600000&sockettimeoutms=3600000&timeoutMS=3600000", (5, 40, 40)),
     ],
 )
 def test_no_wait_is_without_an_end_whatever_the_uri_says(replica, said, waits):

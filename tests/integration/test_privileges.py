@@ -23,7 +23,8 @@ from pymongo.errors import PyMongoError
 from scene import Document, Id, confirm, create, lock, run_expire_bookings, run_expire_locks, run_recover
 from servers import Server
 
-from seatctl.errors import Misconfigured, RefundDue
+from seatctl.errors import Contention, Misconfigured, RefundDue
+from seatctl.mongo import abandoned, transactions
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services import (
@@ -367,3 +368,20 @@ def test_an_operator_needs_no_guard_for_a_key(guarded: Guarded) -> None:
     store = open_store(guarded.grant("seatctlOperator", ROLES["seatctlOperator"]))
 
     assert lock(store, event, key="k") == lock(store, event, key="k")
+
+
+def test_what_a_killed_command_left_open_needs_no_privilege_to_end_but_is_the_users_own(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(abandoned, "FIRST_LOOK", 0)
+    monkeypatch.setattr(abandoned, "IDLE", 0.5)
+    monkeypatch.setattr(transactions, "PATIENCE", 2)
+    event = create(guarded.store, 50)
+    uri = guarded.grant("seatctlOperator", ROLES["seatctlOperator"])
+    killed, same_user = open_store(uri), open_store(uri)
+    with killed.deployment.client.start_session() as session, session.start_transaction():
+        killed.database.events.update_one({"_id": event}, {"$set": {"name": "x"}}, session=session)
+        with pytest.raises(Contention):
+            lock(guarded.store, event)
+        assert lock(same_user, event)
+        session.abort_transaction()

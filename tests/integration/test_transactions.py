@@ -143,6 +143,23 @@ def test_writers_that_keep_winning_are_contention_and_nothing_is_changed(deploym
     assert box.find_one()["n"] == 10
 
 
+@pytest.mark.parametrize("code", [239, 246])
+def test_a_snapshot_that_the_server_keeps_dropping_is_named_and_not_tried_for_long(
+    deployment, monkeypatch, code
+):
+    """Other writers may keep winning for as long as patience lasts."""
+    monkeypatch.setattr(transactions, "SNAPSHOTS", 0)
+    attempts = []
+
+    def work(_):
+        attempts.append(1)
+        raise transient(code)
+
+    with pytest.raises(Contention, match="keeps no point in time for as long as it takes to read it"):
+        transact(deployment, work)
+    assert attempts == [1]
+
+
 @pytest.mark.slow
 def test_a_transaction_too_large_for_the_cache_is_given_up_at_once(deployment, box):
     attempts = []
