@@ -9,7 +9,7 @@ import typer
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import adopt, care, changes, events, help, jobs, lists, sales, setup, story  # noqa: A004 - the command's name
+from seatctl.cli.commands import adopt, batch, care, changes, events, help, jobs, lists, sales, setup, story  # noqa: A004 - the command's name
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.add_typer(events.commands)
 app.add_typer(sales.commands)
 app.add_typer(changes.commands)
 app.add_typer(story.repairs)
+app.add_typer(batch.commands)
 app.add_typer(lists.commands)
 app.add_typer(story.commands)
 app.add_typer(jobs.commands)

@@ -99,6 +99,8 @@ class _Line(logging.Formatter):
 
 def log_steps() -> None:
     """Write each step to stderr, with its time in UTC (`-v`)."""
+    if logging.getLogger("seatctl").handlers:  # a line of a batch that tells its story already
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(_Line("%(asctime)s [%(levelname)s] %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
     logger = logging.getLogger("seatctl")
@@ -112,26 +114,28 @@ def log_steps() -> None:
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
     signal.signal(signal.SIGTERM, _terminate)
-    for text in (*arguments, os.environ.get("SEATCTL_URI", "")):
-        secrets.remember(text)  # also where the command line is refused before it is understood
+    secrets.remember(os.environ.get("SEATCTL_URI", ""))
     try:
-        _check_text(arguments)
-        code = typer.main.get_command(app).main(list(arguments), prog_name="seatctl", standalone_mode=False)
-        if code == 128 + signal.SIGINT:  # Typer handles Ctrl-C itself, silently
-            raise KeyboardInterrupt
+        code = execute(typer.main.get_command(app), arguments)
         if not code:
             _check_output()
-    except typer.TyperException as error:
-        # Typer has no public name for a usage error; all that it raises itself are such.
-        return _fail(Usage(_usage_message(error)), arguments)
-    except Terminated:
-        return _fail(Interrupted(signal.SIGTERM, "terminated while it worked; repeat the command"), arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted(signal.SIGINT, "interrupted while it worked; repeat the command"), arguments)
+    except BaseException as error:  # noqa: BLE001 - the boundary
+        return _fail(error, arguments)
+    return code
+
+
+def execute(program: Any, arguments: Sequence[str], session: object = None) -> int:
+    """One command line, alone or of a batch with its `session`; returns its exit code. Raises whatever goes
+    wrong: `in_words` says what that was."""
+    for text in arguments:
+        secrets.remember(text)  # also where the command line is refused before it is understood
+    _check_text(arguments)
+    try:
+        code = program.main(list(arguments), prog_name="seatctl", standalone_mode=False, obj=session)
     except SystemExit as done:  # completion ends this way
         return done.code if isinstance(done.code, int) else 0
-    except Exception as error:  # noqa: BLE001 - the boundary
-        return _fail(error, arguments)
+    if code == 128 + signal.SIGINT:  # Typer handles Ctrl-C itself, silently
+        raise KeyboardInterrupt
     return code or 0
 
 
@@ -179,23 +183,36 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what went wrong in one line (or one JSON object) on stderr; returns the exit code."""
     with contextlib.suppress(SeatctlError, ValueError):  # what was printed before comes before it
         sys.stdout.flush()
-    reason = _as_ours(error)
+    reason = in_words(error)
+    told = as_document(reason)
     if os.environ.get("SEATCTL_DEBUG") == "1":
         import traceback
 
         print(secrets.scrub("".join(traceback.format_exception(error))), file=sys.stderr, end="")
-    message = printable(secrets.scrub(" ".join(str(reason).split())))
     if re.search(r"(^| )(--json|--format[ =](nd)?json)( |$)", " ".join(arguments)):
-        told = {"code": reason.code, "message": message, "exitCode": reason.exit_code}
         print(json.dumps({"error": told}), file=sys.stderr)
     else:
-        print(f"seatctl: {message}", file=sys.stderr)
+        print(f"seatctl: {told['message']}", file=sys.stderr)
     return reason.exit_code
 
 
-def _as_ours(error: BaseException) -> SeatctlError:
+def as_document(reason: SeatctlError) -> dict[str, object]:
+    """An error as scripts read it, in one line without secrets."""
+    message = printable(secrets.scrub(" ".join(str(reason).split())))
+    return {"code": reason.code, "message": message, "exitCode": reason.exit_code}
+
+
+def in_words(error: BaseException) -> SeatctlError:
+    """What went wrong, as one of our errors."""
     if isinstance(error, SeatctlError):
         return error
+    if isinstance(error, typer.TyperException):
+        # Typer has no public name for a usage error; all that it raises itself are such.
+        return Usage(_usage_message(error))
+    if isinstance(error, Terminated):
+        return Interrupted(signal.SIGTERM, "terminated while it worked; repeat the command")
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return Interrupted(signal.SIGINT, "interrupted while it worked; repeat the command")
     if "pymongo" in sys.modules and isinstance(error, Exception):
         from seatctl.mongo.failures import explain
 

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,9 +25,12 @@ from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
 
 if TYPE_CHECKING:
+    from seatctl.mongo.client import Deployment
     from seatctl.mongo.store import Store
 
 COMMON = "Common options"
+GOOD_FOR = 1.0
+"""Seconds."""
 SYSTEM_DATABASES = ("admin", "config", "local")
 NO_EMBEDDED_DATABASE = (
     "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
@@ -52,12 +55,22 @@ class Invocation(typer.Context):
     reason: str | None = None
     """Why an operator's command changes something."""
 
+    @property
+    def session(self) -> Session | None:
+        """What this line shares with the others of its batch; None for a command line of its own."""
+        return self.obj if isinstance(self.obj, Session) else None
+
     @cached_property
     def target(self) -> Target:
         """The configured database; warnings about its safety go to stderr, with -q and --json too.
         Raises Usage, Misconfigured."""
-        target = find_target(self.uri, self.uri_file, self.database)
-        for warning in target.warnings:
+        uri, uri_file, database = self.uri, self.uri_file, self.database
+        if self.session is not None:
+            if uri is None and uri_file is None:
+                uri, uri_file = self.session.batch.uri, self.session.batch.uri_file
+            database = self.session.batch.database if database is None else database
+        target = find_target(uri, uri_file, database)
+        for warning in target.warnings if self.session is None else self.session.unheard(target.warnings):
             line = json.dumps({"warning": warning}) if self.json else f"seatctl: warning: {warning}"
             print(printable(line), file=sys.stderr)
         return target
@@ -84,9 +97,12 @@ class Invocation(typer.Context):
         from seatctl.mongo.client import connect
         from seatctl.mongo.store import Store
 
-        uri, database = self.target.uri or self._start_embedded(create), self.target.database
         reason = None if self.reason is None else text("reason", self.reason)
-        store = Store.open(connect(uri, database, DEFAULT_DATABASE), reason)
+        if self.session is not None and (known := self.session.known_store(self.target)):
+            return known.for_reason(reason)
+        uri, database = self.target.uri or self._start_embedded(create), self.target.database
+        reach = connect if self.session is None else self.session.reach
+        store = Store.open(reach(uri, database, DEFAULT_DATABASE), reason)
         if store.name in SYSTEM_DATABASES:
             raise Misconfigured(
                 f"{store.name} is one of MongoDB's own databases; name another one in the URI's path or with "
@@ -94,6 +110,8 @@ class Invocation(typer.Context):
             )
         if guard and not store.exists():
             self._check_new_name(store, create)
+        elif guard and self.session is not None:
+            self.session.keep(self.target, store)
         return store
 
     def _start_embedded(self, create: bool) -> str:
@@ -131,12 +149,53 @@ class Invocation(typer.Context):
     def tell(self, document: object, sentence: str, quiet: object = None) -> None:
         """Print a result: the document with --json, with -q only `quiet` (None: nothing), else the
         sentence."""
+        if self.session is not None:
+            self.session.made = quiet
         if self.json:
             print_json(document)
         elif not self.quiet:
             print(sentence)
         elif quiet is not None:
             print(quiet)
+
+
+class Session:
+    """What the command lines of one batch share: its connections, and the options of `batch` itself."""
+
+    def __init__(self, batch: Invocation) -> None:
+        self.batch = batch
+        self.made: object = None
+        """The id that the last line made."""
+        self._reached: dict[tuple[str, str | None], Deployment] = {}
+        self._warnings: set[str] = set()
+        self._checked: dict[Target, tuple[float, Store]] = {}
+
+    def reach(self, uri: str, database: str | None, default_database: str) -> Deployment:
+        """As `connect`, once for all lines."""
+        from seatctl.mongo.client import connect
+
+        if (uri, database) not in self._reached:
+            self._reached[uri, database] = connect(uri, database, default_database)
+        return self._reached[uri, database]
+
+    def known_store(self, target: Target) -> Store | None:
+        """A database that a line opened and checked a moment ago. A command alone relies for longer on what
+        it checked at its start; asking each time would make a line half as fast."""
+        checked, store = self._checked.get(target, (0.0, None))
+        return store if time.monotonic() - checked < GOOD_FOR else None
+
+    def keep(self, target: Target, store: Store) -> None:
+        self._checked[target] = time.monotonic(), store
+
+    def unheard(self, warnings: Sequence[str]) -> list[str]:
+        """Those that no line gave yet."""
+        new = [warning for warning in warnings if warning not in self._warnings]
+        self._warnings.update(new)
+        return new
+
+    def forget(self) -> None:
+        """Check each database again: a line may have changed what it is."""
+        self._checked.clear()
 
 
 # --- the common options -----------------------------------------------------------------------------

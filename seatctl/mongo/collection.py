@@ -49,12 +49,16 @@ class Documents:
         self._session = session
         self._settings = settings
         self._documents: Collection[Document] = deployment.database[self.name]
+        self._exists = False
 
     def ensure_collection(self) -> None:
         """Create the collection where there is none yet. A transaction that creates it is no guard: another
         one, in a snapshot of the same moment, may see what it changed elsewhere, and not the collection."""
+        if self._exists:
+            return
         if self.name not in self._deployment.database.list_collection_names(authorizedCollections=True):
             schema.ensure_collection(self._deployment.database, self.name)
+        self._exists = True
 
     def insert_as_stored(self, document: Document) -> None:
         """Insert a document as another program would, for the demo and the tests."""

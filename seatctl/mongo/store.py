@@ -85,6 +85,12 @@ class Store:
         operator = this_operator()._replace(reason=reason)
         return cls(deployment, settings=settings.read(deployment.database), operator=operator)
 
+    def for_reason(self, reason: str | None) -> Store:
+        """The same database for the same operator, who gives this reason."""
+        if reason == self.operator.reason:
+            return self
+        return Store(self.deployment, self._session, self.settings, self.operator._replace(reason=reason))
+
     def with_settings(self, settings: Settings) -> Store:
         """The same database as it is with these settings."""
         return Store(self.deployment, self._session, settings, self.operator)

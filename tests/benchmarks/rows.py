@@ -7,6 +7,8 @@ both, and looks at the database after each measurement: a wrong result is no res
 from __future__ import annotations
 
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ import floors
 from buyers import command_loops, crowd, sale, sweep_locks
 from data import BENCH, DataSet, Result
 from measure import Spent, run
+from pymongo.write_concern import WriteConcern
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -282,6 +285,32 @@ def row_10(bench: Bench) -> Iterator[Comparison]:
     yield comparison
 
 
+def row_11(bench: Bench) -> Iterator[Comparison]:
+    """A batch, whole process, against a loop of the least writes that a lock needs."""
+    locks = bench.size(2_000)
+    empty = DataSet(0, 1, data.HEALTHY)
+    event, sold = empty.event_ids[0], Result(locks, 0, 0)
+    data.load(bench.client, empty)
+    comparison = Comparison(
+        "11", f"batch, {locks:,} lines `lock`", "two bare majority writes per lock", "≤ 2"
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as lines:
+        lines.writelines(f"lock {event} --user buyer-{number} --seats 1\n" for number in range(locks))
+        lines.flush()
+        database = bench.client.get_database(BENCH, write_concern=WriteConcern("majority"))
+        for _ in range(bench.rounds):
+            ours = bench.on_fresh_data(lambda: bench.seatctl("batch", lines.name, "-q"), sold)
+            data.copy(bench.client)
+            begin = time.perf_counter()
+            for number in range(locks):
+                floors.lock_bare(database, event, f"buyer-{number}")
+            bare = time.perf_counter() - begin
+            bench.expect("the inventory", sold, data.look(bench.client))
+            comparison.add(ours.seconds, bare)
+            comparison.peak_bytes = max(comparison.peak_bytes, ours.peak_bytes)
+    yield comparison
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Comparison]]] = {
     "1": row_1,
     "2": row_2,
@@ -293,6 +322,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Comparison]]] = {
     "8": row_8,
     "9": row_9,
     "10": row_10,
+    "11": row_11,
 }
 
 
