@@ -42,12 +42,17 @@ def check_same_request(lock: SeatLock, seats: int) -> None:
         )
 
 
-def check_on_sale(event: Event) -> None:
-    """Seats are taken only while an event is neither closed nor cancelled."""
+def check_not_cancelled(event: Event) -> None:
+    """A cancelled event sells nothing, also not to those who hold a lock."""
     if event.cancelled_at is not None:
         raise Closed(
             f"event {event.id} was cancelled at {_time(event.cancelled_at)}; it sells nothing any more"
         )
+
+
+def check_on_sale(event: Event) -> None:
+    """Seats are taken only while an event is neither closed nor cancelled."""
+    check_not_cancelled(event)
     if event.closed_at is not None:
         raise Closed(
             f"sales of event {event.id} were closed at {_time(event.closed_at)}; "

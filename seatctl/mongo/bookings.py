@@ -263,6 +263,31 @@ class Bookings(Documents):
         found = self._compare_and_set(where, {"$set": {"seatLockId": lock_id, "updatedAt": now}})
         return None if found is None else _own(found)
 
+    def ids_of(self, event_id: EventId, status: BookingStatus) -> Iterator[BookingId]:
+        """The bookings of an event in one state."""
+        for booking in self._find({"event": event_id, "status": status}, ("_id",)):
+            yield BookingId(booking["_id"])
+
+    def count_of(self, event_id: EventId, status: BookingStatus) -> int:
+        where = {"event": event_id, "status": status}
+        return self._documents.count_documents(where, session=self._session)
+
+    def to_cancel(self, event_id: EventId, booking_ids: Sequence[BookingId]) -> Iterator[Booking]:
+        """Those of these bookings that are live and of this event, with what was paid."""
+        where = {"_id": {"$in": booking_ids}, "event": event_id, "status": {"$in": sorted(LIVE)}}
+        for booking in map(codec.booking, self._find(where, (*FIELDS, "paymentRef", "seatsCancelled"))):
+            if isinstance(booking, Booking):
+                yield booking
+
+    def cancel_all(
+        self, booking_ids: Sequence[BookingId], old: BookingStatus, now: datetime, ended_by: RunId
+    ) -> int:
+        """Compare-and-set of many bookings' status to CANCELLED; returns how many."""
+        if not booking_ids:
+            return 0
+        change = status_change(BookingStatus.CANCELLED, now, ended_by=ended_by)
+        return self._compare_and_set_many({"_id": {"$in": booking_ids}, "status": old}, change)
+
     def has_live(self) -> bool:
         where = {"event": EVERY, "status": {"$in": sorted(LIVE)}}
         return self._one(where, ("_id",)) is not None

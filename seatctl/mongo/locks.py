@@ -177,6 +177,24 @@ class SeatLocks(Documents):
         change = status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE, ended_by=ended_by)
         return self._compare_and_set_many(where, change)
 
+    def ids_of(self, event_id: EventId, status: LockStatus) -> Iterator[LockId]:
+        """The locks of an event in one state."""
+        for lock in self._find({"eventId": event_id, "status": status}, ("_id",)):
+            yield LockId(lock["_id"])
+
+    def count_active(self, event_id: EventId) -> int:
+        where = {"eventId": event_id, "status": LockStatus.ACTIVE}
+        return self._documents.count_documents(where, session=self._session)
+
+    def end_all(
+        self, lock_ids: Sequence[LockId], old: LockStatus, new: LockStatus, now: datetime, ended_by: RunId
+    ) -> int:
+        """Compare-and-set of many locks' status; returns how many."""
+        if not lock_ids:
+            return 0
+        change = status_change(new, now, ended_by=ended_by)
+        return self._compare_and_set_many({"_id": {"$in": lock_ids}, "status": old}, change)
+
     def change(
         self,
         lock_id: LockId,

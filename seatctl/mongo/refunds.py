@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from bson import ObjectId
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from seatctl.domain.documents import Booking, BookingId, EventId, Refund, RefundId, UserId
 from seatctl.domain.states import RefundCause, RefundStatus
-from seatctl.errors import StaleRead
+from seatctl.errors import StaleRead, WriteRefused
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Document, Documents, id_is
 
@@ -73,10 +73,18 @@ class Refunds(Documents):
             raise StaleRead
         return _own(found)
 
-    def record_all(self, documents: Sequence[Document]) -> None:
-        """Insert what `new_refund` made, for bookings that have none of this cause."""
-        if documents:
+    def record_all(self, owed: Sequence[tuple[Booking, int]], cause: RefundCause, now: datetime) -> None:
+        """Refunds of bookings, each with its seats, that have none of this cause. Raises WriteRefused where
+        one has."""
+        documents = [new_refund(booking, seats, cause, booking.payment_ref, now) for booking, seats in owed]
+        if not documents:
+            return
+        try:
             self._documents.insert_many(documents, session=self._session)
+        except BulkWriteError as error:
+            if error.has_error_label("TransientTransactionError"):
+                raise
+            raise WriteRefused("a booking has a refund of this cause already") from error
 
     def settle(
         self, refund_id: RefundId, status: RefundStatus, now: datetime, ref: str | None

@@ -217,6 +217,14 @@ SUMMARY: dict[str, Field] = {
     "median ms #": "medianDuration",
     "worst ms #": "worstDuration",
 }
+OWED: dict[str, Field] = {
+    "booking": "bookingId",
+    "user": "userId",
+    "seats #": "seats",
+    "payment": "paymentRef",
+    "due since": "dueAt",
+}
+"""The refunds of one event."""
 REPAIRS: dict[str, Field] = {
     "fault": "fault",
     "problem": "message",

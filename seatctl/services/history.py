@@ -259,8 +259,14 @@ def _end(
     if str(ended_by) in runs or any(entry["_id"] == ended_by for entry in operations):
         return
     at = _time(document.get("updatedAt")) or _created(document)
-    run = None if ended_by is None else store.job_logs.stored(ended_by)
-    if run is not None:
+    run, operation = (
+        None if ended_by is None else entries.stored(ended_by)
+        for entries in (store.job_logs, store.operations)
+    )
+    if operation is not None:  # one that ended so many that it does not name them
+        by, why = _by_operator(operation), _reason(operation)
+        yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
+    elif run is not None:
         as_of = _mapping(run.get("details")).get("asOf")
         what += "" if as_of is None else f" (the run's time was moved to {_show(as_of)})"
         yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
@@ -298,19 +304,23 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
         if before.get(field) != value
     ]
     what += f": {', '.join(changes)}" if changes else ""
-    reason = entry.get("reason")
     return Entry(
         _time(entry.get("at")) or LONG_AGO,
         what,
         {**ids, "operation": entry["_id"]},
         by=_by_operator(entry),
-        reason=None if reason is None else str(reason),
+        reason=_reason(entry),
     )
 
 
 def _name(entry: StoredDocument) -> str:
     """The operation's command, without options."""
     return str(entry.get("command")).partition(" ")[0]
+
+
+def _reason(entry: StoredDocument) -> str | None:
+    reason = entry.get("reason")
+    return None if reason is None else str(reason)
 
 
 def _by_operator(entry: StoredDocument) -> str:

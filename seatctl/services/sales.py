@@ -26,6 +26,7 @@ from seatctl.domain.rules import (
     check_confirmable,
     check_confirmed_before,
     check_failable,
+    check_not_cancelled,
     check_on_sale,
     check_payable,
     check_releasable,
@@ -181,7 +182,7 @@ def _confirm_within(tx: Store, request: ConfirmRequest, operation_id: RunId) -> 
         check_confirmed_before(earlier, now)
         return ConfirmResult(earlier, created=False)
     check_confirmable(found, now)
-    get_event(tx, found.event)
+    check_not_cancelled(get_event(tx, found.event))
     if odd := protected_by_text(tx, found.id, found.event):
         raise DamagedDocument(f"lock {found.id} may have a booking already: {odd}")
     deadline = moment("payment-ttl", payment_deadline(found, request.payment_ttl, now), now)

@@ -15,6 +15,7 @@ from stories import NOBODY, Story, everything_once, new_event, new_lock
 from terminal import Shell, here
 
 from seatctl.cli.app import app
+from seatctl.services.closing import BlockRequest, block
 from seatctl.services.sales import ConfirmRequest, confirm
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def story(replica: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     [
         ("seatctl lock ", "{event}"),
         ("seatctl confirm ", "{lock}\n{free}"),
+        ("seatctl cancel-event ", "{event}"),
+        ("seatctl unblock ", ""),
         ("seatctl pay ", "{waiting}"),
         ("seatctl sched", "schedule"),
     ],
@@ -104,8 +107,10 @@ def test_each_example_works_once_its_ids_are_real(
     event = new_event(store, "Gala", 9)
     lock, booked = (new_lock(store, event, "ada").id for _ in range(2))
     booking = confirm(store, ConfirmRequest(booked)).booking.id
+    blocked = block(store, BlockRequest(event, 1)).lock.id
     store.deployment.close()
-    real = {"EVENT_ID": str(event), "LOCK_ID": str(lock), "BOOKING_ID": str(booking)}
+    ids = {"EVENT_ID": event, "LOCK_ID": lock, "BOOKING_ID": booking, "BLOCK_ID": blocked}
+    real = {name: str(each) for name, each in ids.items()}
     _, *arguments = [real.get(word, word) for word in example_of(COMMANDS[name])]
     result = here(capsys, *arguments, "--uri", database_uri)
     assert result.code == (5 if name == "health" else 0), result

@@ -1,17 +1,35 @@
-"""Commands on events: create-event, edit-event, resize, block, unblock, close, reopen."""
+"""Commands on events: create-event, edit-event, resize, block, unblock, close, reopen, cancel-event."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, DryRun, EventArgument, Seats, id_of, option, parse_moment
-from seatctl.domain.documents import LockId
+from seatctl.cli.options import (
+    LIST_LIMIT,
+    OPERATE,
+    BatchSize,
+    DryRun,
+    EventArgument,
+    Seats,
+    id_of,
+    option,
+    parse_moment,
+)
+from seatctl.domain.documents import EventId, LockId
+from seatctl.domain.rules import BATCH
 from seatctl.domain.states import BLOCK, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count, format_number
+from seatctl.errors import ItemsLeft
+from seatctl.output import console, progress, tables
+
+if TYPE_CHECKING:
+    from seatctl.mongo.store import Store
+    from seatctl.services.event_cancellation import Cancellation
 
 commands = typer.Typer()
 
@@ -156,10 +174,10 @@ def block(
         call.tell(held.stored, f"{sentence} Lock {held.id}.", quiet=held.id)
 
 
-@command(commands, "unblock", panel=OPERATE, changes=True, example="seatctl unblock LOCK_ID")
+@command(commands, "unblock", panel=OPERATE, changes=True, example="seatctl unblock BLOCK_ID")
 def unblock(
     call: Invocation,
-    lock_id: Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE, BLOCK)],
+    lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)],
 ) -> None:
     """Return the seats of a block."""
     from seatctl.services import closing
@@ -210,6 +228,59 @@ def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> N
         opened = "would be open" if dry_run else "is open"
         sentence = f"Event {event} {opened} again; {count(result.seats, 'seat')} {_was(dry_run)} put on sale."
     call.tell(result.event, sentence, quiet=event)
+
+
+@command(
+    commands,
+    "cancel-event",
+    panel=OPERATE,
+    changes=True,
+    example='seatctl cancel-event EVENT_ID --confirm Gala --reason "the hall is flooded"',
+)
+def cancel_event(
+    call: Invocation,
+    event: EventArgument,
+    confirm: Annotated[str, option("--confirm NAME", str, "The event's name, to be sure.")],
+    dry_run: DryRun = False,
+    batch_size: BatchSize = BATCH,
+) -> None:
+    """Cancel an event with all its bookings and locks.
+
+    Sales stop at once and for good. What was paid has to go back: `seatctl refunds --event` lists it. If it
+    is interrupted, the same command goes on."""
+    from seatctl.services import event_cancellation as cancellation
+    from seatctl.services.jobs import SILENT
+
+    store = call.store()
+    request = cancellation.CancelEventRequest(event, confirm, dry_run, batch_size)
+    shown = SILENT if call.quiet or call.verbose else progress.Progress()
+    done = cancellation.cancel_event(store, request, shown)
+    call.tell(done.as_document(), _cancelled(event, done, dry_run), quiet=event)
+    if not (call.json or call.quiet):
+        _show_owed(call, store, event)
+    if done.error is not None:
+        raise ItemsLeft(done.error)
+
+
+def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
+    """`Event … is cancelled: 2 bookings and 3 locks ended, 7 seats taken off sale, 2 refunds due.`"""
+    if done.already and not (done.bookings or done.locks):
+        return f"Event {event} is cancelled already; nothing was left to end."
+    ended = f"{count(done.bookings, 'booking')} and {count(done.locks, 'lock')} {_was(dry_run)} ended"
+    refunds = f"{count(done.refunds, 'refund')} {_was(dry_run)} recorded"
+    state = "would be" if dry_run and not done.already else "is"
+    return f"Event {event} {state} cancelled; {ended}, {refunds}."
+
+
+def _show_owed(call: Invocation, store: Store, event: EventId) -> None:
+    """Who is owed money, as far as a screen can take it."""
+    from seatctl.services.event_cancellation import owed
+
+    refunds = [refund.stored for refund in islice(owed(store, event), LIST_LIMIT + 1)]
+    if refunds:
+        console.show(tables.list_table(refunds[:LIST_LIMIT], tables.OWED, "refunds due"))
+    if len(refunds) > LIST_LIMIT:
+        call.note(f"{LIST_LIMIT} refunds shown; `seatctl refunds --event {event} --format csv` lists all")
 
 
 def _was(dry_run: bool) -> str:

@@ -1,0 +1,400 @@
+"""`cancel-event`: an event is off. Its sales stop, then everything of it ends in batches, and what was paid
+has to go back.
+
+The first transaction closes and cancels the event; from then on nothing of it is sold. In each further one
+the seats that it ends go straight into the event's block: none is ever available, so no counter is raised and
+no clearance is needed. A run that is interrupted or killed goes on when the command is repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    EventId,
+    Kind,
+    LockId,
+    Operation,
+    Refund,
+    SeatLock,
+    StoredDocument,
+    Unreadable,
+)
+from seatctl.domain.rules import BATCH
+from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
+from seatctl.domain.timespec import shorten
+from seatctl.domain.words import count
+from seatctl.errors import CachePressure, Contention, CursorLost, StaleRead, Usage, WriteRefused
+from seatctl.mongo.aggregations import some
+from seatctl.mongo.collection import chunks
+from seatctl.mongo.ids import new_run_id
+from seatctl.mongo.store import Store
+from seatctl.services.closing import add_to_block, block_again, take_off_sale
+from seatctl.services.events import get_event
+from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE, SkippedItem
+from seatctl.services.interruption import Stop, listening
+from seatctl.services.jobs import SILENT, Progress
+
+log = logging.getLogger(__name__)
+
+LISTED = 100
+"""Skipped items that are named; their number is always complete."""
+COMMAND = "cancel-event"
+ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}
+
+
+class CancelEventRequest(NamedTuple):
+    """An event to cancel, and its name once more, so that it is not another one."""
+
+    event: EventId
+    name: str
+    dry_run: bool = False
+    batch_size: int = BATCH
+
+
+@dataclass(slots=True)
+class Cancellation:
+    """What was done, or in a dry run would be."""
+
+    event: StoredDocument
+    already: bool
+    """Whether the event was cancelled before."""
+    bookings: int = 0
+    locks: int = 0
+    """Those that ended, also with their bookings."""
+    seats: int = 0
+    refunds: int = 0
+    skipped: int = 0
+    skipped_items: list[SkippedItem] = field(default_factory=list)
+
+    @property
+    def done(self) -> str:
+        """How far it is, in words."""
+        return f"{count(self.bookings, 'booking')} and {count(self.locks, 'lock')}"
+
+    @property
+    def error(self) -> str | None:
+        """Why it is no success, or None."""
+        if not self.skipped:
+            return None
+        more = f" and {self.skipped - 1} more" if self.skipped > 1 else ""
+        return f"skipped {self.skipped_items[0]}{more}"
+
+    def skip(self, kind: Kind, item: object, reason: str) -> None:
+        self.skipped += 1
+        if len(self.skipped_items) < LISTED:
+            self.skipped_items.append(SkippedItem(kind, item, reason))
+
+    def as_document(self) -> StoredDocument:
+        items = [
+            {"kind": item.kind.value, "id": item.id, "reason": item.reason} for item in self.skipped_items
+        ]
+        return {
+            **self.event,
+            "cancellation": {
+                "bookings": self.bookings,
+                "locks": self.locks,
+                "seats": self.seats,
+                "refunds": self.refunds,
+                "skippedCount": self.skipped,
+                "skipped": items,
+            },
+        }
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction ends."""
+
+    bookings: list[Booking] = field(default_factory=list)
+    locks: list[SeatLock] = field(default_factory=list)
+    seats_of: dict[BookingId, int] = field(default_factory=dict)
+    """By booking, the seats that its lock holds."""
+    skipped: list[SkippedItem] = field(default_factory=list)
+    kept: list[LockId] = field(default_factory=list)
+    """Locks whose buyers confirmed them behind the pass over the bookings."""
+
+    @property
+    def seats(self) -> int:
+        return sum(lock.seats for lock in self.locks)
+
+    @property
+    def paid(self) -> list[Booking]:
+        return [booking for booking in self.bookings if booking.status is BookingStatus.CONFIRMED]
+
+    def skip(self, booking: Booking, reason: str) -> None:
+        self.skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
+
+
+def cancel_event(store: Store, request: CancelEventRequest, progress: Progress = SILENT) -> Cancellation:
+    """Stop the sales of an event for good, and end all its bookings and locks. Again: goes on where it
+    stopped. What cannot be read, or may be paid, is skipped and named.
+
+    Raises Usage for another name, NotFound, DamagedDocument, CountedByDay, Interrupted (invariants 1, 3, 5,
+    11, 12 and 14).
+    """
+    for attempt in store.transaction_attempts(dry_run=request.dry_run):
+        with attempt as tx:
+            result = _close_within(tx, request)
+    run = _Run(store, request, result, progress)
+    with listening() as stop:
+        run.end_everything(stop)
+        stop.check(f"interrupted after {result.done}; the same command again goes on")
+    if not request.dry_run:
+        result.event = store.events.stored(request.event) or result.event
+    return result
+
+
+def owed(store: Store, event_id: EventId) -> Iterator[Refund]:
+    """The refunds that are due for an event, the oldest first."""
+    return store.refunds.due_of_event(event_id)
+
+
+def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
+    event, now = get_event(tx, request.event), tx.now()
+    if request.name.strip() != event.name.strip():
+        raise Usage(
+            f"event {event.id} is called {shorten(event.name)!r}, not {shorten(request.name)!r}: nothing is "
+            "changed"
+        )
+    already = event.cancelled_at is not None
+    if already:
+        stored = tx.events.stored(event.id)
+        assert stored is not None  # `get_event` read it, at the same point in time
+        return Cancellation(stored, already)
+    cancelled, seats = take_off_sale(tx, event, now, cancel=True)
+    operation = Operation(
+        COMMAND,
+        now,
+        event=event.id,
+        before={"cancelledAt": None, "availableSeats": event.available},
+        after={"cancelledAt": now, "availableSeats": cancelled["availableSeats"]},
+    )
+    tx.operations.record(new_run_id(), operation)
+    log.info("event %s is cancelled, %s taken off sale", event.id, count(seats, "seat"))
+    return Cancellation(cancelled, already)
+
+
+class _Run:
+    """One run of the command after the event was cancelled."""
+
+    def __init__(
+        self, store: Store, request: CancelEventRequest, result: Cancellation, progress: Progress
+    ) -> None:
+        self._store, self._request, self._result, self._progress = store, request, result, progress
+        self._event = request.event
+        self._scope = some([request.event])
+        self._protected: dict[LockId, Unreadable] = {}
+        self._kept: set[LockId] = set()
+
+    def end_everything(self, stop: Stop) -> None:
+        """Pass after pass until one ends nothing: a buyer may have confirmed a lock behind the first."""
+        self._progress.start("bookings and locks", self._count)
+        failures = 0
+        try:
+            while stop.go_on():
+                before, kept = self._result.done, self._kept
+                self._kept = set()
+                try:
+                    self._pass(stop)
+                except CursorLost:
+                    failures += 1
+                    if failures == CURSOR_RETRIES or self._request.dry_run:
+                        raise
+                    continue
+                if self._request.dry_run or (before == self._result.done and self._kept <= kept):
+                    break
+        finally:
+            self._progress.stop()
+        if not self._request.dry_run:
+            for attempt in self._store.transaction_attempts():
+                with attempt as tx:
+                    block_again(tx, self._event, tx.now())
+
+    def _count(self) -> int:
+        bookings = sum(self._store.bookings.count_of(self._event, status) for status in LIVE)
+        return bookings + self._store.locks.count_active(self._event)
+
+    def _pass(self, stop: Stop) -> None:
+        self._result.skipped, self._result.skipped_items = 0, []
+        odd = [
+            *self._store.bookings.with_malformed_lock_id(self._scope),
+            *self._store.bookings.with_malformed_event_id(),
+        ]
+        self._protected = {lock_id: booking for booking, lock_ids in odd for lock_id in lock_ids}
+        for status in sorted(LIVE):
+            self._in_batches(stop, Kind.BOOKING, self._store.bookings.ids_of(self._event, status))
+        self._in_batches(stop, Kind.LOCK, self._store.locks.ids_of(self._event, LockStatus.ACTIVE))
+        for unreadable in (
+            *self._store.bookings.unreadable(self._scope),
+            *self._store.locks.unreadable(self._scope),
+        ):
+            self._result.skip(unreadable.kind, unreadable.id, unreadable.reason)
+        self._name_sold_without_booking()
+
+    def _in_batches(self, stop: Stop, kind: Kind, ids: Iterable[object]) -> None:
+        for batch in chunks(ids, self._request.batch_size):
+            if not stop.go_on():
+                return
+            self._end(kind, batch)
+
+    def _end(self, kind: Kind, ids: Sequence[object]) -> None:
+        """One transaction, or where the server or another writer does not let it pass, two for the halves."""
+        try:
+            self._end_at_once(kind, ids)
+        except (WriteRefused, CachePressure, Contention) as error:
+            if len(ids) == 1:
+                self._result.skip(kind, ids[0], str(error))
+                return
+            middle = len(ids) // 2
+            self._end(kind, ids[:middle])
+            self._end(kind, ids[middle:])
+
+    def _end_at_once(self, kind: Kind, ids: Sequence[object]) -> None:
+        for attempt in self._store.transaction_attempts(PATIENCE, dry_run=self._request.dry_run):
+            with attempt as tx:
+                batch = self._plan(tx, kind, ids)
+                if batch.bookings or batch.locks:
+                    _write(tx, self._event, batch)
+        result = self._result
+        result.bookings += len(batch.bookings)
+        result.locks += len(batch.locks)
+        result.seats += batch.seats
+        result.refunds += len(batch.paid)
+        for item in batch.skipped:
+            result.skip(item.kind, item.id, item.reason)
+        self._kept.update(() if self._request.dry_run else batch.kept)
+        log.info("%s ended so far", result.done)
+        self._progress.advance(len(batch.bookings) + (len(batch.locks) if kind is Kind.LOCK else 0))
+
+    def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> Batch:
+        if kind is Kind.BOOKING:
+            return _plan_bookings(tx, self._event, [BookingId(each) for each in ids], self._protected)
+        return _plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
+
+    def _name_sold_without_booking(self) -> None:
+        """CONSUMED locks that no booking was paid for: somebody may have paid, and a person must say."""
+        for lock_ids in chunks(self._store.locks.ids_of(self._event, LockStatus.CONSUMED), BATCH):
+            booked = {lock_id for lock_id, _ in self._store.bookings.protecting(lock_ids)}
+            for lock_id in lock_ids:
+                if lock_id not in booked:
+                    reason = "it is CONSUMED without a booking: `seatctl explain consumed_without_booking`"
+                    self._result.skip(Kind.LOCK, lock_id, reason)
+
+
+# --- what a batch ends ---------------------------------------------------------------------------------
+
+
+def _plan_bookings(
+    tx: Store, event_id: EventId, booking_ids: Sequence[BookingId], protected: dict[LockId, Unreadable]
+) -> Batch:
+    """Live bookings, each with the lock that it alone names."""
+    batch = Batch()
+    bookings = list(tx.bookings.to_cancel(event_id, booking_ids))
+    lock_ids = list({booking.lock for booking in bookings})
+    locks = tx.locks.by_id(lock_ids)
+    mine = {booking.id for booking in bookings}
+    others: dict[LockId, Booking | Unreadable] = dict(protected)
+    others.update(
+        (lock_id, other) for lock_id, other in tx.bookings.protecting(lock_ids) if other.id not in mine
+    )
+    ending: dict[LockId, SeatLock] = {}
+    for booking in bookings:
+        lock, other = locks.get(booking.lock), others.get(booking.lock)
+        if reason := _reason_to_skip(event_id, booking, lock, other):
+            batch.skip(booking, reason)
+            continue
+        batch.bookings.append(booking)
+        if isinstance(lock, SeatLock):
+            batch.seats_of[booking.id] = lock.seats
+            if other is None and lock.status in ENDED_AS:
+                ending[lock.id] = lock
+    batch.locks = list(ending.values())
+    return batch
+
+
+def _reason_to_skip(
+    event_id: EventId,
+    booking: Booking,
+    lock: SeatLock | Unreadable | None,
+    other: Booking | Unreadable | None,
+) -> str | None:
+    """Why a person has to look at a booking first."""
+    if isinstance(lock, Unreadable):
+        return f"its {lock}"
+    if isinstance(other, Unreadable):
+        return f"its lock {booking.lock} has another booking: {other}"
+    if lock is not None and lock.event != event_id:
+        return f"its lock {lock.id} is of event {lock.event}"
+    if other is not None and other.event != event_id:
+        return f"its lock {booking.lock} has booking {other.id} of another event"
+    if lock is None or lock.status is not LockStatus.CONSUMED:
+        return None
+    if booking.status is BookingStatus.PAYMENT_PENDING and other is None:
+        return f"its lock {lock.id} is CONSUMED: `seatctl explain consumed_without_booking`"
+    return None
+
+
+def _plan_locks(
+    tx: Store, event_id: EventId, lock_ids: Sequence[LockId], protected: dict[LockId, Unreadable]
+) -> Batch:
+    """ACTIVE locks that no booking keeps. One whose buyer confirmed it just now ends in the next pass, with
+    that booking."""
+    batch = Batch()
+    closing = {block.id for block in tx.locks.of_closing(event_id)}
+    keeping: dict[LockId, Booking | Unreadable] = {**protected, **dict(tx.bookings.protecting(lock_ids))}
+    for lock in tx.locks.by_id(lock_ids).values():
+        if isinstance(lock, Unreadable) or lock.status is not LockStatus.ACTIVE or lock.id in closing:
+            continue
+        booking = keeping.get(lock.id)
+        if booking is None:
+            batch.locks.append(lock)
+        elif isinstance(booking, Unreadable) or booking.event != event_id:
+            what = booking if isinstance(booking, Unreadable) else f"booking {booking.id} of another event"
+            batch.skipped.append(SkippedItem(Kind.LOCK, lock.id, f"it has {what}"))
+        else:
+            batch.kept.append(lock.id)
+    return batch
+
+
+def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
+    """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
+    if not tx.events.touch(event_id):
+        raise StaleRead
+    now, operation_id = tx.now(), new_run_id()
+    add_to_block(tx, event_id, batch.seats, now)
+    for old in LIVE:
+        bookings = [booking.id for booking in batch.bookings if booking.status is old]
+        if tx.bookings.cancel_all(bookings, old, now, operation_id) != len(bookings):
+            raise StaleRead
+    for state, ended in ENDED_AS.items():
+        locks = [lock.id for lock in batch.locks if lock.status is state]
+        if tx.locks.end_all(locks, state, ended, now, operation_id) != len(locks):
+            raise StaleRead
+    _owe(tx, batch, now)
+    after = {
+        "bookingsCancelled": len(batch.bookings),
+        "locksEnded": len(batch.locks),
+        "seatsBlocked": batch.seats,
+        "refundsDue": len(batch.paid),
+    }
+    # Which ones those are, each of them says itself, by `endedBy`.
+    tx.operations.record(operation_id, Operation(COMMAND, now, event=event_id, after=after))
+
+
+def _owe(tx: Store, batch: Batch, now: datetime) -> None:
+    """Refunds for what was paid (invariant 12): of a booking that gave seats back before, for the others."""
+    whole = [booking for booking in batch.paid if not booking.seats_cancelled]
+    cause = RefundCause.CANCELLED
+    if len(batch.bookings) > 1:
+        tx.refunds.record_all([(booking, batch.seats_of.get(booking.id, 0)) for booking in whole], cause, now)
+    for booking in batch.paid:
+        # One at a time is how a batch ends that met a refund which nobody expected.
+        if booking.seats_cancelled or len(batch.bookings) == 1:
+            tx.refunds.owe(booking, batch.seats_of.get(booking.id, 0), cause, booking.payment_ref, now)
