@@ -18,7 +18,8 @@ from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
-from seatctl.services import adoption, health, sales
+from seatctl.services import adoption, cancellation, closing, health, sales
+from seatctl.services.cancellation import CancelRequest
 from seatctl.services.jobs import RecoverOptions, recover
 from seatctl.services.sales import ConfirmRequest, LockRequest
 from seatctl.services.verify import verify
@@ -392,6 +393,61 @@ def test_a_key_that_somebody_takes_for_the_same_request_meanwhile_is_that_reques
 
     assert (result.created, result.lock.id) == (False, inserted[0])
     assert available(adopted, event) == 10
+
+
+def release(store: Store, lock: ObjectId) -> None:
+    sales.release(store, lock)
+
+
+def unblock(store: Store, lock: ObjectId) -> None:
+    closing.unblock(store, lock)
+
+
+def give_up(store: Store, lock: ObjectId) -> None:
+    cancellation.cancel(store, CancelRequest(lock))
+
+
+@pytest.mark.parametrize(
+    ("end", "fields"),
+    [(release, {}), (unblock, {"kind": "BLOCK"}), (give_up, {"status": "CONSUMED"})],
+    ids=["release", "unblock", "cancel"],
+)
+def test_a_lock_that_an_operator_ended_cannot_be_confirmed_by_a_program_that_looks_at_its_deadline_only(
+    adopted, backend, clock, end, fields
+):
+    event = backend.event(4)
+    lock = backend.lock(event, 3, **fields)
+    end(adopted, lock)
+    clock.advance(milliseconds=1)
+
+    with pytest.raises(AssertionError, match="too late"):
+        backend.confirm(lock)
+    assert available(adopted, event) == 4
+    assert list(verify(adopted)) == []
+
+
+@pytest.mark.parametrize("end", [lambda store, booking: sales.fail_payment(store, booking), give_up])
+def test_the_lock_of_a_booking_that_an_operator_ended_ends_at_that_moment(adopted, backend, clock, end):
+    lock = backend.lock(backend.event())
+    booking = backend.confirm(lock)
+    end(adopted, booking)
+
+    assert backend.locks.find_one({"_id": lock})["expiresAt"] == clock()
+
+
+def test_a_deadline_that_has_passed_is_left_as_it_is_by_an_operator_and_by_the_jobs(adopted, backend, clock):
+    event = backend.event()
+    released, overdue = backend.lock(event), backend.lock(event)
+    booked = backend.lock(event, expiresAt=clock() + timedelta(hours=1))
+    backend.confirm(booked)
+    before = {lock["_id"]: lock["expiresAt"] for lock in backend.locks.find()}
+    clock.advance(minutes=11)
+    sales.release(adopted, released)
+    assert (run_expire_bookings(adopted).bookings, run_expire_locks(adopted).locks) == (1, 1)
+
+    assert {lock["_id"]: lock["expiresAt"] for lock in backend.locks.find()} == before
+    ended = backend.locks.count_documents({"_id": {"$in": [released, overdue, booked]}, "status": "EXPIRED"})
+    assert ended == 3
 
 
 def test_a_lock_expires_only_after_the_grace_in_every_sweep(adopted, backend, clock):
