@@ -142,6 +142,52 @@ def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
     assert shell("expire-locks").code == 11
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *WRITERS,
+        *(f"{name} {USER}" for name in ("unblock", "close", "reopen", "cancel", "rebook")),
+        *(f"{name} {USER} --seats 1" for name in ("block", "resize")),
+        *(f"extend {USER} --for 1h", f"edit-event {USER} --name X", f"refund {USER} --ref R"),
+    ],
+)
+def test_where_all_locks_of_an_adopted_database_are_gone_each_command_that_writes_refuses(
+    shell: Shell, backend: Backend, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A TTL index was recorded at the adoption: that is no reason to sell."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    backend.locks.delete_many({})
+    before = {name: list(backend.database[name].find()) for name in ("events", "bookings", "jobLogs")}
+    refused = here(capsys, *command.split(), *uri)
+
+    assert refused.code == 11
+    assert "live bookings but no locks in seatlocks" in one_line(refused)
+    assert "`seatctl help adopt`" in one_line(refused)
+    assert {name: list(backend.database[name].find()) for name in before} == before
+
+
+def test_where_all_locks_are_gone_what_reads_still_works_and_adopt_says_what_is_next(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    backend.locks.delete_many({})
+    assert "Next: restore the locks (`seatctl help adopt`)" in here(capsys, "adopt", "--yes", *uri).stdout
+    assert here(capsys, "adopt", "--dry-run", *uri).code == 5
+    for command in ("events", "locks", "bookings", "jobs", "refunds", "init --check", "history"):
+        assert here(capsys, *command.split(), *uri).code == 0, command
+    (booking,) = backend.bookings.find()
+    assert here(capsys, "show", str(booking["_id"]), *uri).code == 0
+    for command in ("verify", "health"):
+        told = here(capsys, command, "--json", *uri)
+        assert told.code == 5
+        assert "confirmed_without_lock" in told.stdout
+    assert here(capsys, "relock", str(booking["_id"]), *uri).code == 0
+    assert here(capsys, "verify", *uri).code == 5  # the counter is in doubt no more, but lower than it was
+    assert here(capsys, "recover", "--settle", "1s", *uri).code == 0
+    assert here(capsys, "verify", *uri).code == 0
+
+
 @pytest.mark.parametrize("command", ["adopt", "adopt --dry-run", "adopt --yes"])
 def test_where_it_would_be_a_guess_it_is_refused(shell: Shell, backend: Backend, command: str) -> None:
     backend.database.SeatLocks.insert_one({})
