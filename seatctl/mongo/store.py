@@ -203,21 +203,26 @@ class Store:
         """The databases of this server that the user may see."""
         return self.deployment.client.list_database_names()
 
-    def missing(self) -> list[str]:
-        """What `init` would create."""
+    def missing(self, *, validators: bool | None = None) -> list[str]:
+        """What `init` would create with or without validators."""
         locks, adopted = self.settings.locks, self.settings.adopted
         missing = schema.missing(self.database, locks, adopted=adopted)
-        return missing if adopted else missing + schema.missing_validators(self.database, locks)
+        if self._wants(validators):
+            missing += schema.missing_validators(self.database, locks)
+        return missing
 
     def init(self, retention: timedelta | None = None, *, validators: bool | None = None) -> schema.Setup:
-        """Create what is missing. By default an adopted database gets no validators: they could refuse what
-        the other program writes."""
+        """Create what is missing."""
         locks, adopted = self.settings.locks, self.settings.adopted
         done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
-        if not (adopted if validators is None else not validators):
+        if self._wants(validators):
             created, left_out = schema.create_validators(self.database, locks)
             return schema.Setup(done.created + created, done.left_out + left_out)
         return done
+
+    def _wants(self, validators: bool | None) -> bool:
+        """By default an adopted database gets none: they could refuse what the other program writes."""
+        return not self.settings.adopted if validators is None else validators
 
     def remove_setup(self) -> list[str]:
         """Take away our own indexes and validators; returns them. Collections and documents stay."""

@@ -261,5 +261,25 @@ def test_init_without_validators_and_its_removal(shell: Shell, capsys: pytest.Ca
     store.deployment.close()
 
 
+def test_init_checks_for_what_the_same_command_would_create(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an adopted database validators are asked for, or not there; elsewhere they are there by default."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    assert here(capsys, "init", "--check", *uri).code == 0
+    names = [f"{name}.validator" for name in ("events", "seatlocks", "bookings")]
+    missing = here(capsys, "init", "--validators", "--check", "--json", *uri)
+    assert (missing.code, missing.json["missing"]) == (5, names)
+    assert here(capsys, "init", "--validators", "--json", *uri).json["created"] == names
+    assert here(capsys, "init", "--validators", "--check", *uri).code == 0
+
+    other = ("--database", f"{backend.database.name}_own", *uri)
+    assert here(capsys, "init", "--no-validators", *other).code == 0
+    assert here(capsys, "init", "--check", *other).code == 5
+    assert here(capsys, "init", "--no-validators", "--check", *other).code == 0
+    backend.database.client.drop_database(f"{backend.database.name}_own")
+
+
 def test_the_time_that_adopt_gives_a_ttl_index_is_beyond_every_deadline() -> None:
     assert datetime.now(UTC) - timedelta(seconds=2**31 - 1) < datetime(1970, 1, 1, tzinfo=UTC)

@@ -121,7 +121,7 @@ def init(
     if remove:
         _remove_setup(call)
     elif check:
-        _check_setup(call, retention)
+        _check_setup(call, retention, validators)
     else:
         _create_setup(call, retention, validators)
 
@@ -152,11 +152,11 @@ def _create_setup(call: Invocation, retention: timedelta | None, validators: boo
     call.tell(document, "\n".join(lines))
 
 
-def _check_setup(call: Invocation, retention: timedelta | None) -> None:
+def _check_setup(call: Invocation, retention: timedelta | None, validators: bool | None) -> None:
     from seatctl.services import verify as verification
 
     store = call.store(writes=False)
-    missing, wrong = store.missing(), _wrong(store)
+    missing, wrong = store.missing(validators=validators), _wrong(store)
     current, kept = store.retention(), _retention(store)
     state = "is checked" if missing or wrong else "has all it needs"
     notes = [violation.message for violation in verification.collations(store)]
