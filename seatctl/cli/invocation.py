@@ -75,18 +75,24 @@ class Invocation(typer.Context):
             print(printable(line), file=sys.stderr)
         return target
 
-    def store(self, *, create: bool = False, wait: float = 0, guard: bool = True) -> Store:
+    def store(
+        self, *, create: bool = False, wait: float = 0, guard: bool = True, writes: bool = True
+    ) -> Store:
         """Open the database. Nothing configured means the embedded MongoDB.
 
         Without `create` the database must exist: a job with a mistyped name must fail, not work on an
         empty database for ever. Without `guard` it may be another program's, which only `adopt` looks at.
+        Without `writes` it may have lost its locks: for what only reads, or makes them again.
         Tries for `wait` seconds while the server is unreachable.
         Raises Misconfigured, Unreachable.
         """
         give_up = time.monotonic() + wait
         while True:
             try:
-                return self._open(create, guard)
+                store = self._open(create, guard)
+                if guard:
+                    store.check_locks(writes=writes)
+                return store
             except Unreachable as error:
                 if time.monotonic() >= give_up:
                     raise

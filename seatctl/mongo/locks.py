@@ -205,8 +205,11 @@ class SeatLocks(Documents):
         by_job: bool = False,
         ended_by: RunId | None = None,
     ) -> SeatLock | None:
-        """Compare-and-set of one lock's status; None: another writer was faster."""
+        """Compare-and-set of one lock's status; None: another writer was faster. A lock that an operator ends
+        before its deadline gets this moment for one: another program's `confirm` may look only at that."""
         change = status_change(new, now, old=old if by_job else None, ended_by=ended_by)
+        if new in ENDED_LOCK and not by_job:
+            change["$min"] = {"expiresAt": now}
         found = self._compare_and_set({**id_is(lock_id), "status": old}, change)
         return None if found is None else _own(found)
 

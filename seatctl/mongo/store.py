@@ -39,6 +39,15 @@ log = logging.getLogger(__name__)
 SNAPSHOT_RETRIES = 5
 """How often a point in time is read, where the server drops it."""
 
+LOST = (
+    "were lost. seatctl changes nothing here until they are restored, from a backup or from the bookings: "
+    "`seatctl help adopt`"
+)
+LOST_OR_ELSEWHERE = (
+    "are elsewhere, or were lost; seatctl changes nothing here. If another program keeps them under another "
+    "name, or deletes them by a TTL index, `seatctl adopt` sets that up"
+)
+
 
 @cache
 def this_operator() -> Operator:
@@ -163,13 +172,19 @@ class Store:
                     f"seatctl keeps in {wanted}; seatctl changes nothing here. `seatctl adopt "
                     "--dry-run` says how it can work beside that program"
                 )
-        if self._has_lost_its_locks(names) and self.bookings.has_live():
-            raise Misconfigured(
-                f"database {self.name} has live bookings but no locks in {self.settings.locks}: their locks "
-                "are elsewhere, or were lost; seatctl changes nothing here. If another program keeps them "
-                "under another name, `seatctl adopt` sets that up"
-            )
         return schema.EVENTS in names
+
+    def check_locks(self, *, writes: bool) -> None:
+        """Raises Misconfigured where live bookings name locks, and there is none: their seats would be sold
+        again. Reading is refused only where the locks may be elsewhere."""
+        locks, adopted = self.settings.locks, self.settings.adopted
+        if not self.is_empty(locks) or not self.bookings.has_live():
+            return
+        if writes or not (adopted or self.aggregations.deleting_indexes()):
+            raise Misconfigured(
+                f"database {self.name} has live bookings but no locks in {locks}: they "
+                + (LOST if adopted else LOST_OR_ELSEWHERE)
+            )
 
     def spelled_differently(self, wanted: str, names: list[str]) -> list[str]:
         """Those of these collections that have something in them, and a name that differs from this one in
@@ -179,13 +194,6 @@ class Store:
             for name in names
             if name != wanted and _plain(name) == _plain(wanted) and not self.is_empty(name)
         ]
-
-    def _has_lost_its_locks(self, names: list[str]) -> bool:
-        """Whether there is no lock, and no TTL index that tells where they went: with one, `verify` and the
-        jobs say so, and raise no counter."""
-        locks = self.settings.locks
-        told = self.settings.ttl_indexes or self.aggregations.deleting_indexes()
-        return locks not in names or (self.is_empty(locks) and not told)
 
     def is_empty(self, collection: str) -> bool:
         return self.database[collection].find_one({}, {"_id": 1}) is None
@@ -202,22 +210,27 @@ class Store:
         """The databases of this server that the user may see."""
         return self.deployment.client.list_database_names()
 
-    def missing(self) -> list[str]:
-        """What `init` would create."""
+    def missing(self, *, validators: bool | None = None) -> list[str]:
+        """What `init` would create with or without validators."""
         locks, adopted = self.settings.locks, self.settings.adopted
         missing = schema.missing(self.database, locks, adopted=adopted)
-        return missing if adopted else missing + schema.missing_validators(self.database, locks)
+        if self._wants(validators):
+            missing += schema.missing_validators(self.database, locks)
+        return missing
 
     def init(self, retention: timedelta | None = None, *, validators: bool | None = None) -> schema.Setup:
-        """Create what is missing. By default an adopted database gets no validators: they could refuse what
-        the other program writes."""
+        """Create what is missing."""
         locks, adopted = self.settings.locks, self.settings.adopted
         with lone_write(self.deployment.client):
             done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
-            if not (adopted if validators is None else not validators):
+            if self._wants(validators):
                 created, left_out = schema.create_validators(self.database, locks)
                 return schema.Setup(done.created + created, done.left_out + left_out)
         return done
+
+    def _wants(self, validators: bool | None) -> bool:
+        """By default an adopted database gets none: they could refuse what the other program writes."""
+        return not self.settings.adopted if validators is None else validators
 
     def remove_setup(self) -> list[str]:
         """Take away our own indexes and validators; returns them. Collections and documents stay."""

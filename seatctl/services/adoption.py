@@ -34,7 +34,7 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
     locks, why = _choose_locks(store, names, locks_collection)
     inspection = Inspection(store.database, locks)
     live, missing_locks = inspection.live_bookings()
-    _check_locks(inspection, locks, live, missing_locks)
+    _check_locks(store, inspection, locks, live, missing_locks)
     settings = _settings(store, inspection, locks)
     adopted = store.with_settings(settings)
     sizes = adopted.sizes()
@@ -99,11 +99,13 @@ def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[s
     )
 
 
-def _check_locks(inspection: Inspection, locks: str, live: int, missing: int) -> None:
-    """Raises Misconfigured where these are not the locks that the bookings name."""
+def _check_locks(store: Store, inspection: Inspection, locks: str, live: int, missing: int) -> None:
+    """Raises Misconfigured where these are not the locks that the bookings name. Once adopted they are, even
+    if all of them are gone."""
     if unreadable := inspection.unreadable_sample():
         raise Misconfigured(f"the documents in {locks} are no locks that seatctl can read: {unreadable}")
-    if live and missing == live and not inspection.deleting_indexes():
+    told = store.settings.adopted or inspection.deleting_indexes()
+    if live and missing == live and not told:
         raise Misconfigured(
             f"none of {count(live, 'live booking')} names a lock that is in {locks}: the locks are "
             "elsewhere, or were lost. Name their collection with --locks-collection, or restore them"

@@ -142,6 +142,52 @@ def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
     assert shell("expire-locks").code == 11
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *WRITERS,
+        *(f"{name} {USER}" for name in ("unblock", "close", "reopen", "cancel", "rebook")),
+        *(f"{name} {USER} --seats 1" for name in ("block", "resize")),
+        *(f"extend {USER} --for 1h", f"edit-event {USER} --name X", f"refund {USER} --ref R"),
+    ],
+)
+def test_where_all_locks_of_an_adopted_database_are_gone_each_command_that_writes_refuses(
+    shell: Shell, backend: Backend, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A TTL index was recorded at the adoption: that is no reason to sell."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    backend.locks.delete_many({})
+    before = {name: list(backend.database[name].find()) for name in ("events", "bookings", "jobLogs")}
+    refused = here(capsys, *command.split(), *uri)
+
+    assert refused.code == 11
+    assert "live bookings but no locks in seatlocks" in one_line(refused)
+    assert "`seatctl help adopt`" in one_line(refused)
+    assert {name: list(backend.database[name].find()) for name in before} == before
+
+
+def test_where_all_locks_are_gone_what_reads_still_works_and_adopt_says_what_is_next(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    backend.locks.delete_many({})
+    assert "Next: restore the locks (`seatctl help adopt`)" in here(capsys, "adopt", "--yes", *uri).stdout
+    assert here(capsys, "adopt", "--dry-run", *uri).code == 5
+    for command in ("events", "locks", "bookings", "jobs", "refunds", "init --check", "history"):
+        assert here(capsys, *command.split(), *uri).code == 0, command
+    (booking,) = backend.bookings.find()
+    assert here(capsys, "show", str(booking["_id"]), *uri).code == 0
+    for command in ("verify", "health"):
+        told = here(capsys, command, "--json", *uri)
+        assert told.code == 5
+        assert "confirmed_without_lock" in told.stdout
+    assert here(capsys, "relock", str(booking["_id"]), *uri).code == 0
+    assert here(capsys, "verify", *uri).code == 5  # the counter is in doubt no more, but lower than it was
+    assert here(capsys, "recover", "--settle", "1s", *uri).code == 0
+    assert here(capsys, "verify", *uri).code == 0
+
+
 @pytest.mark.parametrize("command", ["adopt", "adopt --dry-run", "adopt --yes"])
 def test_where_it_would_be_a_guess_it_is_refused(shell: Shell, backend: Backend, command: str) -> None:
     backend.database.SeatLocks.insert_one({})
@@ -213,6 +259,26 @@ def test_init_without_validators_and_its_removal(shell: Shell, capsys: pytest.Ca
     assert here(capsys, "init", "--remove", *uri).code == 0
     assert here(capsys, "init", "--remove", "--check", *uri).code == 2
     store.deployment.close()
+
+
+def test_init_checks_for_what_the_same_command_would_create(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an adopted database validators are asked for, or not there; elsewhere they are there by default."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    assert here(capsys, "init", "--check", *uri).code == 0
+    names = [f"{name}.validator" for name in ("events", "seatlocks", "bookings")]
+    missing = here(capsys, "init", "--validators", "--check", "--json", *uri)
+    assert (missing.code, missing.json["missing"]) == (5, names)
+    assert here(capsys, "init", "--validators", "--json", *uri).json["created"] == names
+    assert here(capsys, "init", "--validators", "--check", *uri).code == 0
+
+    other = ("--database", f"{backend.database.name}_own", *uri)
+    assert here(capsys, "init", "--no-validators", *other).code == 0
+    assert here(capsys, "init", "--check", *other).code == 5
+    assert here(capsys, "init", "--no-validators", "--check", *other).code == 0
+    backend.database.client.drop_database(f"{backend.database.name}_own")
 
 
 def test_the_time_that_adopt_gives_a_ttl_index_is_beyond_every_deadline() -> None:

@@ -18,8 +18,10 @@ from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
-from seatctl.services import adoption, health, sales
+from seatctl.services import adoption, cancellation, closing, health, sales
+from seatctl.services.cancellation import CancelRequest
 from seatctl.services.jobs import RecoverOptions, recover
+from seatctl.services.relocking import relock
 from seatctl.services.sales import ConfirmRequest, LockRequest
 from seatctl.services.verify import verify
 
@@ -394,6 +396,61 @@ def test_a_key_that_somebody_takes_for_the_same_request_meanwhile_is_that_reques
     assert available(adopted, event) == 10
 
 
+def release(store: Store, lock: ObjectId) -> None:
+    sales.release(store, lock)
+
+
+def unblock(store: Store, lock: ObjectId) -> None:
+    closing.unblock(store, lock)
+
+
+def give_up(store: Store, lock: ObjectId) -> None:
+    cancellation.cancel(store, CancelRequest(lock))
+
+
+@pytest.mark.parametrize(
+    ("end", "fields"),
+    [(release, {}), (unblock, {"kind": "BLOCK"}), (give_up, {"status": "CONSUMED"})],
+    ids=["release", "unblock", "cancel"],
+)
+def test_a_lock_that_an_operator_ended_cannot_be_confirmed_by_a_program_that_looks_at_its_deadline_only(
+    adopted, backend, clock, end, fields
+):
+    event = backend.event(4)
+    lock = backend.lock(event, 3, **fields)
+    end(adopted, lock)
+    clock.advance(milliseconds=1)
+
+    with pytest.raises(AssertionError, match="too late"):
+        backend.confirm(lock)
+    assert available(adopted, event) == 4
+    assert list(verify(adopted)) == []
+
+
+@pytest.mark.parametrize("end", [sales.fail_payment, give_up])
+def test_the_lock_of_a_booking_that_an_operator_ended_ends_at_that_moment(adopted, backend, clock, end):
+    lock = backend.lock(backend.event())
+    booking = backend.confirm(lock)
+    end(adopted, booking)
+
+    assert backend.locks.find_one({"_id": lock})["expiresAt"] == clock()
+
+
+def test_a_deadline_that_has_passed_is_left_as_it_is_by_an_operator_and_by_the_jobs(adopted, backend, clock):
+    event = backend.event()
+    released, overdue = backend.lock(event), backend.lock(event)
+    booked = backend.lock(event, expiresAt=clock() + timedelta(hours=1))
+    backend.confirm(booked)
+    before = {lock["_id"]: lock["expiresAt"] for lock in backend.locks.find()}
+    clock.advance(minutes=11)
+    sales.release(adopted, released)
+    assert (run_expire_bookings(adopted).bookings, run_expire_locks(adopted).locks) == (1, 1)
+
+    assert {lock["_id"]: lock["expiresAt"] for lock in backend.locks.find()} == before
+    ended = backend.locks.count_documents({"_id": {"$in": [released, overdue, booked]}, "status": "EXPIRED"})
+    assert ended == 3
+
+
 def test_a_lock_expires_only_after_the_grace_in_every_sweep(adopted, backend, clock):
     event = backend.event(2)
     backend.lock(event, 2)
@@ -418,25 +475,52 @@ def test_the_grace_is_for_locks_only(adopted, backend, clock):
     assert run_expire_bookings(adopted).bookings == 1
 
 
-def test_a_locks_collection_that_vanishes_is_refused(adopted, backend):
-    backend.locks.drop()
+@pytest.mark.parametrize("vanish", ["drop", "delete_many"])
+def test_where_all_locks_are_gone_nothing_may_be_written_until_they_are_restored(adopted, backend, vanish):
+    """Also where a TTL index was recorded, which may have deleted them."""
+    (lock,) = backend.locks.find()
+    backend.locks.drop() if vanish == "drop" else backend.locks.delete_many({})
+    with pytest.raises(Misconfigured, match=r"no locks in seatlocks.*seatctl help adopt"):
+        adopted.check_locks(writes=True)
+    adopted.check_locks(writes=False)
 
-    with pytest.raises(Misconfigured, match="no locks in seatlocks"):
-        adopted.exists()
+    backend.locks.insert_one(lock)
+    adopted.check_locks(writes=True)
 
 
-def test_locks_that_a_ttl_index_had_deleted_leave_the_database_usable_and_in_doubt(store, backend):
-    """Nothing is returned to sale until they are restored, but buyers can buy."""
-    event = backend.event()
-    backend.pay(backend.confirm(backend.lock(event, 4)))
+def test_an_adopted_database_without_live_bookings_needs_no_lock(adopted, backend):
     backend.locks.delete_many({})
-    backend.events.update_one({"_id": event}, {"$inc": {"availableSeats": -1}})
-    adopted = adopt(store)
+    backend.bookings.update_many({}, {"$set": {"status": "CANCELLED"}})
 
-    assert adopted.exists()
+    adopted.check_locks(writes=True)
+
+
+def test_where_locks_may_be_elsewhere_nothing_is_even_read_unless_a_ttl_index_tells_where_they_went(store):
+    store.database.events.insert_one({})
+    store.database.bookings.insert_one({"event": ObjectId(), "status": "CONFIRMED"})
+    with pytest.raises(Misconfigured, match=r"elsewhere.*`seatctl adopt`"):
+        store.check_locks(writes=False)
+
+    store.database.seatLocks.create_index("expiresAt", expireAfterSeconds=0)
+    store.check_locks(writes=False)
+    with pytest.raises(Misconfigured, match=r"TTL index, `seatctl adopt`"):
+        store.check_locks(writes=True)
+
+
+def test_relock_restores_a_lock_where_all_are_gone(adopted, backend):
+    """The counter stays as low as it is, until nothing is missing any more."""
+    event = backend.event()
+    booking = backend.confirm(backend.lock(event, 4))
+    backend.pay(booking)
+    (other,) = backend.bookings.find({"_id": {"$ne": booking}})
+    backend.locks.delete_many({})
+    relock(adopted, booking)
+    adopted.check_locks(writes=True)
     assert run_recover(adopted).error
-    assert available(adopted, event) == 5
-    assert sales.lock(adopted, LockRequest(event, USER, 1)).created
+    relock(adopted, other["_id"])
+
+    assert available(adopted, event) == 6
+    assert list(verify(adopted)) == []
 
 
 # --- events that count by day ------------------------------------------------------------------------------

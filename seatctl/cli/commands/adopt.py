@@ -64,9 +64,10 @@ def _adopt(call: Invocation, store: Store, locks: str | None, *, dry_run: bool, 
 def _verdict(found: Findings, *, dry_run: bool) -> str:
     if dry_run:
         return f"Nothing was changed in database {found.database}."
+    restore = "restore the locks (`seatctl help adopt`), then " if found.missing_locks else ""
     return (
         f"Database {found.database} is adopted, its locks are in {found.settings.locks}. "
-        "Next: seatctl recover --dry-run"
+        f"Next: {restore}seatctl recover --dry-run"
     )
 
 

@@ -32,7 +32,7 @@ def verify(call: ListCall) -> None:
     from seatctl.output import lists
     from seatctl.services import verify as verification
 
-    form, columns, store = call.form, call.columns, call.store()
+    form, columns, store = call.form, call.columns, call.store(writes=False)
     found = list(verification.verify(store))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)
@@ -78,7 +78,7 @@ def health(
         raise Usage("--per-event goes with --prometheus only; `seatctl events` lists the seats of each event")
     if prometheus is not None and call.json:
         raise Usage("--prometheus and --json are two output formats; use one of them")
-    state = check(call.store(), max_age=max_age, window=window, per_event=per_event)
+    state = check(call.store(writes=False), max_age=max_age, window=window, per_event=per_event)
     if prometheus is not None:
         from seatctl.ops import prometheus as metrics
 
@@ -121,7 +121,7 @@ def init(
     if remove:
         _remove_setup(call)
     elif check:
-        _check_setup(call, retention)
+        _check_setup(call, retention, validators)
     else:
         _create_setup(call, retention, validators)
 
@@ -152,11 +152,11 @@ def _create_setup(call: Invocation, retention: timedelta | None, validators: boo
     call.tell(document, "\n".join(lines))
 
 
-def _check_setup(call: Invocation, retention: timedelta | None) -> None:
+def _check_setup(call: Invocation, retention: timedelta | None, validators: bool | None) -> None:
     from seatctl.services import verify as verification
 
-    store = call.store()
-    missing, wrong = store.missing(), _wrong(store)
+    store = call.store(writes=False)
+    missing, wrong = store.missing(validators=validators), _wrong(store)
     current, kept = store.retention(), _retention(store)
     state = "is checked" if missing or wrong else "has all it needs"
     notes = [violation.message for violation in verification.collations(store)]

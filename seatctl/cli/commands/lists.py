@@ -51,7 +51,7 @@ def events(
     The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .)."""
     from seatctl.services import lookup
 
-    call.show(lambda request: lookup.events(call.store(), lookup.Order(sort), request))
+    call.show(lambda request: lookup.events(call.store(writes=False), lookup.Order(sort), request))
 
 
 @list_command(
@@ -71,7 +71,9 @@ def locks(
     _check_overdue(status, LockStatus.ACTIVE, overdue)
     order = lookup.Order(sort)
     call.show(
-        lambda request: lookup.locks(call.store(), event, status, user, request, order, overdue=overdue)
+        lambda request: lookup.locks(
+            call.store(writes=False), event, status, user, request, order, overdue=overdue
+        )
     )
 
 
@@ -92,7 +94,9 @@ def bookings(
     _check_overdue(status, BookingStatus.PAYMENT_PENDING, overdue)
     order = lookup.Order(sort)
     call.show(
-        lambda request: lookup.bookings(call.store(), event, status, user, request, order, overdue=overdue)
+        lambda request: lookup.bookings(
+            call.store(writes=False), event, status, user, request, order, overdue=overdue
+        )
     )
 
 
@@ -120,7 +124,7 @@ def refunds(
 
     wanted = None if status == "all" else RefundStatus(status.upper())
     order = lookup.Order(sort)
-    call.show(lambda request: lookup.refunds(call.store(), event, wanted, request, order))
+    call.show(lambda request: lookup.refunds(call.store(writes=False), event, wanted, request, order))
 
 
 @list_command(
@@ -155,12 +159,14 @@ def jobs(
 
     if not summary:
         order, fold = lookup.Order(sort), None if every else lists.fold_idle_runs
-        call.show(lambda request: lookup.job_runs(call.store(), job, status, request, order), fold)
+        call.show(
+            lambda request: lookup.job_runs(call.store(writes=False), job, status, request, order), fold
+        )
         return
     given = (status, call.limit, call.until, call.columns)
     if any(value is not None for value in given) or call.form not in (Format.TABLE, Format.JSON, Format.IDS):
         raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
-    totals = lookup.summarize(call.store(), [job] if job else list(JobType), call.since or WINDOW)
+    totals = lookup.summarize(call.store(writes=False), [job] if job else list(JobType), call.since or WINDOW)
     if call.form is Format.JSON:
         formats.print_json(totals)
     elif call.form is Format.TABLE:
@@ -175,7 +181,7 @@ def show(
     """Show any document by its id, with related documents."""
     from seatctl.services import lookup
 
-    shown = lookup.show(call.store(), document_id)
+    shown = lookup.show(call.store(writes=False), document_id)
     if call.json:
         formats.print_json(shown.as_document())
     elif call.quiet:
@@ -203,4 +209,4 @@ def watch(
         raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
     from seatctl.ops.watch import watch
 
-    watch(call.store(), interval)
+    watch(call.store(writes=False), interval)

@@ -50,7 +50,7 @@ def history(
     `--format ids` prints the records of it: operations and runs."""
     from seatctl.services import history as story
 
-    store, form = call.store(), call.form
+    store, form = call.store(writes=False), call.form
 
     def read(request: ListRequest) -> Iterator[StoredDocument]:
         now = store.now()
@@ -79,7 +79,7 @@ def explain(
     from seatctl.services.explanations import explain as explained
 
     try:
-        explanation = explained(call.store(), fault)
+        explanation = explained(call.store(writes=False), fault)
     except (Misconfigured, Unreachable) as error:
         call.note(f"without the ids of a database: {error}")
         explanation = explained(None, fault)
@@ -107,7 +107,7 @@ def relock(
     (`seatctl explain confirmed_without_lock`, `several_bookings`, `other_event`)."""
     from seatctl.services.relocking import relock
 
-    result = relock(call.store(), booking_id, seats, dry_run=dry_run)
+    result = relock(call.store(writes=False), booking_id, seats, dry_run=dry_run)
     booking, lock, left = result.booking, result.lock, result.left
     if lock is None:
         sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
