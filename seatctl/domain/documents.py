@@ -7,7 +7,6 @@ Behind that door nobody asks again whether a number is a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -47,8 +46,7 @@ class Flaw(StrEnum):
     COUNTED_BY_DAY = "counted_by_day"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An event and its counter: `available` of `total` seats can be locked now."""
 
     id: EventId
@@ -62,8 +60,7 @@ class Event:
     cancelled_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SeatLock:
+class SeatLock(NamedTuple):
     """Seats of an event that are held for a user until `expires_at`, while it is ACTIVE."""
 
     id: LockId
@@ -79,8 +76,7 @@ class SeatLock:
     """Taken off sale by an operator, for no buyer and without a deadline."""
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """A lock on its way to be paid."""
 
     id: BookingId
@@ -134,8 +130,7 @@ class Operation(NamedTuple):
     after: StoredDocument = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """A document that seatctl must not change, and whose seats are not free (invariant 11)."""
 
     kind: Kind
@@ -149,8 +144,7 @@ class Unreadable:
         return f"{self.kind} {self.id}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class JobRun:
+class JobRun(NamedTuple):
     """An entry of the job log."""
 
     job: JobType
@@ -162,8 +156,7 @@ class JobRun:
     id: RunId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PastRun:
+class PastRun(NamedTuple):
     """An entry of the job log as it was read; `status` is whatever stands there."""
 
     executed_at: datetime
