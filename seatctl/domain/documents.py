@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -51,8 +50,7 @@ class Flaw(StrEnum):
     COUNTED_BY_DAY = "counted_by_day"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An event and its counter: `available` of `total` seats can be locked now."""
 
     id: EventId
@@ -71,8 +69,7 @@ class Event:
         return self.closed_at is not None or self.cancelled_at is not None
 
 
-@dataclass(frozen=True, slots=True)
-class SeatLock:
+class SeatLock(NamedTuple):
     """Seats of an event that are held for a user until `expires_at`, while it is ACTIVE."""
 
     id: LockId
@@ -93,8 +90,7 @@ class SeatLock:
         return self.is_block and self.key is not None and self.key.startswith(CLOSING)
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """A lock on its way to be paid."""
 
     id: BookingId
@@ -156,8 +152,7 @@ class Operation(NamedTuple):
     after: StoredDocument = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """A document that seatctl must not change, and whose seats are not free (invariant 11)."""
 
     kind: Kind
@@ -174,8 +169,7 @@ class Unreadable:
         return f"{self.kind} {self.id}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class JobRun:
+class JobRun(NamedTuple):
     """An entry of the job log."""
 
     job: JobType
@@ -187,8 +181,7 @@ class JobRun:
     id: RunId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PastRun:
+class PastRun(NamedTuple):
     """An entry of the job log as it was read; `status` is whatever stands there."""
 
     executed_at: datetime

@@ -7,15 +7,14 @@ seats, which are most of a past, are compared by digests without being read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
-from seatctl.domain.states import HOLDING, BookingStatus, LockStatus
+from seatctl.domain.states import HOLDING, LIVE, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
-from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, Document
+from seatctl.mongo.collection import CURSOR_BATCH, FIRST_ID, NO_OBJECT_ID, Document
 from seatctl.mongo.locks import may_hold
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ DIGEST_RANGE = 2**42
 """Four million of these fit into MongoDB's integers: an event has at most a million seats."""
 
 
-@dataclass(slots=True)
-class HeldSeats:
+class HeldSeats(NamedTuple):
     """What the locks of one event hold."""
 
     seats: int = 0
@@ -41,14 +39,24 @@ class HeldSeats:
     """Stands for the set of its CONSUMED locks."""
 
 
-@dataclass(slots=True)
-class BookingCounts:
+class BookingCounts(NamedTuple):
     """What the bookings of one event add up to."""
 
     paid_digest: int = 0
     """Stands for the set of locks that its CONFIRMED bookings name."""
     unreadable: int = 0
     """Bookings in a state that nobody knows, or of several events."""
+
+
+def _one(field: str) -> Document:
+    """An expression: this names one event."""
+    return {"$not": {"$isArray": field}}
+
+
+def _digest(event: str, status: str, lock: str) -> Document:
+    """An accumulator: stands for the set of these locks, of the documents of one event in this state."""
+    among = {"$and": [{"$eq": ["$status", status]}, _one(event)]}
+    return {"$sum": {"$cond": [among, {"$mod": [{HASH: lock}, DIGEST_RANGE]}, 0]}}
 
 
 class SharedKey(NamedTuple):
@@ -101,66 +109,75 @@ class Aggregations:
         found = self._events.find({"_id": scope}, fields, session=self._session)
         return {EventId(event["_id"]): codec.event(event) for event in found}
 
+    def taken_seats(self, scope: Scope) -> dict[EventId, int]:
+        """By event, its seats that are not available: of those that can be read and whose counter is not
+        below zero. It says the same as `codec.event`, and an event costs a tenth of that."""
+        readable = [codec.is_whole("$availableSeats"), codec.is_seat_count("$totalSeats")]
+        where = {"$and": [*readable, codec.counts_the_whole(), {"$gte": ["$availableSeats", 0]}]}
+        pipeline: list[Document] = [
+            {"$match": {"_id": scope, "$expr": where}},
+            {"$project": {"taken": {"$subtract": ["$totalSeats", "$availableSeats"]}}},
+        ]
+        found = self._aggregate(self._events, pipeline)
+        return {EventId(event["_id"]): int(event["taken"]) for event in found}
+
     def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
         """By event, what its locks hold; none for an event without any.
 
         The index on (eventId, status, seats, _id) has all that is needed. Locks that hold nothing are
         passed over on it.
         """
-        fine = codec.is_seat_count("$seats")
+        readable = {
+            "$and": [{"$in": ["$status", sorted(HOLDING)]}, _one("$eventId"), codec.is_seat_count("$seats")]
+        }
+        sums = {
+            "seats": {"$sum": {"$cond": [readable, "$seats", 0]}},
+            "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
+            "digest": _digest("$eventId", LockStatus.CONSUMED, "$_id"),
+        }
         held: dict[EventId, HeldSeats] = {}
-        for group in self._grouped(
-            self._locks,
-            {"eventId": scope, **may_hold(self._locks)},
-            {"event": "$eventId", "status": "$status"},
-            {
-                "seats": {"$sum": {"$cond": [fine, "$seats", 0]}},
-                "damaged": {"$sum": {"$cond": [fine, 0, 1]}},
-                "locks": {"$sum": 1},
-                "digest": {"$sum": {"$mod": [{HASH: "$_id"}, DIGEST_RANGE]}},
-            },
-        ):
-            event, status = group["_id"]["event"], group["_id"].get("status")
-            if isinstance(event, list) or status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
-                for named in codec.ids_in(event):
-                    held.setdefault(EventId(named), HeldSeats()).unreadable += group["locks"]
-                continue
-            total = held.setdefault(EventId(event), HeldSeats())
-            total.seats += int(group["seats"])
-            total.unreadable += group["damaged"]
-            if status == LockStatus.CONSUMED:
-                total.sold_digest = group["digest"]
+        where = {"eventId": scope, **may_hold(self._locks)}
+        for event_id, group in self._by_event(self._locks, where, "eventId", sums):
+            seats, unreadable, digest = held.get(event_id, HeldSeats())
+            seats, unreadable = seats + int(group["seats"]), unreadable + group["unreadable"]
+            held[event_id] = HeldSeats(seats, unreadable, digest + group["digest"])
         return held
 
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
         """By event, what its CONFIRMED and its unreadable bookings add up to."""
-        digest = {"$sum": {"$mod": [{HASH: "$seatLockId"}, DIGEST_RANGE]}}
-        where = {"event": scope, **may_protect(self._bookings)}
+        readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _one("$event")]}
+        sums = {
+            "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
+            "digest": _digest("$event", BookingStatus.CONFIRMED, "$seatLockId"),
+        }
         counts: dict[EventId, BookingCounts] = {}
-        key = {"event": "$event", "status": "$status"}
-        for group in self._grouped(self._bookings, where, key, {"bookings": {"$sum": 1}, "digest": digest}):
-            event, status = group["_id"]["event"], group["_id"].get("status")
-            for named in map(EventId, codec.ids_in(event)):
-                counted = counts.setdefault(named, BookingCounts())
-                if status == BookingStatus.CONFIRMED and not isinstance(event, list):
-                    counted.paid_digest = group["digest"]
-                elif status != BookingStatus.PAYMENT_PENDING:
-                    counted.unreadable += group["bookings"]
+        where = {"event": scope, **may_protect(self._bookings)}
+        for event_id, group in self._by_event(self._bookings, where, "event", sums):
+            digest, unreadable = counts.get(event_id, BookingCounts())
+            counts[event_id] = BookingCounts(digest + group["digest"], unreadable + group["unreadable"])
         return counts
 
-    def _grouped(
-        self, collection: Collection[Document], where: Document, key: Document, sums: Document
-    ) -> Iterator[Document]:
+    def _by_event(
+        self, collection: Collection[Document], where: Document, event: str, sums: Document
+    ) -> Iterator[tuple[EventId, Document]]:
+        """The sums of each event; those of documents that name several events come with each of them."""
         pipeline: list[Document] = [
             {"$match": where},
-            {"$sort": {next(iter(where)): 1}},  # or the planner would take the index on `_id` for this
-            {"$group": {"_id": key, **sums}},
+            {"$sort": {event: 1}},  # or the planner would take the index on `_id` for this
+            {"$group": {"_id": f"${event}", **sums}},
         ]
-        yield from self._aggregate(collection, pipeline)
+        for group in self._aggregate(collection, pipeline):
+            named = group["_id"]
+            for event_id in codec.ids_in(named) if isinstance(named, list) else (named,):
+                yield EventId(event_id), group
 
     def _aggregate(self, collection: Collection[Document], pipeline: list[Document]) -> Iterator[Document]:
         yield from collection.aggregate(
-            pipeline, collation=schema.EXACT, session=self._session, allowDiskUse=True
+            pipeline,
+            collation=schema.EXACT,
+            session=self._session,
+            allowDiskUse=True,
+            batchSize=CURSOR_BATCH,
         )
 
     # --- documents that need a closer look -------------------------------------------------------------

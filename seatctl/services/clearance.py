@@ -35,6 +35,9 @@ class Cause(Enum):
     """Locks hold more seats than there are."""
 
 
+NOTHING_HELD, NOTHING_BOOKED = HeldSeats(), BookingCounts()
+
+
 class Doubt(NamedTuple):
     """Why one event has no clearance, as a cause and as a sentence."""
 
@@ -101,30 +104,41 @@ class Clearance:
         return self.store.read_snapshot(lambda at: self._assess_at(at, event_ids))
 
     def _assess_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
+        """Sums tell of nearly all events that nothing is wrong. Only the others are read themselves."""
         scope = some(event_ids)
         for booking, lock_ids in at.bookings.with_malformed_lock_id(scope):
             self._protected.update(dict.fromkeys(lock_ids, booking))
-        events, held, booked = (
-            at.aggregations.events(scope),
+        taken, held, booked = (
+            at.aggregations.taken_seats(scope),
             at.aggregations.held_seats(scope),
             at.aggregations.booking_counts(scope),
         )
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
-        doubts: dict[EventId, Doubt | None] = {}
+        suspects = without_locks | self._owned_by_text.keys()
+        doubts: dict[EventId, Doubt | None] = dict.fromkeys(event_ids)
+        closer: dict[EventId, tuple[HeldSeats, bool]] = {}
         for event_id in event_ids:
-            event, holds = events.get(event_id), held.get(event_id, HeldSeats())
-            doubt = _doubt_of_documents(event_id, event, holds)
-            if doubt is None and (lock := self._owned_by_text.get(event_id)):
-                doubt = Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
-            if doubt is None:
-                perhaps = holds.sold_digest != booked.get(event_id, BookingCounts()).paid_digest
-                if event_id in without_locks or (perhaps and None in paid_locks(at, event_id)):
-                    reason = f"event {event_id}: it has a live booking whose lock cannot be found"
-                    doubt = Doubt(Cause.MISSING_LOCK, reason)
-            if doubt is None and isinstance(event, Event):
-                doubt = _doubt_of_counter(event, holds.seats)
-            doubts[event_id] = doubt
+            holds, paid = held.get(event_id, NOTHING_HELD), booked.get(event_id, NOTHING_BOOKED).paid_digest
+            fits = not holds.unreadable and holds.seats <= taken.get(event_id, -1)
+            if not fits or holds.sold_digest != paid or event_id in suspects:
+                closer[event_id] = holds, holds.sold_digest != paid
+        events = at.events.by_id(closer)
+        for event_id, (holds, differs) in closer.items():
+            doubt = _doubt_of_documents(event_id, events.get(event_id), holds)
+            doubt = doubt or self._doubt_of_references(at, event_id, without_locks, differs=differs)
+            doubts[event_id] = doubt or _doubt_of_counter(events.get(event_id), holds.seats)
         return doubts
+
+    def _doubt_of_references(
+        self, at: Store, event_id: EventId, without_locks: set[EventId], *, differs: bool
+    ) -> Doubt | None:
+        """What other documents say of an event; `differs` if its sold locks are not those that were paid."""
+        if lock := self._owned_by_text.get(event_id):
+            return Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
+        if event_id in without_locks or (differs and None in paid_locks(at, event_id)):
+            reason = f"event {event_id}: it has a live booking whose lock cannot be found"
+            return Doubt(Cause.MISSING_LOCK, reason)
+        return None
 
 
 def doubt_of_database(store: Store) -> Doubt | None:
@@ -153,8 +167,9 @@ def _doubt_of_documents(event_id: EventId, event: Event | Unreadable | None, hel
     return None
 
 
-def _doubt_of_counter(event: Event, held: int) -> Doubt | None:
+def _doubt_of_counter(event: Event | Unreadable | None, held: int) -> Doubt | None:
     """What the numbers say. Asked last: what this finds is all that is wrong."""
+    assert isinstance(event, Event)  # or there would be a doubt of the documents
     if held > event.total:
         reason = f"event {event.id}: locks hold {held} of {count(event.total, 'seat')}; see `seatctl verify`"
         return Doubt(Cause.OVERBOOKED, reason)

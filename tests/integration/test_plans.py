@@ -360,7 +360,7 @@ EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.COLLECTIONS[:4])
 SET_EVENTS, SET_LOCKS, SET_BOOKINGS = (f"update {name}" for name in schema.COLLECTIONS[:3])
 SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS, SUM_RUNS = (f"aggregate {name}" for name in schema.COLLECTIONS[:4])
 ONE_EVENT, ONE_LOCK, ONE_BOOKING = (f"findAndModify {name}" for name in schema.COLLECTIONS[:3])
-CLEARANCE = {EVENT, SUM_LOCKS, SUM_BOOKINGS}
+CLEARANCE = {SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS}
 
 BY_ID = {
     "lock": (lambda world: lock(world.store, world.event()), {ONE_EVENT}),
