@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 BEFORE, AFTER = "before", "after"
-READS = {"find", "getMore", "aggregate", "hello", "listIndexes", "listCollections", "count"}
+READS = {
+    "find",
+    "getMore",
+    "aggregate",
+    "hello",
+    "listIndexes",
+    "listCollections",
+    "count",
+    "connectionStatus",
+}
 KILLED = 77
 PATIENCE = 60
 """Seconds after which a process that neither ended nor died counts as stuck."""
@@ -151,7 +160,7 @@ def settle(database: Database) -> None:
 
 
 def summary(database: Database) -> Counter[tuple[Any, ...]]:
-    """All events, locks and bookings without ids and times: what two runs have in common."""
+    """What two runs have in common: all documents but job runs, without ids and times."""
     bookings = defaultdict(list)
     for booking in database.bookings.find():
         bookings[booking["seatLockId"]].append(booking["status"])
@@ -164,4 +173,9 @@ def summary(database: Database) -> Counter[tuple[Any, ...]]:
         for lock in database.seatLocks.find()
     )
     shown.update(("booking", *sorted(statuses)) for statuses in bookings.values())
+    shown.update(
+        ("refund", refund["cause"], refund.get("paymentRef"), refund["seats"], refund["status"])
+        for refund in database.refunds.find()
+    )
+    shown.update(("operation", operation["command"]) for operation in database.operations.find())
     return shown

@@ -29,8 +29,11 @@ from seatctl.errors import SeatctlError, SoldOut, WrongState
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import jobs, sales
+from seatctl.services import cancellation, extension, jobs, rebooking, sales
+from seatctl.services.cancellation import CancelRequest, CancelResult
+from seatctl.services.extension import ExtendRequest, ExtendResult
 from seatctl.services.jobs import RecoverOptions, SweepOptions
+from seatctl.services.rebooking import RebookRequest, RebookResult
 from seatctl.services.report import JobReport
 from seatctl.services.sales import ConfirmRequest, ConfirmResult, LockRequest, LockResult
 
@@ -155,6 +158,18 @@ def lock(store: Store, event: EventId, user: str, key: str | None = None) -> Loc
 
 def confirm(store: Store, lock_id: LockId) -> ConfirmResult:
     return sales.confirm(store, ConfirmRequest(lock_id))
+
+
+def extend(store: Store, wanted: object, until: datetime) -> ExtendResult:
+    return extension.extend(store, ExtendRequest(wanted, until))
+
+
+def cancel(store: Store, wanted: object) -> CancelResult:
+    return cancellation.cancel(store, CancelRequest(wanted))
+
+
+def rebook(store: Store, booking_id: BookingId) -> RebookResult:
+    return rebooking.rebook(store, RebookRequest(booking_id))
 
 
 def expire_locks(store: Store, as_of: datetime | None = None, batch_size: int = BATCH) -> Entry:

@@ -34,6 +34,10 @@ class Step:
     pays: Id = None
     fails: Id = None
     releases: Id = None
+    cancels: Id = None
+    """A booking, or a lock."""
+    sells: Id = None
+    """A booking of which seats are sold after all, or a sold lock that a booking is recorded for."""
     recovers: bool = False
 
 
@@ -273,6 +277,10 @@ def _against_change(
 ) -> str | None:
     """Why a lock must not have made this change of its state, or None."""
     lock = before.locks[lock_id]
+    cancels = step.cancels in {
+        lock_id,
+        *(one["_id"] for one in before.bookings.values() if names(one, lock_id)),
+    }
     paid = any(one["status"] == "CONFIRMED" for one in protectors(after, lock_id) if booking_is_readable(one))
     match change:
         case ("ACTIVE", "CONSUMED"):
@@ -287,6 +295,10 @@ def _against_change(
             if lock["expiresAt"] < step.at or step.releases == lock_id or ended or orphan:
                 return None
             return "6: before its deadline"
+        case ("CONSUMED", "CANCELLED"):
+            if not cancels:
+                return "final"
+            return "5: a booking keeps it" if protectors(after, lock_id) else None
     return "final"
 
 
@@ -310,10 +322,14 @@ def _against_booking(
     """Why a booking must not have made this change of its state, or None."""
     lock = before.locks.get(booking["seatLockId"], {})
     match change:
+        case ("PAYMENT_PENDING" | "INITIATED", "CONFIRMED") if step.sells == booking["seatLockId"]:
+            return None if lock.get("status") == "CONSUMED" else "5: its lock was not sold"
         case ("PAYMENT_PENDING", "CONFIRMED"):
             in_time = booking["paymentExpiresAt"] > step.at
             paid = step.pays == booking["_id"] and in_time and lock.get("status") == "ACTIVE"
             return None if paid else "7: too late, without seats, or by nobody's payment"
+        case ("PAYMENT_PENDING" | "CONFIRMED", "CANCELLED"):
+            return None if step.cancels in (booking["_id"], booking["seatLockId"]) else "nobody cancelled it"
         case ("PAYMENT_PENDING", "FAILED"):
             return None if step.fails == booking["_id"] else "its payment did not fail"
         case ("PAYMENT_PENDING", "EXPIRED"):

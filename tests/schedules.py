@@ -13,13 +13,13 @@ import pytest
 from oracle import sold_twice, violations
 from pymongo.collection import Collection
 from safety import Picture, Step, lock_is_readable, unsafe
-from scene import book, confirm, create, insert_booking, insert_lock, lock, run_recover
+from scene import book, confirm, create, insert_booking, insert_lock, lock, run_recover, sell
 
-from seatctl.errors import Contention, Refused, SeatctlError
+from seatctl.errors import Contention, RefundDue, Refused, SeatctlError
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import counters, jobs, sales
+from seatctl.services import cancellation, counters, extension, jobs, rebooking, refunds, sales
 
 if TYPE_CHECKING:
     from conftest import Clock
@@ -361,6 +361,169 @@ def same_key_at_once(scene: Scene) -> list[str]:
     lock(scene.store, event, key="same")
     locks = scene.store.database.seatLocks.count_documents({"idempotencyKey": "same"})
     return [*violations(scene.store.database), *(["key: two locks for one key"] if locks > 1 else [])]
+
+
+# --- schedules: more time, cancelled, booked again -----------------------------------------------------------
+
+
+def extend(store: Store, wanted: Any, **options: Any) -> None:
+    extension.extend(store, extension.ExtendRequest(wanted, HOUR, **options))
+
+
+def cancel(store: Store, wanted: Any, seats: int | None = None) -> None:
+    cancellation.cancel(store, cancellation.CancelRequest(wanted, seats))
+
+
+def rebook(store: Store, wanted: Any) -> None:
+    rebooking.rebook(store, rebooking.RebookRequest(wanted))
+
+
+def run_out_while_extended(scene: Scene) -> list[str]:
+    """Extend has read a lock in time; its deadline passes; extend writes."""
+    held = lock(scene.store, create(scene.store, 10))
+    scene.before(SeatLocks, "extend", lambda: scene.clock.advance(minutes=11))
+    return ["6: an overdue lock was extended"] if scene.try_to(extend, held) else []
+
+
+def booking_run_out_while_extended(scene: Scene) -> list[str]:
+    _, unpaid = book(scene.store, create(scene.store, 10))
+    scene.before(Bookings, "extend", lambda: scene.clock.advance(minutes=16))
+    return ["6: an overdue booking was extended"] if scene.try_to(extend, unpaid) else []
+
+
+def extended_too_late(scene: Scene) -> list[str]:
+    _, unpaid = book(scene.store, create(scene.store, 10))
+    scene.clock.advance(minutes=16)
+    return ["6: an overdue booking was extended"] if scene.try_to(extend, unpaid) else []
+
+
+def _cancelled_beside_an_unreadable_lock(scene: Scene, seats: int | None) -> list[str]:
+    event = scene.crowd()
+    odd = lock(scene.store, event, 2)
+    _, paid = sell(scene.store, event, 2)
+    scene.remember()
+    scene.set("seatLocks", odd, status="HELD")
+    return scene.watched(lambda: cancel(scene.store, paid, seats), cancels=paid)
+
+
+def cancelled_beside_an_unreadable_lock(scene: Scene) -> list[str]:
+    return _cancelled_beside_an_unreadable_lock(scene, None)
+
+
+def some_cancelled_beside_an_unreadable_lock(scene: Scene) -> list[str]:
+    return _cancelled_beside_an_unreadable_lock(scene, 1)
+
+
+def cancelled_while_overbooked(scene: Scene) -> list[str]:
+    """The hall has become smaller than what is held: what one gives back is not free."""
+    event = scene.crowd()
+    _, paid = sell(scene.store, event, 2)
+    scene.set("events", event, totalSeats=4, availableSeats=0)
+    return scene.watched(lambda: cancel(scene.store, paid), cancels=paid)
+
+
+def cancelled_beside_another_booking(scene: Scene) -> list[str]:
+    """Another program made a second booking of a lock, which was paid for, too."""
+    event = scene.crowd()
+    held, paid = sell(scene.store, event, 2)
+    other = insert_booking(scene.store, event, held, "CONFIRMED")
+    cancel(scene.store, other)
+    kept = scene.find("seatLocks", held)["status"], scene.find("bookings", paid)["status"]
+    return [] if kept == ("CONSUMED", "CONFIRMED") else ["5: a paid booking lost its seats"]
+
+
+def cancelled_after_the_end(scene: Scene) -> list[str]:
+    _, unpaid = book(scene.store, scene.crowd())
+    scene.clock.advance(minutes=16)
+    scene.expire_bookings()
+    scene.try_to(cancel, unpaid)
+    kept = scene.find("bookings", unpaid)["status"] == "EXPIRED"
+    return [] if kept else ["final: a booking ended twice"]
+
+
+def some_cancelled_twice(scene: Scene) -> list[str]:
+    """The same command again, because its answer was lost."""
+    held, paid = sell(scene.store, scene.crowd(), 4)
+    for _ in range(2):
+        scene.try_to(cancel, paid, 1)
+    left = scene.find("seatLocks", held)["seats"]
+    return [] if left == 3 else ["twice: more seats came back than were named"]
+
+
+def cancelled_when_it_was_paid(scene: Scene) -> list[str]:
+    _, paid = sell(scene.store, scene.crowd(), 4)
+    cancel(scene.store, paid)
+    return owed(scene, paid, 1)
+
+
+def cancelled_while_recorded_as_sold(scene: Scene) -> list[str]:
+    """One has read a sold lock without a booking, to record its sale; another one returns its seats."""
+    event = scene.crowd()
+    book(scene.store, event)  # or the first booking ever would make the collection, which is a conflict
+    held = lock(scene.store, event, 2)
+    scene.set("seatLocks", held, status="CONSUMED")
+    scene.clock.advance(seconds=1)
+    scene.before(SeatLocks, "set_seats", lambda: cancel(scene.store, held))
+    scene.try_to(rebooking.record_sale, held)
+    return violations(scene.store.database)
+
+
+def late(scene: Scene) -> Any:
+    """A booking that expired, and was paid then."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.clock.advance(minutes=16)
+    scene.expire_bookings()
+    with suppress(RefundDue, AttributeError):
+        sales.pay(scene.store, unpaid, "R")
+    return unpaid
+
+
+def owed(scene: Scene, booking: Any, refunds: int) -> list[str]:
+    """What is wrong unless so many refunds of a booking are due."""
+    due = scene.store.database.refunds.count_documents({"bookingId": booking, "status": "DUE"})
+    return [] if due == refunds else [f"12: {due} refunds are due, and not {refunds}"]
+
+
+def paid_late(scene: Scene) -> list[str]:
+    return owed(scene, late(scene), 1)
+
+
+def paid_late_and_extended(scene: Scene) -> list[str]:
+    """A payment is refused; the booking gets more time; the same payment is recorded again."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.clock.advance(minutes=16)
+    scene.try_to(sales.pay, unpaid, "R")
+    extend(scene.store, unpaid, overdue=True)
+    sales.pay(scene.store, unpaid, "R")
+    return owed(scene, unpaid, 0)
+
+
+def paid_again_after_a_cancellation(scene: Scene) -> list[str]:
+    """A payment whose answer was lost is recorded again; meanwhile the buyer cancelled."""
+    _, paid = sell(scene.store, scene.crowd(), 2)
+    cancel(scene.store, paid)
+    scene.try_to(sales.pay, paid)
+    return owed(scene, paid, 1)
+
+
+def rebooked_twice(scene: Scene) -> list[str]:
+    booked = late(scene)
+    for _ in range(2):
+        scene.try_to(rebook, booked)
+    made = scene.store.database.seatLocks.count_documents({"status": "CONSUMED"})
+    return [] if made == 1 else ["twice: a booking was booked again twice"]
+
+
+def rebooked_with_a_late_payment(scene: Scene) -> list[str]:
+    booked = late(scene)
+    scene.try_to(rebook, booked)
+    return owed(scene, booked, 0)
+
+
+def rebooked_with_money_that_went_back(scene: Scene) -> list[str]:
+    booked = late(scene)
+    refunds.mark_done(scene.store, scene.store.refunds.of_booking(booked)[0].id, "back 1")
+    return ["12: seats were sold for nothing"] if scene.try_to(rebook, booked) else []
 
 
 # --- schedules: recovery ------------------------------------------------------------------------------

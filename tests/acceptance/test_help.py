@@ -15,8 +15,9 @@ from stories import NOBODY, Story, everything_once, new_event, new_lock
 from terminal import Shell, here
 
 from seatctl.cli.app import app
+from seatctl.errors import RefundDue
 from seatctl.services.closing import BlockRequest, block
-from seatctl.services.sales import ConfirmRequest, confirm
+from seatctl.services.sales import ConfirmRequest, confirm, fail_payment, pay
 
 if TYPE_CHECKING:
     from servers import Server
@@ -108,8 +109,13 @@ def test_each_example_works_once_its_ids_are_real(
     lock, booked = (new_lock(store, event, "ada").id for _ in range(2))
     booking = confirm(store, ConfirmRequest(booked)).booking.id
     blocked = block(store, BlockRequest(event, 1)).lock.id
-    store.deployment.close()
     ids = {"EVENT_ID": event, "LOCK_ID": lock, "BOOKING_ID": booking, "BLOCK_ID": blocked}
+    if name in ("rebook", "refund"):
+        fail_payment(store, booking)
+        with pytest.raises(RefundDue):
+            pay(store, booking, "pi_3QK")
+        ids["REFUND_ID"] = store.refunds.of_booking(booking)[0].id
+    store.deployment.close()
     real = {name: str(each) for name, each in ids.items()}
     _, *arguments = [real.get(word, word) for word in example_of(COMMANDS[name])]
     result = here(capsys, *arguments, "--uri", database_uri)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import race
@@ -15,8 +17,21 @@ from conftest import available, edit
 from crash import AFTER, BEFORE, READS, Command, KillPoint, Target, Trace, reap, run, settle, summary
 from oracle import sold_twice, violations
 
-from seatctl.errors import Refused, WrongState
-from seatctl.services import events, jobs, relocking, sales
+from seatctl.domain.states import BookingStatus
+from seatctl.errors import RefundDue, Refused, WrongState
+from seatctl.services import (
+    cancellation,
+    events,
+    extension,
+    jobs,
+    rebooking,
+    refunds,
+    relocking,
+    sales,
+)
+from seatctl.services.cancellation import CancelRequest
+from seatctl.services.extension import ExtendAllRequest, ExtendRequest
+from seatctl.services.rebooking import RebookRequest
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
@@ -28,7 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 HOURS = timedelta(hours=3)
-COLLECTIONS = ("events", "seatLocks", "bookings")
+COLLECTIONS = ("events", "seatLocks", "bookings", "refunds", "operations")
 Ids = dict[str, Any]
 
 
@@ -61,6 +76,46 @@ def fail_payment(store: Store, ids: Ids) -> None:
 
 def release(store: Store, ids: Ids) -> None:
     sales.release(store, ids["lock"])
+
+
+def pay_late(store: Store, ids: Ids) -> None:
+    with suppress(RefundDue):
+        sales.pay(store, ids["booking"], "R")
+
+
+def pay_again(store: Store, ids: Ids) -> None:
+    with suppress(RefundDue):
+        sales.pay(store, ids["booking"], "another one")
+
+
+def extend(store: Store, ids: Ids) -> None:
+    extension.extend(store, ExtendRequest(ids["booking"], HOURS))
+
+
+def extend_all(store: Store, ids: Ids) -> None:
+    request = ExtendAllRequest(ids["event"], BookingStatus.PAYMENT_PENDING, 2 * HOURS)
+    with patch.object(extension, "AT_ONCE", 1):
+        extension.extend_all(store, request)
+
+
+def cancel(store: Store, ids: Ids) -> None:
+    cancellation.cancel(store, CancelRequest(ids.get("booking", ids.get("sold"))))
+
+
+def cancel_some(store: Store, ids: Ids) -> None:
+    cancellation.cancel(store, CancelRequest(ids["booking"], seats=1))
+
+
+def rebook(store: Store, ids: Ids) -> None:
+    rebooking.rebook(store, RebookRequest(ids["booking"]))
+
+
+def record_sale(store: Store, ids: Ids) -> None:
+    rebooking.record_sale(store, ids["sold"], "R")
+
+
+def mark_done(store: Store, ids: Ids) -> None:
+    refunds.mark_done(store, store.refunds.of_booking(ids["booking"])[0].id, "back 1")
 
 
 def relock(store: Store, ids: Ids) -> None:
@@ -103,6 +158,60 @@ def with_lock(store: Store, clock: Clock) -> Ids:
 def with_booking(store: Store, clock: Clock) -> Ids:
     ids = with_lock(store, clock)
     return ids | {"booking": scene.confirm(store, ids["lock"])}
+
+
+def two_waiting(store: Store, clock: Clock) -> Ids:
+    event = scene.create(store, 9)
+    for user in ("one", "another"):
+        scene.confirm(store, scene.lock(store, event, 2, user))
+    return quiet_event(store, clock) | {"event": event}
+
+
+def paid(store: Store, clock: Clock) -> Ids:
+    ids = with_booking(store, clock)
+    sales.pay(store, ids["booking"], "R")
+    return ids
+
+
+def paid_in_part(store: Store, clock: Clock) -> Ids:
+    """One of its seats came back, and is paid back."""
+    ids = paid(store, clock)
+    cancel_some(store, ids)
+    mark_done(store, ids)
+    return ids
+
+
+def unpaid(store: Store, clock: Clock) -> Ids:
+    ids = with_booking(store, clock)
+    clock.advance(minutes=16)
+    expire_bookings(store, ids)
+    return ids
+
+
+def paid_late(store: Store, clock: Clock) -> Ids:
+    ids = unpaid(store, clock)
+    pay_late(store, ids)
+    return ids
+
+
+def paid_late_and_sold_out(store: Store, clock: Clock) -> Ids:
+    ids = paid_late(store, clock)
+    scene.lock(store, ids["event"], 9, "late")
+    clock.advance(minutes=16)
+    return ids
+
+
+def sold_without_booking(store: Store, clock: Clock) -> Ids:
+    ids = quiet_event(store, clock)
+    sold = scene.lock(store, ids["event"], 2, "buyer")
+    edit(store, "seatLocks", sold, status="CONSUMED")
+    return ids | {"sold": sold}
+
+
+def sold_and_waiting(store: Store, clock: Clock) -> Ids:
+    ids = sold_without_booking(store, clock)
+    scene.insert_booking(store, ids["event"], ids["sold"], user="buyer")
+    return ids
 
 
 def with_deleted_lock(store: Store, clock: Clock) -> Ids:
@@ -209,6 +318,21 @@ SCENARIOS = {
     "pay": Scenario(pay, with_booking),
     "pay --failed": Scenario(fail_payment, with_booking),
     "release": Scenario(release, with_lock, refusal=WrongState),
+    "pay too late": Scenario(pay_late, unpaid),
+    "pay a second time": Scenario(pay_again, paid),
+    "extend": Scenario(extend, with_booking),
+    "extend --event": Scenario(extend_all, two_waiting),
+    "cancel": Scenario(cancel, with_booking),
+    "cancel what is paid": Scenario(cancel, paid),
+    "cancel the rest": Scenario(cancel, paid_in_part),
+    "cancel some seats": Scenario(cancel_some, paid),
+    "cancel a sold lock": Scenario(cancel, sold_without_booking, decides=True),
+    "cancel a sold lock that waits": Scenario(cancel, sold_and_waiting, decides=True),
+    "confirm --sold": Scenario(record_sale, sold_without_booking, decides=True),
+    "confirm --sold that waits": Scenario(record_sale, sold_and_waiting, decides=True),
+    "rebook": Scenario(rebook, paid_late),
+    "rebook on sold-out event": Scenario(rebook, paid_late_and_sold_out),
+    "refund": Scenario(mark_done, paid_late),
     "relock with its lock deleted": Scenario(relock, with_deleted_lock, decides=True),
     "relock with its lock shared": Scenario(relock, with_shared_lock, decides=True),
     "expire-locks": Scenario(expire_locks, overdue_on_two_events),
@@ -237,7 +361,8 @@ class Stage:
     def reset(self) -> None:
         for name, documents in self.documents.items():
             self.store.database[name].delete_many({})
-            self.store.database[name].insert_many(documents)
+            if documents:
+                self.store.database[name].insert_many(documents)
 
     def kill(self, point: KillPoint | None) -> Trace:
         target = Target(self.uri, self.store.name, self.clock.time)
@@ -356,17 +481,21 @@ def _retried(stage: Stage) -> list[str]:
     return [] if stage.retry() else ["the retry was refused"]
 
 
+SAME_COMMAND = {"lock_with_key", "pay_late", "pay_again", "cancel_some"}
+"""Other ways to use a command."""
+
+
 def test_every_command_is_in_the_matrix() -> None:
     """A command or job that nobody put into the matrix is noticed."""
     killed = {scenario.command.__name__ for scenario in SCENARIOS.values()}
-    reads = {"get_event"}
+    shared = {"get_event", "too_few_seats", "refuse", "withdraw_late", "find_paid", "keep_payment"}
     commands = {
         name
-        for module in (sales, events, jobs, relocking)
+        for module in (sales, events, jobs, relocking, extension, cancellation, rebooking, refunds)
         for name, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", "") == module.__name__ and name.islower()
     }
-    assert {name for name in commands if not name.startswith("_")} - reads == killed - {"lock_with_key"}
+    assert {name for name in commands if not name.startswith("_")} - shared == killed - SAME_COMMAND
 
 
 # --- init ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ one moment that the guard is there for, between two commands to the database.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +19,8 @@ from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import counters, recovery, sales
+from seatctl.mongo.refunds import Refunds
+from seatctl.services import cancellation, counters, extension, rebooking, recovery, refunds, sales
 from seatctl.services.clearance import Clearance
 
 if TYPE_CHECKING:
@@ -73,6 +74,27 @@ def look_for_bookings_once(scene: Scene) -> None:
 def accept_late_payments(scene: Scene) -> None:
     scene.skip(sales, "check_payable")
     scene.blind(Bookings, "confirm", "$expr")
+
+
+def extend_anything(scene: Scene) -> None:
+    scene.skip(extension, "check_extendable")
+    scene.blind(Bookings, "extend", "$expr")
+
+
+def forget_what_came_back(scene: Scene) -> None:
+    get = Bookings.get
+
+    def forgetful(bookings: Bookings, booking_id: Any) -> Any:
+        return replace(get(bookings, booking_id), seats_cancelled=0)
+
+    scene.patch.setattr(Bookings, "get", forgetful)
+    scene.blind(Bookings, "give_seats_back", "seatsCancelled")
+
+
+def forget_the_cancellation(scene: Scene) -> None:
+    """That a refund of the payment is recorded, and that an operator cancelled the booking."""
+    scene.skip(Refunds, "of_booking", [])
+    scene.skip(refunds, "_paid_once", answer=False)
 
 
 def read_the_key_outside(scene: Scene) -> None:
@@ -186,6 +208,56 @@ CONTROLS = {
     "pay: the deadline": Control(accept_late_payments, on.paid_too_late, breaks="7"),
     "lock: a key is looked up in the transaction's snapshot": Control(
         read_the_key_outside, on.same_key_at_once, breaks="key"
+    ),
+    # --- more time, cancelled, booked again
+    "locks.extend: the deadline": Control(
+        blinding(SeatLocks, "extend", "$expr"), on.run_out_while_extended, breaks="6"
+    ),
+    "bookings.extend: the deadline": Control(
+        blinding(Bookings, "extend", "$expr"), on.booking_run_out_while_extended, breaks="6"
+    ),
+    "extend: what is overdue stays so": Control(extend_anything, on.extended_too_late, breaks="6"),
+    "clearance in a cancellation": Control(
+        skipping(Clearance, "doubts", {}), on.cancelled_beside_an_unreadable_lock, breaks="11"
+    ),
+    "clearance when some seats come back": Control(
+        skipping(Clearance, "doubts", {}), on.some_cancelled_beside_an_unreadable_lock, breaks="11"
+    ),
+    "cancel: an overbooked event takes no seats": Control(
+        skipping(Clearance, "doubts", {}), on.cancelled_while_overbooked, breaks="1"
+    ),
+    "cancel: another booking keeps the lock": Control(
+        skipping(Bookings, "protecting", ()), on.cancelled_beside_another_booking, breaks="5"
+    ),
+    "cancel: what has ended is final": Control(
+        skipping(cancellation, "check_cancellable"), on.cancelled_after_the_end, breaks="final"
+    ),
+    "cancel --seats: the target is absolute": Control(
+        forget_what_came_back, on.some_cancelled_twice, breaks="twice"
+    ),
+    "cancel: what was paid is due": Control(
+        skipping(Refunds, "owe"), on.cancelled_when_it_was_paid, breaks="12"
+    ),
+    "confirm --sold writes the lock": Control(
+        lambda scene: scene.patch.setattr(SeatLocks, "set_seats", lambda _locks, lock, *_: lock),
+        on.cancelled_while_recorded_as_sold,
+        breaks="5",
+    ),
+    "rebook: its key is looked up": Control(skipping(SeatLocks, "by_key"), on.rebooked_twice, breaks="twice"),
+    "rebook: the refund is not due any more": Control(
+        skipping(rebooking, "keep_payment"), on.rebooked_with_a_late_payment, breaks="12"
+    ),
+    "rebook: money that went back buys nothing": Control(
+        skipping(rebooking, "find_paid"), on.rebooked_with_money_that_went_back, breaks="12"
+    ),
+    "pay: a late payment is recorded": Control(
+        skipping(Refunds, "record", (None, True)), on.paid_late, breaks="12"
+    ),
+    "pay: the payment of a cancelled booking is due once": Control(
+        forget_the_cancellation, on.paid_again_after_a_cancellation, breaks="12"
+    ),
+    "pay: a late payment that counts after all is not due": Control(
+        skipping(sales, "withdraw_late"), on.paid_late_and_extended, breaks="12"
     ),
     # --- recovery
     "recovery counts and sets a counter at one point in time": Control(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import scene
-from conftest import EPOCH, available
+from conftest import EPOCH, available, edit
 from oracle import violations
 from race import (
     Answer,
@@ -22,11 +23,14 @@ from race import (
     Crew,
     Entry,
     buy_until_swept,
+    cancel,
     complaints,
     confirm,
     expire_bookings,
     expire_locks,
+    extend,
     lock,
+    rebook,
     recover,
     recover_often,
     shop,
@@ -37,6 +41,7 @@ from seatctl.domain.states import JobType
 from seatctl.errors import RefundDue, Refused, SoldOut, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services import sales
+from seatctl.services.rebooking import record_sale
 
 if TYPE_CHECKING:
     from servers import Server
@@ -221,7 +226,7 @@ def test_a_payment_either_succeeds_or_fails(arena: Arena, rounds: Rounds) -> Non
             first_succeeded,
         )
         assert len(winners([success, failure])) == 1
-        assert isinstance(success.error or failure.error, WrongState)
+        assert isinstance(success.error or failure.error, WrongState | RefundDue)
         assert (9 if success.error is None else 10) == arena.available(event)
     duel.check()
 
@@ -307,6 +312,113 @@ def test_a_lock_is_either_released_or_swept(arena: Arena, rounds: Rounds) -> Non
         assert complaints([run.value]) == []
         assert run.value["details"]["seatsRestored"] == (1 if release.error is None else 2)
         assert arena.available(event) == 10
+    duel.check()
+
+
+def test_at_the_deadline_either_more_time_or_the_sweep_wins(arena: Arena, rounds: Rounds) -> None:
+    """A booking that was given more time keeps its seats and can be paid; one that expired is refused."""
+    duel = Duel(arena)
+    for _ in range(rounds(60, 1_000)):
+        event = arena.event(10)
+        booked = arena.booking(event)
+        deadline = booked.payment_expires_at
+        assert deadline
+        extension, run = duel.fight(
+            Call(extend, (booked.id, deadline + HOUR), deadline - SECOND),
+            Call(expire_bookings, (deadline + SECOND,), deadline),
+            first_succeeded,
+        )
+        won = extension.error is None
+        assert won or isinstance(extension.error, WrongState)
+        assert (0 if won else 1) == run.value["details"]["bookingsExpired"]
+        assert complaints([run.value]) == []
+        expected = ("PAYMENT_PENDING", "ACTIVE", 9) if won else ("EXPIRED", "EXPIRED", 10)
+        assert expected == (
+            arena.status("bookings", booked.id),
+            arena.status("seatLocks", booked.lock),
+            arena.available(event),
+        )
+    duel.check()
+
+
+def test_a_booking_that_is_paid_and_cancelled_at_once_gives_its_seats_back_and_the_money_is_due(
+    arena: Arena, rounds: Rounds
+) -> None:
+    """Whoever comes first: the money is never kept for seats that are free."""
+    duel = Duel(arena)
+    for _ in range(rounds(60, 1_000)):
+        event = arena.event(10)
+        arena.lock(event)  # room on the counter, so that a seat could come back twice
+        booked = arena.booking(event)
+        payment, cancellation = duel.fight(
+            Call(sales.pay, (booked.id, "R"), EPOCH), Call(cancel, (booked.id,), EPOCH), first_succeeded
+        )
+        won = payment.error is None
+        assert won or isinstance(payment.error, RefundDue)
+        assert cancellation.value.changed
+        (refund,) = arena.store.refunds.of_booking(booked.id)
+        cause = "CANCELLED" if won else "LATE_PAYMENT"
+        assert (refund.cause, refund.payment_ref, refund.seats) == (cause, "R", 1)
+        assert arena.status("bookings", booked.id) == "CANCELLED"
+        assert arena.status("seatLocks", booked.lock) == ("CANCELLED" if won else "EXPIRED")
+        assert arena.available(event) == 9
+    duel.check()
+
+
+def test_two_cancellations_beside_recovery_return_the_seats_once(arena: Arena, rounds: Rounds) -> None:
+    """Of a paid booking: its money is due once, and recovery neither undoes nor repeats it."""
+    for _ in range(rounds(40, 500)):
+        event = arena.event(10)
+        arena.lock(event)
+        booked = arena.booking(event)
+        sales.pay(arena.store, booked.id, "R")
+        *cancellations, run = arena.race(
+            *(Call(cancel, (booked.id,), EPOCH, arena.jitter()) for _ in range(2)),
+            Call(recover, (), EPOCH, arena.jitter()),
+        )
+        assert errors(cancellations) == []
+        assert sorted(answer.value.changed for answer in cancellations) == [False, True]
+        assert complaints([run.value]) == []
+        assert [refund.seats for refund in arena.store.refunds.of_booking(booked.id)] == [1]
+        assert arena.status("seatLocks", booked.lock) == "CANCELLED"
+        assert arena.available(event) == 9
+    arena.check()
+
+
+def test_a_booking_that_is_booked_again_four_times_at_once_is_one_booking(
+    arena: Arena, rounds: Rounds
+) -> None:
+    """Also where it takes the last seat, and its refund is withdrawn once."""
+    for _ in range(rounds(40, 500)):
+        event = arena.event(1)
+        booked = arena.booking(event)
+        sales.fail_payment(arena.store, booked.id)
+        with suppress(RefundDue):
+            sales.pay(arena.store, booked.id, "R")
+        answers = arena.race(*(Call(rebook, (booked.id,), EPOCH, arena.jitter()) for _ in range(4)))
+        assert errors(answers) == []
+        assert sorted(answer.value.created for answer in answers) == [False, False, False, True]
+        assert len({answer.value.booking.id for answer in answers}) == 1
+        (refund,) = arena.store.refunds.of_booking(booked.id)
+        assert refund.status == "WITHDRAWN"
+        assert arena.available(event) == 0
+    arena.check()
+
+
+def test_a_sold_lock_is_either_recorded_as_sold_or_cancelled(arena: Arena, rounds: Rounds) -> None:
+    duel = Duel(arena)
+    for _ in range(rounds(40, 500)):
+        event = arena.event(10)
+        held = arena.lock(event).id
+        edit(arena.store, "seatLocks", held, status="CONSUMED")
+        sale, cancellation = duel.fight(
+            Call(record_sale, (held,), EPOCH + SECOND), Call(cancel, (held,), EPOCH + SECOND), first_succeeded
+        )
+        won = sale.error is None
+        assert len(winners([sale, cancellation])) == 1
+        assert isinstance(sale.error or cancellation.error, WrongState)
+        assert arena.status("seatLocks", held) == ("CONSUMED" if won else "CANCELLED")
+        assert arena.available(event) == (9 if won else 10)
     duel.check()
 
 

@@ -181,9 +181,10 @@ def rebook(
     ref: PaymentRef = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Sell the seats of an ended booking after all, if they are free.
+    """Sell the seats of an ended booking after all.
 
-    For a payment that came too late: it makes a new, paid booking, and the refund is not due any more."""
+    For a payment that came too late: if the seats are free, it makes a new, paid booking, and the refund is
+    not due any more."""
     from seatctl.services import rebooking
 
     result = rebooking.rebook(call.store(), rebooking.RebookRequest(booking_id, ref, dry_run))
