@@ -151,7 +151,7 @@ def settle(database: Database) -> None:
 
 
 def summary(database: Database) -> Counter[tuple[Any, ...]]:
-    """All events, locks and bookings without ids and times: what two runs have in common."""
+    """All documents but the job log, without ids and times: what two runs have in common."""
     bookings = defaultdict(list)
     for booking in database.bookings.find():
         bookings[booking["seatLockId"]].append(booking["status"])
@@ -164,4 +164,11 @@ def summary(database: Database) -> Counter[tuple[Any, ...]]:
         for lock in database.seatLocks.find()
     )
     shown.update(("booking", *sorted(statuses)) for statuses in bookings.values())
+    shown.update(
+        ("refund", refund["userId"], refund["seats"], refund["cause"], refund["status"])
+        for refund in database.refunds.find()
+    )
+    # How often one that works in batches records them depends on where it began.
+    for command, number in Counter(one["command"] for one in database.operations.find()).items():
+        shown["operation", command] = min(number, 2) if command == "cancel-event" else number
     return shown
