@@ -100,7 +100,7 @@ class Events(Documents):
     def reopen(self, event: Event, seats: int, now: datetime) -> StoredDocument | None:
         """Start the sales again, with so many more seats available, if the event is still as it was read and
         has room for them; None otherwise."""
-        where = {**_unchanged(event), **_has_room(seats)}
+        where = {**_unchanged(event), **(_has_room(seats) if seats else {})}
         counter = {"$inc": {"availableSeats": seats}} if seats else {}
         return self._compare_and_set(
             where, {"$unset": {"closedAt": ""}, "$max": {"updatedAt": now}, **counter}

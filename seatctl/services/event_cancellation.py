@@ -35,7 +35,7 @@ from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.closing import add_to_block, block_again, take_off_sale
+from seatctl.services.blocks import add_to_block, block_again, take_off_sale
 from seatctl.services.events import get_event
 from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE, SkippedItem
 from seatctl.services.interruption import Stop, listening

@@ -24,7 +24,7 @@ from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services.closing import block_what_came_back, would_block
+from seatctl.services.blocks import block_what_came_back, would_block
 from seatctl.services.expiry import (
     Batch,
     BookingSweep,

@@ -13,8 +13,8 @@ from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
+from seatctl.services.blocks import block_again, set_block
 from seatctl.services.clearance import Clearance, Doubt
-from seatctl.services.closing import block_again, set_block
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation

@@ -21,6 +21,9 @@ from seatctl.domain.states import BookingStatus
 from seatctl.errors import RefundDue, Refused, WrongState
 from seatctl.services import (
     cancellation,
+    capacity,
+    closing,
+    event_cancellation,
     events,
     extension,
     jobs,
@@ -30,6 +33,10 @@ from seatctl.services import (
     sales,
 )
 from seatctl.services.cancellation import CancelRequest
+from seatctl.services.capacity import ResizeRequest
+from seatctl.services.closing import BlockRequest
+from seatctl.services.event_cancellation import CancelEventRequest
+from seatctl.services.events import CreateEventRequest, EditEventRequest
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
 from seatctl.services.rebooking import RebookRequest
 from seatctl.services.verify import verify
@@ -120,6 +127,38 @@ def mark_done(store: Store, ids: Ids) -> None:
 
 def relock(store: Store, ids: Ids) -> None:
     relocking.relock(store, ids["booking"], 2)
+
+
+def create_event_with_key(store: Store, _ids: Ids) -> None:
+    events.create_event(store, CreateEventRequest("new", 5, scene.MONTH, key="once"))
+
+
+def edit_event(store: Store, ids: Ids) -> None:
+    events.edit_event(store, EditEventRequest(ids["event"], description="in the garden"))
+
+
+def resize(store: Store, ids: Ids) -> None:
+    capacity.resize(store, ResizeRequest(ids["event"], ids.get("seats", 30)))
+
+
+def block(store: Store, ids: Ids) -> None:
+    closing.block(store, BlockRequest(ids["event"], 2, "once"))
+
+
+def unblock(store: Store, ids: Ids) -> None:
+    closing.unblock(store, ids["block"])
+
+
+def close(store: Store, ids: Ids) -> None:
+    closing.close(store, ids["event"])
+
+
+def reopen(store: Store, ids: Ids) -> None:
+    closing.reopen(store, ids["event"])
+
+
+def cancel_event(store: Store, ids: Ids) -> None:
+    event_cancellation.cancel_event(store, CancelEventRequest(ids["off"], "off", batch_size=2))
 
 
 def expire_locks(store: Store, _ids: Ids) -> None:
@@ -224,6 +263,43 @@ def with_deleted_lock(store: Store, clock: Clock) -> Ids:
 def with_shared_lock(store: Store, clock: Clock) -> Ids:
     ids = with_booking(store, clock)
     return ids | {"booking": scene.insert_booking(store, ids["event"], ids["lock"], user="second")}
+
+
+def with_block(store: Store, clock: Clock) -> Ids:
+    ids = quiet_event(store, clock)
+    return ids | {"block": closing.block(store, BlockRequest(ids["event"], 3)).lock.id}
+
+
+def closed(store: Store, clock: Clock) -> Ids:
+    ids = with_block(store, clock)
+    close(store, ids)
+    return ids
+
+
+def too_small_but_for_overdue(store: Store, clock: Clock) -> Ids:
+    """An event that gets as small as what is held once the overdue seats are back."""
+    return sold_out_by_overdue(store, clock) | {"seats": 7}
+
+
+def closed_with_overdue(store: Store, clock: Clock) -> Ids:
+    """What comes back to a closed event, by a sweep and before it by a buyer."""
+    ids = overdue_on_two_events(store, clock)
+    released = scene.lock(store, ids["event"], 1, "released")
+    close(store, ids)
+    sales.release(store, released)
+    return ids
+
+
+def to_cancel(store: Store, clock: Clock) -> Ids:
+    """An event with locks, bookings and sales to end, beside another one."""
+    ids = quiet_event(store, clock)
+    event = scene.create(store, 30, "off")
+    for user in ("one", "two", "three"):
+        scene.lock(store, event, 1, f"{user} locked")
+        scene.confirm(store, scene.lock(store, event, 1, f"{user} waiting"))
+        sales.pay(store, scene.confirm(store, scene.lock(store, event, 2, f"{user} paid")))
+    closing.block(store, BlockRequest(event, 2))
+    return ids | {"off": event}
 
 
 def sold_out_by_overdue(store: Store, clock: Clock) -> Ids:
@@ -335,6 +411,20 @@ SCENARIOS = {
     "refund": Scenario(mark_done, paid_late),
     "relock with its lock deleted": Scenario(relock, with_deleted_lock, decides=True),
     "relock with its lock shared": Scenario(relock, with_shared_lock, decides=True),
+    "create-event with key": Scenario(create_event_with_key, quiet_event),
+    "edit-event": Scenario(edit_event, quiet_event),
+    "resize": Scenario(resize, quiet_event),
+    "resize with overdue seats": Scenario(resize, too_small_but_for_overdue),
+    "resize when closed": Scenario(resize, closed),
+    "block": Scenario(block, quiet_event),
+    "block when sold out": Scenario(block, sold_out_by_overdue),
+    "unblock": Scenario(unblock, with_block),
+    "unblock when closed": Scenario(unblock, closed),
+    "close": Scenario(close, with_block),
+    "reopen": Scenario(reopen, closed),
+    "cancel-event": Scenario(cancel_event, to_cancel),
+    "expire-locks of a closed event": Scenario(expire_locks, closed_with_overdue),
+    "recover with a closed event": Scenario(recover, closed_with_overdue),
     "expire-locks": Scenario(expire_locks, overdue_on_two_events),
     "expire-bookings": Scenario(expire_bookings, overdue_on_two_events),
     "recover": Scenario(recover, in_disorder),
@@ -481,17 +571,21 @@ def _retried(stage: Stage) -> list[str]:
     return [] if stage.retry() else ["the retry was refused"]
 
 
-SAME_COMMAND = {"lock_with_key", "pay_late", "pay_again", "cancel_some"}
+SAME_COMMAND = {"create_event_with_key", "lock_with_key", "pay_late", "pay_again", "cancel_some"}
 """Other ways to use a command."""
 
 
 def test_every_command_is_in_the_matrix() -> None:
     """A command or job that nobody put into the matrix is noticed."""
     killed = {scenario.command.__name__ for scenario in SCENARIOS.values()}
-    shared = {"get_event", "too_few_seats", "refuse", "withdraw_late", "find_paid", "keep_payment"}
+    shared = {"get_event", "too_few_seats", "owed", "refuse", "withdraw_late", "find_paid", "keep_payment"}
+    modules = (
+        *(sales, events, jobs, capacity, closing, event_cancellation),
+        *(relocking, extension, cancellation, rebooking, refunds),
+    )
     commands = {
         name
-        for module in (sales, events, jobs, relocking, extension, cancellation, rebooking, refunds)
+        for module in modules
         for name, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", "") == module.__name__ and name.islower()
     }
