@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
 from seatctl.domain.requests import ListRequest
-from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
 from seatctl.errors import NotFound
@@ -292,10 +292,13 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     fields that it changed."""
     fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
     ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
-    what = COMMANDS.get(_name(entry), str(entry.get("command")))
-    if (last := next(reversed(ids), None)) is not None and ids[last] != about:
-        what += f" ({last} {ids[last]})"
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
+    what = COMMANDS.get(_name(entry), str(entry.get("command")))
+    if after.get("refund") == RefundStatus.DUE and _name(entry) == "pay":
+        what = "payment refused"
+    parts = [kind for kind in ("booking", "refund") if kind in ids] or [*ids][-1:]
+    if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
+        what += f" ({named})"
     changes = [
         f"{field} {_show(value)}"
         if before.get(field) is None
