@@ -221,10 +221,10 @@ def _end_of_booking(
     if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
         return
     what = f"booking {booking['_id']} {_past(status)}"
-    if status == BookingStatus.EXPIRED:
-        what += f": it was not paid by {_show(booking.get('paymentExpiresAt'))}"
     if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
-        what += f"; its lock with {_seats(lock.get('seats'))} ended, too"
+        what += f" with its lock ({_seats(lock.get('seats'))})"
+    if status == BookingStatus.EXPIRED:
+        what += f": not paid by {_show(booking.get('paymentExpiresAt'))}"
     yield from _end(store, booking, what, _ids_of_booking(booking), operations, runs)
 
 
@@ -268,7 +268,7 @@ def _end(
         yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
     elif run is not None:
         as_of = _mapping(run.get("details")).get("asOf")
-        what += "" if as_of is None else f" (the run's time was moved to {_show(as_of)})"
+        what += "" if as_of is None else f" (run as of {_show(as_of)})"
         yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
     elif ended_by is not None:
         yield Entry(
