@@ -6,7 +6,7 @@ from importlib.resources import files
 
 TOPICS = {
     "guarantees": "What is promised, how it is kept, and what verify reports.",
-    "operations": "Schedules, daily checks, backup, upgrade, uninstall.",
+    "operations": "Schedules, a day of sales, backup, upgrade, uninstall.",
     "adopt": "Beside another program on its database, step by step.",
     "privileges": "The database roles that each task needs, for mongosh.",
     "scripting": "Exit codes, JSON, idempotency keys.",

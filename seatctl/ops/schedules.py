@@ -63,12 +63,12 @@ def crontab(program: str, user: str, uri_file: str, database: str | None = None)
 # Repair inconsistent state after a crash, before the other jobs run. The database may still be starting.
 @reboot {command} recover -q --wait {WAIT}
 
-# Return the seats of overdue bookings and locks, each every minute, half a minute apart. Runs may
-# overlap, on one host or on several.
+# Return the seats of overdue bookings and locks, each every minute, half a minute apart; what comes back
+# to a closed event stays off sale. Runs may overlap, on one host or on several.
 * * * * * {command} expire-bookings -q
 * * * * * sleep 30 && {command} expire-locks -q
 
-# Also check job freshness, backlog and consistency every quarter of an hour (remove the # to enable):
+# Also check jobs, backlog, consistency and refunds every quarter of an hour (remove the # to enable):
 #7,22,37,52 * * * * {command} health -q
 """
 

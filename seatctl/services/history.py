@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
 from seatctl.domain.requests import ListRequest
-from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
 from seatctl.errors import NotFound
@@ -221,10 +221,10 @@ def _end_of_booking(
     if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
         return
     what = f"booking {booking['_id']} {_past(status)}"
-    if status == BookingStatus.EXPIRED:
-        what += f": it was not paid by {_show(booking.get('paymentExpiresAt'))}"
     if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
-        what += f"; its lock with {_seats(lock.get('seats'))} ended, too"
+        what += f" with its lock ({_seats(lock.get('seats'))})"
+    if status == BookingStatus.EXPIRED:
+        what += f": not paid by {_show(booking.get('paymentExpiresAt'))}"
     yield from _end(store, booking, what, _ids_of_booking(booking), operations, runs)
 
 
@@ -268,7 +268,7 @@ def _end(
         yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
     elif run is not None:
         as_of = _mapping(run.get("details")).get("asOf")
-        what += "" if as_of is None else f" (the run's time was moved to {_show(as_of)})"
+        what += "" if as_of is None else f" (run as of {_show(as_of)})"
         yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
     elif ended_by is not None:
         yield Entry(
@@ -292,10 +292,13 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     fields that it changed."""
     fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
     ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
-    what = COMMANDS.get(_name(entry), str(entry.get("command")))
-    if (last := next(reversed(ids), None)) is not None and ids[last] != about:
-        what += f" ({last} {ids[last]})"
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
+    what = COMMANDS.get(_name(entry), str(entry.get("command")))
+    if after.get("refund") == RefundStatus.DUE and _name(entry) == "pay":
+        what = "payment refused"
+    parts = [kind for kind in ("booking", "refund") if kind in ids] or [*ids][-1:]
+    if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
+        what += f" ({named})"
     changes = [
         f"{field} {_show(value)}"
         if before.get(field) is None

@@ -25,6 +25,9 @@ VARIABLE = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
     (re.compile(r"\(\d+ ms\)"), "(N ms)"),
     (re.compile(r"│ +\d+ │ (?!\d+ )[\w.-]+ +│$", re.MULTILINE), "│ N │ HOST │"),
+    (re.compile(r"│ \w+ on "), "│ USER on "),
+    (re.compile(r" on [\w.-]+ +│"), " on HOST │"),
+    (re.compile(r"│ \d+[smh](?:\d+[smh])? +│"), "│ AGO │"),
     (re.compile(r"[╭├╰][─┬┼┴]+[╮┤╯]"), "RULE"),
     (re.compile(r" +"), " "),
 )

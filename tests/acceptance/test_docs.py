@@ -26,9 +26,13 @@ from examples import (
 )
 from pymongo import MongoClient
 from servers import Server
-from stories import new_event, new_lock
+from stories import new_event
 
+from seatctl.domain.documents import UserId
 from seatctl.help import TOPICS
+from seatctl.mongo.store import Store
+from seatctl.services import closing, sales
+from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.sales import ConfirmRequest, confirm
 
 LONGEST = 320
@@ -150,6 +154,25 @@ def test_a_server_is_set_up_and_the_jobs_run_as_the_readme_says(secured: Server,
     assert [output for output, _ in done][:3] == [""] * 3
 
 
+def with_real_ids(store: Store, task: str) -> str:
+    """A task on documents of its own, in a state that it is for."""
+    event = new_event(store, "Spring gala", 99)
+    lock = sales.lock(store, sales.LockRequest(event, UserId("ada"), 4)).lock.id
+    ids: dict[str, object] = {"EVENT_ID": event, "LOCK_ID": lock, "ID": lock}
+    if "unblock" in task:
+        ids["LOCK_ID"] = closing.block(store, closing.BlockRequest(event, 2)).lock.id
+    if re.search("BOOKING_ID|REFUND_ID", task):
+        booking = ids["BOOKING_ID"] = confirm(store, ConfirmRequest(lock)).booking.id
+        if "rebook" in task:
+            sales.fail_payment(store, booking)
+        if "REFUND_ID" in task:
+            sales.pay(store, booking)
+            refund = cancel(store, CancelRequest(booking)).refund
+            assert refund is not None
+            ids["REFUND_ID"] = refund.id
+    return re.sub(r"\b(?:[A-Z]+_)?ID\b", lambda name: str(ids[name[0]]), task)
+
+
 def test_an_operator_may_do_the_daily_tasks_and_look_when_something_is_wrong(
     secured: Server, tmp_path: Path
 ) -> None:
@@ -159,17 +182,11 @@ def test_an_operator_may_do_the_daily_tasks_and_look_when_something_is_wrong(
     ((_, ready),) = play([f"seatctl init --uri-file {tmp_path}/init-uri"], tmp_path)
     assert ready == 0
     store = open_store((tmp_path / "uri").read_text())
-    event = new_event(store, "Gala", 9)
-    held, sold, failing = (new_lock(store, event, "ada").id for _ in range(3))
-    bookings = iter([confirm(store, ConfirmRequest(lock)).booking.id for lock in (sold, failing)])
-    store.deployment.close()
-
     tasks = re.findall(
         r"`(seatctl [^`]+)`", "\n".join(cells[1] for cells in rows(section(README, "Daily tasks")))
     )
-    tasks = [re.sub(r"\bBOOKING_ID\b", lambda _: str(next(bookings)), task) for task in tasks]
-    tasks = [re.sub(r"\bLOCK_ID\b", str(held), task) for task in tasks]
-    tasks = [re.sub(r"\bID\b", str(event), task) for task in tasks if task != "seatctl watch"]
+    tasks = [with_real_ids(store, task) for task in tasks if task != "seatctl watch"]
+    store.deployment.close()
     (wrong,) = blocks(section(README, "When something is wrong"), "sh")
     tasks += [line.partition(" #")[0] for line in wrong.splitlines() if line.startswith("seatctl ")]
 

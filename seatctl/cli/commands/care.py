@@ -71,7 +71,7 @@ def health(
         bool, flag("--per-event", "With --prometheus: also the seats of each event.")
     ] = False,
 ) -> None:
-    """Check job freshness, backlog and consistency."""
+    """Check jobs, backlog, consistency and refunds."""
     from seatctl.services.health import check
 
     if per_event and prometheus is None:

@@ -134,7 +134,9 @@ def resize(call: Invocation, event: EventArgument, seats: Seats, dry_run: DryRun
             f"Event {event} {has} {count(seats, 'seat')} instead of {format_number(result.before)}, {free}."
         )
         if result.returned:
-            sentence += f" {count(result.returned, 'overdue seat')} {_was(dry_run)} returned first."
+            sentence += (
+                f" {count(result.returned, 'overdue seat')} {_was(result.returned, dry_run)} returned first."
+            )
     call.tell(result.event, sentence, quiet=event)
 
 
@@ -212,7 +214,8 @@ def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> No
         sentence = f"Event {event} is closed already."
     else:
         closed = "would be closed" if dry_run else "is closed"
-        sentence = f"Event {event} {closed}; {count(result.seats, 'seat')} {_was(dry_run)} taken off sale."
+        seats = f"{count(result.seats, 'seat')} {_was(result.seats, dry_run)}"
+        sentence = f"Event {event} {closed}; {seats} taken off sale."
     call.tell(result.event, sentence, quiet=event)
 
 
@@ -226,7 +229,8 @@ def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> N
         sentence = f"Event {event} is open already."
     else:
         opened = "would be open" if dry_run else "is open"
-        sentence = f"Event {event} {opened} again; {count(result.seats, 'seat')} {_was(dry_run)} put on sale."
+        seats = f"{count(result.seats, 'seat')} {_was(result.seats, dry_run)}"
+        sentence = f"Event {event} {opened} again; {seats} put on sale."
     call.tell(result.event, sentence, quiet=event)
 
 
@@ -266,8 +270,9 @@ def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
     """`Event … is cancelled: 2 bookings and 3 locks ended, 7 seats taken off sale, 2 refunds due.`"""
     if done.already and not (done.bookings or done.locks):
         return f"Event {event} is cancelled already; nothing was left to end."
-    ended = f"{count(done.bookings, 'booking')} and {count(done.locks, 'lock')} {_was(dry_run)} ended"
-    refunds = f"{count(done.refunds, 'refund')} {_was(dry_run)} recorded"
+    were = "would be" if dry_run else "were"
+    ended = f"{count(done.bookings, 'booking')} and {count(done.locks, 'lock')} {were} ended"
+    refunds = f"{count(done.refunds, 'refund')} {_was(done.refunds, dry_run)} recorded"
     state = "would be" if dry_run and not done.already else "is"
     return f"Event {event} {state} cancelled; {ended}, {refunds}."
 
@@ -283,5 +288,5 @@ def _show_owed(call: Invocation, store: Store, event: EventId) -> None:
         call.note(f"{LIST_LIMIT} refunds shown; `seatctl refunds --event {event} --format csv` lists all")
 
 
-def _was(dry_run: bool) -> str:
-    return "would be" if dry_run else "were"
+def _was(number: int, dry_run: bool) -> str:
+    return "would be" if dry_run else "was" if number == 1 else "were"
