@@ -142,6 +142,43 @@ def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
     assert shell("expire-locks").code == 11
 
 
+WARNING = "after that MongoDB deletes within a minute, by the TTL index: "
+
+
+@pytest.mark.parametrize(("answer", "code"), [("delete", 0), ("yes", 3)])
+def test_an_undo_after_which_mongodb_deletes_locks_says_so_and_is_agreed_to_by_that_word(
+    shell: Shell, backend: Backend, answer: str, code: int
+) -> None:
+    shell.ok("adopt", "--yes")
+    sold = {"status": "CONSUMED"}
+    backend.locks.update_many(sold, {"$set": {"expiresAt": datetime.now(UTC) - timedelta(minutes=1)}})
+    for form in (["--dry-run"], ["--dry-run", "-q"]):
+        told = one_line(shell("adopt", "--undo", *form))
+        assert f"{WARNING}1 document of seatlocks, 1 of them with sold or locked seats" in told
+    with shell.screen("adopt", "--undo", columns=200, lines=80) as screen:
+        screen.type(f"{answer}\n")
+        ended = screen.end()
+
+    assert ended.code == code, ended
+    assert "Type delete:" in ended.stdout
+    assert ended.stdout.count(WARNING) == (2 if code == 0 else 1)
+    undone = "seatctlSettings" not in backend.database.list_collection_names()
+    assert undone == (code == 0)
+
+
+def test_a_script_is_warned_of_the_deletion_as_well(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    done = here(capsys, "adopt", "--undo", "--yes", "--json", *uri)
+
+    assert done.code == 0
+    assert WARNING in done.json["warning"]
+    assert json.loads(done.stderr)["warning"] == done.json["warning"]
+    assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
+
+
 @pytest.mark.parametrize(
     "command",
     [
