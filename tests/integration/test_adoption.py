@@ -304,7 +304,23 @@ def test_an_adoption_that_was_cut_off_is_completed_by_the_next_and_undone_as_a_w
 def test_a_new_ttl_index_counts_as_deleting_again(adopted, backend):
     backend.locks.create_index("updatedAt", expireAfterSeconds=60)
 
+    (found,) = verify(adopted)
+    assert found.fault is Fault.TTL_INDEX
+    assert found.remedy == "the other program stays as it is: seatctl adopt; seatctl explain ttl_index"
+    assert "`seatctl adopt`, run again, makes it harmless" in found.message
+    assert list(verify(adopt(adopted))) == []
+
+
+def test_an_index_that_was_dropped_after_all_is_back_at_the_backends_next_start_and_adopted_again(
+    adopted, backend
+):
+    backend.locks.drop_index("expiresAt_1")
+    backend.start()
     assert [violation.fault for violation in verify(adopted)] == [Fault.TTL_INDEX]
+
+    again = adopt(adopted)
+    assert list(verify(again)) == []
+    assert [(index.name, index.seconds) for index in again.settings.ttl_indexes] == [("expiresAt_1", 0)]
 
 
 def test_undo_gives_the_index_its_time_back_and_removes_what_adopt_made(store, adopted, backend):
