@@ -65,7 +65,7 @@ def test_the_dry_run_is_a_report_in_whole_words_and_changes_nothing(shell: Shell
         "seatlocks",
         "the only one by such a name that has documents",
         "PAYMENT_PENDING" if backend.bookings.count_documents({"status": "PAYMENT_PENDING"}) else "CONFIRMED",
-        "users: 3 by ObjectId",
+        "users: 3 locks and bookings with an ObjectId, 0 with something else",
         "TTL index seatlocks.expiresAt_1",
         f"Fair ({by_day})",
         "its job that expires locks",
