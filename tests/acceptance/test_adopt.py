@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -253,6 +254,22 @@ def test_the_guides_statement_restores_locks_that_are_gone_once(shell: Shell, ba
     restored = backend.locks.find_one({"_id": gone})
     assert restored
     assert (restored["seats"], restored["status"], restored["passType"]) == (2, "CONSUMED", "regular")
+
+
+def test_the_guides_search_finds_each_line_that_starts_a_job(tmp_path: Path) -> None:
+    (search,) = blocks(section(GUIDES["adopt"], "Step 2: switch off the other program's jobs"), "sh")
+    starts = {
+        "src/jobs/lockExpiry.job.js": "  setInterval(expireLocks, INTERVAL * 60 * 1000);",
+        "src/jobs/bookingExpiry.job.js": 'cron.schedule("* * * * *", expireBookings);',
+        "src/routes/job.routes.js": "    await recoverFromFailures();",
+    }
+    for name, line in starts.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'const Event = require("../models/Event.model");\n{line}\n')
+    found = subprocess.run(["bash", "-c", search], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S607
+
+    assert set(found.stdout.splitlines()) == {f"{name}:2:{line}" for name, line in starts.items()}
 
 
 # --- init looks first --------------------------------------------------------------------------------------
