@@ -71,8 +71,7 @@ class Invocation(typer.Context):
             database = self.session.batch.database if database is None else database
         target = find_target(uri, uri_file, database)
         for warning in target.warnings if self.session is None else self.session.unheard(target.warnings):
-            line = json.dumps({"warning": warning}) if self.json else f"seatctl: warning: {warning}"
-            print(printable(line), file=sys.stderr)
+            self.warn(warning)
         return target
 
     def store(
@@ -146,6 +145,11 @@ class Invocation(typer.Context):
                 f"{missing} (only init and create-event create one); check the name "
                 "in the URI, --database and SEATCTL_DATABASE, and the user's privileges"
             )
+
+    def warn(self, message: str) -> None:
+        """A warning on stderr, with -q and --json too."""
+        line = json.dumps({"warning": message}) if self.json else f"seatctl: warning: {message}"
+        print(printable(line), file=sys.stderr)
 
     def note(self, message: str) -> None:
         """A remark for a person, on stderr; none with -q or --json."""

@@ -63,6 +63,7 @@ TO_EVENT_OF_LOCK = (
     '{$set: {event: ObjectId("OTHER_EVENT_ID")}})'
 )
 TO_ORDINARY = 'db.events.updateOne({_id: ObjectId("EVENT_ID")}, {$unset: {dailySeats: 1, eventType: 1}})'
+KEEP_THE_PROGRAM = Remedy("the other program stays as it is", ("seatctl adopt",))
 MORE_ROOM = Remedy("the hall has more seats", ("seatctl resize EVENT_ID --seats N", "seatctl recover"))
 
 
@@ -224,10 +225,11 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "An index by which MongoDB deletes events, locks or bookings.",
         "Another program creates it, often at each start.",
         "Nobody needs it: the sweeps do its work and delete nothing. Take it out of the program that creates "
-        "it; where that program stays as it is, `seatctl adopt` makes the index harmless.",
+        "it; where that program stays as it is, `seatctl adopt` makes the index harmless. On an adopted "
+        "database run `seatctl adopt` again: an index that is dropped is back at the program's next start.",
         (
             Remedy("drop it in mongosh", ("db.COLLECTION.dropIndex(INDEX)",)),
-            Remedy("the other program stays as it is", ("seatctl adopt",)),
+            KEEP_THE_PROGRAM,
         ),
     ),
     Fault.DUPLICATE_KEY: Explanation(

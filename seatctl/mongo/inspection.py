@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from seatctl.domain.documents import EventId, Unreadable
 from seatctl.domain.settings import DeletingIndex
-from seatctl.domain.states import LIVE
+from seatctl.domain.states import HOLDING, LIVE
 from seatctl.mongo import codec, schema
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class Keys(NamedTuple):
     """Locks without one."""
     unique: bool
     """An index allows each once."""
+
+
+class Deletion(NamedTuple):
+    """How many documents of a collection a TTL index deletes, and how many of those are in use: locks that
+    hold seats, live bookings."""
+
+    collection: str
+    documents: int
+    in_use: int
 
 
 class Inspection:
@@ -121,6 +131,14 @@ class Inspection:
     def collations(self) -> list[str]:
         """The collections of events, locks and bookings that do not compare texts exactly."""
         return [name for name, _ in schema.collations(self._database, schema.state(self._locks))]
+
+    def would_delete(self, index: DeletingIndex, now: datetime) -> Deletion:
+        """What MongoDB deletes within a minute once this TTL index has its time back."""
+        documents = self._database[index.collection]
+        ((field, _),) = documents.index_information()[index.name]["key"]
+        over: Document = {field: {"$lt": now - timedelta(seconds=index.seconds)}}
+        in_use = {**over, "status": {"$in": sorted((*HOLDING, *LIVE))}}
+        return Deletion(index.collection, documents.count_documents(over), documents.count_documents(in_use))
 
     def validated(self) -> list[str]:
         """The collections of events, locks and bookings that have a validator."""

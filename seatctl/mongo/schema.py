@@ -218,6 +218,12 @@ def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = T
     _change(database, index.collection, index=change)
 
 
+def is_off(database: Database[Document], index: DeletingIndex) -> bool:
+    """Whether this TTL index is there and deletes nothing."""
+    found = database[index.collection].index_information().get(index.name, {})
+    return bool(found.get("expireAfterSeconds") == TTL_OFF)
+
+
 def collations(
     database: Database[Document], collections: Sequence[str] = STATE
 ) -> Iterator[tuple[str, Document]]:
@@ -290,18 +296,27 @@ def create(
     return done
 
 
-def remove(
+def own_indexes(
     database: Database[Document], locks: str = LOCKS, only: Collection[str] | None = None
-) -> list[str]:
-    """Drop our own indexes, or those of `only`, by name and keys; returns them."""
+) -> list[Index]:
+    """Those of our own indexes, or of `only`, that are there by name and keys."""
     retain = Index(JOB_LOGS, RETENTION_INDEX, tuple(RETENTION_KEYS))
-    removed = []
+    there = []
     for index in (*indexes(locks), retain):
         found = database[index.collection].index_information().get(index.name)
         if found and tuple(found["key"]) == index.keys and (only is None or str(index) in only):
-            database[index.collection].drop_index(index.name)
-            removed.append(str(index))
-    return removed
+            there.append(index)
+    return there
+
+
+def remove(
+    database: Database[Document], locks: str = LOCKS, only: Collection[str] | None = None
+) -> list[str]:
+    """Drop our own indexes, or those of `only`; returns them."""
+    removed = own_indexes(database, locks, only)
+    for index in removed:
+        database[index.collection].drop_index(index.name)
+    return list(map(str, removed))
 
 
 def ensure_collection(database: Database[Document], name: str) -> None:
@@ -431,10 +446,15 @@ def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup
     return done
 
 
+def own_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
+    """The collections whose validator is ours."""
+    there = validators(database)
+    return [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
+
+
 def remove_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
     """Take our own validators away; returns them."""
-    there = validators(database)
-    ours = [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
+    ours = own_validators(database, locks)
     for name in ours:
         _change(database, name, validator={}, validationLevel="strict")
     return [f"{name}.validator" for name in ours]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from seatctl.domain.documents import Kind, Operator, StoredDocument
 from seatctl.domain.rules import RETENTION
@@ -47,6 +47,17 @@ LOST_OR_ELSEWHERE = (
     "are elsewhere, or were lost; seatctl changes nothing here. If another program keeps them under another "
     "name, or deletes them by a TTL index, `seatctl adopt` sets that up"
 )
+
+
+class MadeByAdopt(NamedTuple):
+    """What `adopt` made of a database, and `init` after it."""
+
+    harmless: list[DeletingIndex]
+    """TTL indexes, as they were before."""
+    removable: list[str]
+    """Indexes, validators and empty collections."""
+    kept: list[str]
+    """Collections with documents in them."""
 
 
 @cache
@@ -250,26 +261,27 @@ class Store:
         for index in indexes:
             schema.set_ttl(self.database, index)
 
-    def restore_ttl(self) -> list[DeletingIndex]:
-        """Give the indexes that `adopt` made harmless their time back; returns those that are still there."""
-        changed = []
-        for index in self.settings.ttl_indexes:
-            found = self.database[index.collection].index_information().get(index.name, {})
-            if found.get("expireAfterSeconds") == schema.TTL_OFF:
-                schema.set_ttl(self.database, index, index.seconds)
-                changed.append(index)
-        return changed
-
-    def remove_created(self) -> list[str]:
-        """Drop the indexes that `adopt` created, and a collection that it created where that is empty."""
-        created = self.settings.created
-        removed = schema.remove(self.database, self.settings.locks, created)
+    def made_by_adopt(self) -> MadeByAdopt:
+        """What of it is still there."""
+        harmless = [index for index in self.settings.ttl_indexes if schema.is_off(self.database, index)]
+        locks, created = self.settings.locks, self.settings.created
+        removable = [str(index) for index in schema.own_indexes(self.database, locks, created)]
+        removable += [f"{name}.validator" for name in schema.own_validators(self.database, locks)]
         names = self.collections()
-        for name in created:
-            if name in names and self.is_empty(name):
+        collections = [name for name in created if name in names]
+        kept = [name for name in collections if not self.is_empty(name)]
+        return MadeByAdopt(harmless, removable + [name for name in collections if name not in kept], kept)
+
+    def remove_made(self, made: MadeByAdopt) -> None:
+        """Give the TTL indexes their time back, and drop what `adopt` and `init` created, but for the
+        collections that are kept."""
+        for index in made.harmless:
+            schema.set_ttl(self.database, index, index.seconds)
+        schema.remove(self.database, self.settings.locks, made.removable)
+        schema.remove_validators(self.database, self.settings.locks)
+        for name in self.settings.created:
+            if name in made.removable and self.is_empty(name):
                 self.database.drop_collection(name)
-                removed.append(name)
-        return removed
 
     def retention(self) -> timedelta | None:
         """How long entries of the job log are kept; None: for ever."""

@@ -5,6 +5,8 @@ consent write the settings that every command reads. Never changes an event, a l
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
+from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId
 from seatctl.domain.settings import GRACE, Settings
@@ -13,8 +15,8 @@ from seatctl.domain.words import count
 from seatctl.errors import Misconfigured
 from seatctl.mongo import schema
 from seatctl.mongo.aggregations import HeldSeats, some
-from seatctl.mongo.inspection import Inspection
-from seatctl.mongo.store import Store
+from seatctl.mongo.inspection import Deletion, Inspection
+from seatctl.mongo.store import MadeByAdopt, Store
 from seatctl.services.findings import Choice, Findings, SoldTwice, StateCount
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
@@ -186,10 +188,63 @@ def adopt(store: Store, findings: Findings) -> None:
     adopted.init()
 
 
-def undo(store: Store) -> list[str]:
-    """Take back what `adopt` made; returns it, a sentence each. A job log that has entries stays."""
-    settings = store.settings
-    done = [f"{index} deletes after {index.seconds} s again" for index in store.restore_ttl()]
-    done += [f"removed {name}" for name in store.remove_created()]
+class Undo(NamedTuple):
+    """What `--undo` takes back, and what MongoDB then deletes."""
+
+    made: MadeByAdopt
+    adopted_at: datetime
+    deletions: list[Deletion]
+
+    @property
+    def warning(self) -> str | None:
+        """What a person has to know before it is done, and after."""
+        if not self.deletions:
+            return None
+        now = ", ".join(
+            f"{count(each.documents, 'document')} of {each.collection}, {each.in_use} of them with sold or "
+            "locked seats"
+            for each in self.deletions
+        )
+        return (
+            f"after that MongoDB deletes within a minute, by the TTL index: {now}; and from then on each "
+            "whose time is over, in any state. Nothing brings them back; `seatctl adopt` again ends it"
+        )
+
+    @property
+    def plan(self) -> list[str]:
+        """What would be done, a sentence each."""
+        return [
+            *(f"{index} would delete after {index.seconds} s again" for index in self.made.harmless),
+            *(f"{name} would be removed" for name in self.made.removable),
+            *self._kept,
+            "the settings would be removed",
+        ]
+
+    @property
+    def done(self) -> list[str]:
+        """The same once it is done."""
+        return [
+            *(f"{index} deletes after {index.seconds} s again" for index in self.made.harmless),
+            *(f"removed {name}" for name in self.made.removable),
+            *self._kept,
+            f"removed the settings of {self.adopted_at:%Y-%m-%d %H:%M} UTC",
+        ]
+
+    @property
+    def _kept(self) -> list[str]:
+        return [f"{name} stays: it has entries" for name in self.made.kept]
+
+
+def plan_undo(store: Store) -> Undo | None:
+    """What of the adoption can be taken back; None where there was none."""
+    settings, made = store.settings, store.made_by_adopt()
+    if settings.adopted_at is None:
+        return None
+    inspection, now = Inspection(store.database, settings.locks), store.now()
+    return Undo(made, settings.adopted_at, [inspection.would_delete(index, now) for index in made.harmless])
+
+
+def undo(store: Store, plan: Undo) -> None:
+    """Carry it out. The settings go last: they say what there is to undo."""
+    store.remove_made(plan.made)
     store.remove_settings()
-    return [*done, f"removed the settings of {settings.adopted_at:%Y-%m-%d %H:%M} UTC"]

@@ -119,8 +119,9 @@ class Findings:
         without = f"{count(self.keys.missing, 'lock')} without one" if self.keys.missing else "on every lock"
         unique = "an index allows each once" if self.keys.unique else "no index makes them unique"
         labels = "writes them, too" if self.settings.seat_labels else "writes none"
+        named = f"{count(ids, 'lock or booking', 'locks and bookings')} with an ObjectId"
         return [
-            f"users: {ids} by ObjectId, {others} otherwise; {must}",
+            f"users: {named}, {others} with something else; {must}",
             f"keys: {without}; {unique}; seatctl always writes one",
             f"labels of seats: on {count(self.labelled, 'booking')}; seatctl {labels}",
         ]

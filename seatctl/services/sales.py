@@ -243,7 +243,8 @@ def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
     if event is None:
         raise RefundDue(f"event {held.event} of booking {booking.id} does not exist")
     if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
-        raise RefundDue(f"{event}, with booking {booking.id}")
+        which = f"it and its booking {booking.id}"
+        raise RefundDue(f"event {held.event} counts its seats by day, so seatctl leaves {which} alone")
 
 
 def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, operation_id: RunId) -> PayResult:

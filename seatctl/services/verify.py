@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.faults import KEEP_THE_PROGRAM
 from seatctl.domain.rules import FAR
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
 from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
@@ -63,12 +64,13 @@ def _verify(store: Store) -> Iterator[Violation]:
 
 def indexes(store: Store) -> Iterator[Violation]:
     """Indexes by which MongoDB would delete what must never be deleted (invariant 9)."""
+    only = KEEP_THE_PROGRAM if store.settings.adopted else None
+    again = "where another program creates it at each start, `seatctl adopt`"
+    if only is not None:
+        again = "the other program would create it again, so do not drop it: `seatctl adopt`, run again,"
     for index in store.aggregations.deleting_indexes():
-        message = (
-            f"{index} is a TTL index, by which MongoDB deletes documents; where another program creates it "
-            "at each start, `seatctl adopt` makes it harmless"
-        )
-        yield Violation(Fault.TTL_INDEX, message, index=str(index))
+        message = f"{index} is a TTL index, by which MongoDB deletes documents; {again} makes it harmless"
+        yield Violation(Fault.TTL_INDEX, message, index=str(index), only=only)
 
 
 def collations(store: Store) -> Iterator[Violation]:

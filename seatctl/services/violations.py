@@ -32,6 +32,8 @@ class Violation:
     """The seats that locks hold, which is the smallest capacity that the event can have."""
     damage: Unreadable | None = None
     """The document that cannot be read."""
+    only: Remedy | None = None
+    """The one remedy of this fault that helps here."""
     accepted: bool = False
     """Listed, but nobody has to act on it: an event counted by day on an adopted database, or an old pair of
     locks that hold nothing."""
@@ -58,6 +60,8 @@ class Violation:
         needs the id of a booking is left out where there is none."""
         about = EXPLANATIONS[self.fault]
         remedies = about.remedies[about.repairable and not self.is_for_recovery :]
+        if self.only is not None:
+            remedies = (self.only,)
         if self.damage is not None and self.damage.field == "_id":
             remedies = (NEW_ID,)
         filled = [Remedy(one.decision, tuple(map(self._fill, one.commands))) for one in remedies]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_the_dry_run_is_a_report_in_whole_words_and_changes_nothing(shell: Shell
         "seatlocks",
         "the only one by such a name that has documents",
         "PAYMENT_PENDING" if backend.bookings.count_documents({"status": "PAYMENT_PENDING"}) else "CONFIRMED",
-        "users: 3 by ObjectId",
+        "users: 3 locks and bookings with an ObjectId, 0 with something else",
         "TTL index seatlocks.expiresAt_1",
         f"Fair ({by_day})",
         "its job that expires locks",
@@ -142,6 +143,43 @@ def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
     assert shell("expire-locks").code == 11
 
 
+WARNING = "after that MongoDB deletes within a minute, by the TTL index: "
+
+
+@pytest.mark.parametrize(("answer", "code"), [("delete", 0), ("yes", 3)])
+def test_an_undo_after_which_mongodb_deletes_locks_says_so_and_is_agreed_to_by_that_word(
+    shell: Shell, backend: Backend, answer: str, code: int
+) -> None:
+    shell.ok("adopt", "--yes")
+    sold = {"status": "CONSUMED"}
+    backend.locks.update_many(sold, {"$set": {"expiresAt": datetime.now(UTC) - timedelta(minutes=1)}})
+    for form in (["--dry-run"], ["--dry-run", "-q"]):
+        told = one_line(shell("adopt", "--undo", *form))
+        assert f"{WARNING}1 document of seatlocks, 1 of them with sold or locked seats" in told
+    with shell.screen("adopt", "--undo", columns=200, lines=80) as screen:
+        screen.type(f"{answer}\n")
+        ended = screen.end()
+
+    assert ended.code == code, ended
+    assert "Type delete:" in ended.stdout
+    assert ended.stdout.count(WARNING) == (2 if code == 0 else 1)
+    undone = "seatctlSettings" not in backend.database.list_collection_names()
+    assert undone == (code == 0)
+
+
+def test_a_script_is_warned_of_the_deletion_as_well(
+    shell: Shell, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    assert here(capsys, "adopt", "--yes", *uri).code == 0
+    done = here(capsys, "adopt", "--undo", "--yes", "--json", *uri)
+
+    assert done.code == 0
+    assert WARNING in done.json["warning"]
+    assert json.loads(done.stderr)["warning"] == done.json["warning"]
+    assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -216,6 +254,22 @@ def test_the_guides_statement_restores_locks_that_are_gone_once(shell: Shell, ba
     restored = backend.locks.find_one({"_id": gone})
     assert restored
     assert (restored["seats"], restored["status"], restored["passType"]) == (2, "CONSUMED", "regular")
+
+
+def test_the_guides_search_finds_each_line_that_starts_a_job(tmp_path: Path) -> None:
+    (search,) = blocks(section(GUIDES["adopt"], "Step 2: switch off the other program's jobs"), "sh")
+    starts = {
+        "src/jobs/lockExpiry.job.js": "  setInterval(expireLocks, INTERVAL * 60 * 1000);",
+        "src/jobs/bookingExpiry.job.js": 'cron.schedule("* * * * *", expireBookings);',
+        "src/routes/job.routes.js": "    await recoverFromFailures();",
+    }
+    for name, line in starts.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'const Event = require("../models/Event.model");\n{line}\n')
+    found = subprocess.run(["bash", "-c", search], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S607
+
+    assert set(found.stdout.splitlines()) == {f"{name}:2:{line}" for name, line in starts.items()}
 
 
 # --- init looks first --------------------------------------------------------------------------------------

@@ -53,6 +53,13 @@ def adopted(store, backend):
     return adopt(store)
 
 
+def undo(adopted: Store) -> adoption.Undo:
+    plan = adoption.plan_undo(adopted)
+    assert plan is not None
+    adoption.undo(adopted, plan)
+    return plan
+
+
 def state_of(store: Store) -> dict[str, list[dict]]:
     """Every event, lock and booking."""
     return {name: list(store.database[name].find()) for name in ("events", "seatlocks", "bookings")}
@@ -290,19 +297,35 @@ def test_an_adoption_that_was_cut_off_is_completed_by_the_next_and_undone_as_a_w
     complete = adopt(half)
     assert (complete.missing(), list(verify(complete))) == ([], [])
 
-    adoption.undo(complete)
+    undo(complete)
     assert before == {name: store.database[name].index_information() for name in before}
 
 
 def test_a_new_ttl_index_counts_as_deleting_again(adopted, backend):
     backend.locks.create_index("updatedAt", expireAfterSeconds=60)
 
+    (found,) = verify(adopted)
+    assert found.fault is Fault.TTL_INDEX
+    assert found.remedy == "the other program stays as it is: seatctl adopt; seatctl explain ttl_index"
+    assert "`seatctl adopt`, run again, makes it harmless" in found.message
+    assert list(verify(adopt(adopted))) == []
+
+
+def test_an_index_that_was_dropped_after_all_is_back_at_the_backends_next_start_and_adopted_again(
+    adopted, backend
+):
+    backend.locks.drop_index("expiresAt_1")
+    backend.start()
     assert [violation.fault for violation in verify(adopted)] == [Fault.TTL_INDEX]
+
+    again = adopt(adopted)
+    assert list(verify(again)) == []
+    assert [(index.name, index.seconds) for index in again.settings.ttl_indexes] == [("expiresAt_1", 0)]
 
 
 def test_undo_gives_the_index_its_time_back_and_removes_what_adopt_made(store, adopted, backend):
     before = state_of(adopted)
-    done = adoption.undo(adopted)
+    done = undo(adopted).done
 
     assert open_again(store).settings == NOT_ADOPTED
     assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
@@ -320,9 +343,9 @@ def test_an_undo_that_was_cut_off_is_completed_by_the_next(adopted, backend, mon
 
     monkeypatch.setattr(Store, "remove_settings", crash)
     with pytest.raises(KeyboardInterrupt):
-        adoption.undo(adopted)
+        undo(adopted)
     monkeypatch.undo()
-    adoption.undo(open_again(adopted))
+    undo(open_again(adopted))
 
     assert open_again(adopted).settings == NOT_ADOPTED
     assert backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"] == 0
@@ -333,10 +356,68 @@ def test_undo_keeps_a_job_log_with_entries_and_indexes_that_were_there_before(st
     store.database.seatlocks.create_index(list(schema.LOCKS_OF_EVENT.keys), name="locks_of_event")
     adopted = adopt(store)
     run_expire_locks(adopted)
-    adoption.undo(adopted)
+    undo(adopted)
 
     assert "locks_of_event" in backend.locks.index_information()
     assert store.database.jobLogs.count_documents({}) == 1
+
+
+def test_undo_removes_the_validators_of_init_and_none_of_the_other_program(store, adopted, backend):
+    adopted.init(validators=True)
+    theirs = {"eventDate": {"$exists": True}}
+    store.database.command("collMod", "events", validator=theirs)
+    assert set(schema.validators(store.database)) == {"events", "seatlocks", "bookings"}
+    done = undo(adopted).done
+
+    assert {"removed seatlocks.validator", "removed bookings.validator"} < set(done)
+    assert schema.validators(store.database) == {"events": theirs}
+    backend.insert_lock(backend.event(), 1, status="HELD")
+
+
+def test_the_plan_of_an_undo_is_what_it_then_does(adopted, backend):
+    """A collection that `adopt` created and that has entries by now is named as one that stays."""
+    run_expire_locks(adopted)
+    backend.bookings.drop_index("bookings_of_event")
+    adopted.init(validators=True)
+    before = {name: set(adopted.database[name].index_information()) for name in adopted.collections()}
+    plan = adoption.plan_undo(adopted)
+    assert plan is not None
+    assert {name: set(adopted.database[name].index_information()) for name in before} == before
+    adoption.undo(adopted, plan)
+
+    assert plan.made.kept == ["jobLogs"]
+    assert "jobLogs stays: it has entries" in plan.plan
+    assert "jobLogs stays: it has entries" in plan.done
+    gone = [f"{name}.{index}" for name, indexes in before.items() for index in indexes if index != "_id_"]
+    left = adopted.collections()
+    gone = [
+        index
+        for index in gone
+        if index.partition(".")[2] not in adopted.database[index.partition(".")[0]].index_information()
+    ]
+    collections = [name for name in before if name not in {*left, "seatctlSettings"}]
+    validators = [f"{name}.validator" for name in ("events", "seatlocks", "bookings")]
+    assert sorted(plan.made.removable) == sorted([*gone, *collections, *validators])
+    assert adoption.plan_undo(open_again(adopted)) is None
+
+
+def test_an_undo_says_how_many_sold_locks_mongodb_then_deletes(adopted, backend, clock):
+    event = backend.event()
+    for _ in range(2):
+        backend.pay(backend.confirm(backend.lock(event)))
+    backend.insert_lock(event, 1, status="EXPIRED")
+    clock.advance(hours=1)
+    backend.lock(event)
+    (deletion,) = undo(adopted).deletions
+
+    assert deletion == ("seatlocks", 4, 3)
+
+
+def test_an_undo_that_gives_no_index_its_time_back_warns_of_nothing(store, backend):
+    backend.locks.drop_index("expiresAt_1")
+    backend.event()
+
+    assert undo(adopt(store)).warning is None
 
 
 # --- from then on ----------------------------------------------------------------------------------------
@@ -589,7 +670,8 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     ):
         with pytest.raises(CountedByDay, match="by day"):
             refused()
-    with pytest.raises(RefundDue, match=r"by day.*refund is due"):
+    alone = rf"by day, so seatctl leaves it and its booking {pending} alone; a refund is due: \w+"
+    with pytest.raises(RefundDue, match=alone):
         sales.pay(adopted, pending)
     days = backend.events.find_one({"_id": by_day})["dailySeats"]
     assert {day["available"] for day in days.values()} == {10}

@@ -410,13 +410,14 @@ def test_a_payment_that_arrives_while_it_is_failed_is_kept(store, event, held, p
 # --- release ---------------------------------------------------------------------------------------
 
 
-def test_releasing_returns_the_seats_early_and_leaves_no_trace_of_a_job(store, clock, event, held):
-    deadline = lock_of(store, held)["expiresAt"]
+def test_releasing_returns_the_seats_early_with_the_deadline_and_leaves_no_trace_of_a_job(
+    store, clock, event, held
+):
     clock.advance(minutes=1)
     released = sales.release(store, held)
 
     assert released.stored == lock_of(store, held)
-    wanted = ["EXPIRED", deadline, clock()]
+    wanted = ["EXPIRED", clock(), clock()]
     assert [released.stored[field] for field in ("status", "expiresAt", "updatedAt")] == wanted
     assert "oldStatus" not in lock_of(store, held)
     assert available(store, event) == 10

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-CONSENT = "yes"
+CONSENT, DELETE = "yes", "delete"
+"""What a person types to agree; the second where locks are deleted then, so that nobody agrees unread."""
 
 
 @command(commands, "adopt", panel=SET_UP, example="seatctl adopt --dry-run")
@@ -83,27 +84,30 @@ def _what_is_wrong(found: Findings) -> str:
 def _undo(call: Invocation, store: Store, *, dry_run: bool, yes: bool) -> None:
     from seatctl.services import adoption
 
-    if not store.settings.adopted:
+    plan = adoption.plan_undo(store)
+    if plan is None:
         call.tell({"undone": []}, f"Database {store.name} is not adopted; there is nothing to undo.")
         return
-    if dry_run:
-        would = [
-            f"{index} would delete after {index.seconds} s again" for index in store.settings.ttl_indexes
-        ]
-        would += [f"{name} would be removed" for name in store.settings.created]
-        call.tell({"wouldUndo": would}, "\n".join([*would, "the settings would be removed"]))
-        return
-    _ask(call, "Take the adoption of this database back?", yes=yes)
-    done = adoption.undo(store)
-    call.tell({"undone": done}, "\n".join(done))
+    warning = plan.warning
+    if warning:
+        call.warn(warning)
+    if not dry_run:
+        _ask(call, "Take the adoption of this database back?", DELETE if warning else CONSENT, yes=yes)
+        adoption.undo(store, plan)
+    told = plan.plan if dry_run else plan.done
+    document: dict[str, object] = {"wouldUndo" if dry_run else "undone": told}
+    if warning:
+        document["warning"] = warning
+        told = [*told, f"Note that {warning}."]
+    call.tell(document, "\n".join(told))
 
 
-def _ask(call: Invocation, question: str, *, yes: bool) -> None:
+def _ask(call: Invocation, question: str, consent: str = CONSENT, *, yes: bool) -> None:
     """Raises Usage where nobody can be asked, Refused where the answer is another one."""
     if yes:
         return
     if call.json or call.quiet or not sys.stdin.isatty():
         raise Usage("nothing was changed; look with --dry-run, then repeat the command with --yes")
-    print(f"{question} Type {CONSENT}: ", end="", flush=True)
-    if sys.stdin.readline().strip().lower() != CONSENT:
+    print(f"{question} Type {consent}: ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() != consent:
         raise Refused("nothing was changed")
