@@ -50,8 +50,8 @@ def creation_time(document_id: object) -> datetime | None:
 
 
 def new_id(now: datetime) -> ObjectId:
-    """An id that carries this time, the server's. The driver's own carries the host's: where those differ, the
-    newest documents would not come first."""
+    """An id that carries this time, the server's. The driver's own carries the host's, and where hosts differ
+    the newest documents would not come first."""
     return ObjectId(first_id_at(now).binary[:4] + ObjectId().binary[4:])
 
 
