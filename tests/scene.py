@@ -13,6 +13,7 @@ from bson import ObjectId
 from seatctl.domain.rules import LOCK_TTL
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.client import Deployment
+from seatctl.mongo.ids import new_id
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import events, sales
@@ -122,7 +123,13 @@ def run_recover(store: Store, **options: Any) -> Any:
 def insert_lock(store: Store, event: Id, seats: int = 1, *, due: timedelta = -HOUR, **fields: Any) -> Id:
     """An ACTIVE lock straight into the database, without a key, its deadline `due` from now. No counter
     goes down for it."""
-    document = {"eventId": event, "userId": "u", "seats": seats, "status": "ACTIVE"}
+    document = {
+        "_id": new_id(store.now()),
+        "eventId": event,
+        "userId": "u",
+        "seats": seats,
+        "status": "ACTIVE",
+    }
     deadline = store.now() + due
     return store.database.seatLocks.insert_one({**document, "expiresAt": deadline, **fields}).inserted_id
 
@@ -137,7 +144,13 @@ def insert_booking(
     **fields: Any,
 ) -> Id:
     """A booking straight into the database; its lock is not touched."""
-    document = {"event": event, "user": "u", "seatLockId": lock_id, "status": status}
+    document = {
+        "_id": new_id(store.now()),
+        "event": event,
+        "user": "u",
+        "seatLockId": lock_id,
+        "status": status,
+    }
     deadline = store.now() + due
     return store.database.bookings.insert_one(
         {**document, "paymentExpiresAt": deadline, **fields}

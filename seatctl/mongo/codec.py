@@ -28,6 +28,7 @@ from seatctl.domain.documents import (
 from seatctl.domain.rules import LARGEST_NUMBER
 from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
+from seatctl.mongo.ids import new_id
 
 Document = dict[str, Any]
 
@@ -170,7 +171,7 @@ def new_event(
 ) -> Document:
     given = {"description": description, "idempotencyKey": key}
     document: Document = {
-        "_id": ObjectId(),
+        "_id": new_id(now),
         "name": name,
         "eventDate": date,
         "totalSeats": seats,
@@ -191,7 +192,7 @@ def new_lock(
     status: LockStatus = LockStatus.ACTIVE,
 ) -> Document:
     return {
-        "_id": ObjectId(),
+        "_id": new_id(now),
         "eventId": event_id,
         "userId": user,
         "seats": seats,
@@ -224,7 +225,7 @@ def new_booking(
     """`labels` as a Mongoose backend writes them, which requires them: one for each seat, the same for every
     booking, since nobody chooses seats."""
     document: Document = {
-        "_id": ObjectId(),
+        "_id": new_id(now),
         "event": lock.event,
         "user": lock.user,
         "seatLockId": lock.id,

@@ -49,6 +49,12 @@ def creation_time(document_id: object) -> datetime | None:
     return document_id.generation_time if isinstance(document_id, ObjectId) else None
 
 
+def new_id(now: datetime) -> ObjectId:
+    """An id that carries this time, the server's. The driver's own carries the host's, and where hosts differ
+    the newest documents would not come first."""
+    return ObjectId(first_id_at(now).binary[:4] + ObjectId().binary[4:])
+
+
 def new_run_id() -> RunId:
     """For the entry of a run or of an operation, before it is written: what it ends names it."""
     return RunId(ObjectId())

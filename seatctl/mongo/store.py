@@ -155,15 +155,15 @@ class Store:
         with self.deployment.snapshot() as session:
             yield Store(self.deployment, session, self.settings, self.operator)
 
-    def read_snapshot(self, read: Callable[[Store], T]) -> T:
-        """What `read` makes of a snapshot. A snapshot that the server drops is read again.
+    def read_snapshot(self, read: Callable[[Store], T], what: str) -> T:
+        """What `read` makes of a snapshot. One that the server drops is read again, and `what` is said.
         Raises CursorLost when it keeps dropping them."""
         for _ in range(SNAPSHOT_RETRIES - 1):
             try:
                 with self.snapshot() as at:
                     return read(at)
             except CursorLost:
-                log.info("the server dropped the point in time that was being read; reading again")
+                log.info("reading %s again: the server dropped the point in time at which it was read", what)
         with self.snapshot() as at:
             return read(at)
 

@@ -101,7 +101,9 @@ class Clearance:
     def _assess(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
             return dict.fromkeys(event_ids, self.database)
-        return self.store.read_snapshot(lambda at: self._assess_at(at, event_ids))
+        return self.store.read_snapshot(
+            lambda at: self._assess_at(at, event_ids), f"the locks of {count(len(event_ids), 'event')}"
+        )
 
     def _assess_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         """Sums tell of nearly all events that nothing is wrong. Only the others are read themselves."""

@@ -96,7 +96,7 @@ def drifts_of(store: Store, event_ids: Iterable[EventId]) -> list[Drift]:
     than 0)."""
     scope, touched_after = some(event_ids), store.now() - TOUCHED
     held, events = store.read_snapshot(
-        lambda at: (at.aggregations.held_seats(scope), at.aggregations.events(scope))
+        lambda at: (at.aggregations.held_seats(scope), at.aggregations.events(scope)), "the counters"
     )
     return [
         Drift(

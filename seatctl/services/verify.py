@@ -103,7 +103,8 @@ def _of_no_range(store: Store) -> Iterator[Violation]:
 
 
 def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation]:
-    return store.read_snapshot(lambda at: list(_of_scope(at, scope, doubt)))
+    what = f"the events from {scope['$gte']} to {scope.get('$lt', 'the last')}"
+    return store.read_snapshot(lambda at: list(_of_scope(at, scope, doubt)), what)
 
 
 def once(violations: Iterable[Violation]) -> Iterator[Violation]:

@@ -379,7 +379,7 @@ def test_an_event_of_decimals_is_a_finding_and_no_crash(store: Store, clock: Clo
 
     assert (found.seats.events, found.seats.total, found.seats.sold) == (2, 7, 0)
     assert any(problem.startswith(f"{Fault.DAMAGED_EVENT}: ") for problem in found.problems)
-    assert len(found.events) == 2
+    assert len(list(found.events)) == 2
 
 
 # --- warnings --------------------------------------------------------------------------------------

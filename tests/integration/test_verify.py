@@ -11,6 +11,8 @@ from scene import HOUR, NOWHERE, PAIRS, create, insert_booking, insert_lock, loc
 import seatctl.services.verify as verify_module
 from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
 from seatctl.domain.states import HOLDING, BookingStatus, Fault, LockStatus
+from seatctl.errors import CursorLost
+from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services.closing import BlockRequest, block
@@ -279,6 +281,25 @@ def test_only_what_runs_for_more_than_a_year_is_told_and_of_a_lock_with_its_book
         scene.pending,
         scene.lock_of_pending,
     )
+
+
+def test_what_is_read_again_because_the_server_dropped_its_point_in_time_is_said(
+    store, scene, monkeypatch, caplog
+):
+    drift(scene)
+    read, lost = Aggregations.held_seats, []
+
+    def lose_once(self, scope):
+        if not lost:
+            lost.append(scope)
+            raise CursorLost
+        return read(self, scope)
+
+    monkeypatch.setattr(Aggregations, "held_seats", lose_once)
+    with caplog.at_level("INFO", "seatctl"):
+        assert told(store) == ["counter_drift"]
+    [said] = [each.getMessage() for each in caplog.records if "dropped" in each.getMessage()]
+    assert said.startswith(f"reading the events from {lost[0]['$gte']} to the last again: the server dropped")
 
 
 def test_an_empty_text_is_no_key_and_so_none_that_two_locks_share(store, scene):

@@ -291,6 +291,17 @@ def test_what_seatctl_writes_it_reads_back():
     assert codec.new_event("Concert", NOW, 10, "x", None, NOW)["description"] == "x"
 
 
+def test_a_new_id_carries_the_servers_time_and_not_the_hosts_and_is_made_once():
+    event = codec.new_event("Concert", NOW, 10, None, None, NOW)
+    lock = codec.new_lock(event["_id"], "u", 2, NOW, "k", NOW)
+    block = codec.new_block(event["_id"], 2, None, NOW)
+    booking = codec.new_booking(codec.lock(lock), NOW, NOW)
+    made = [document["_id"] for document in (event, lock, block, booking)]
+
+    assert {each.generation_time for each in made} == {NOW}
+    assert len({ids.new_id(NOW) for _ in range(1_000)} | set(made)) == 1_004
+
+
 # --- ids ----------------------------------------------------------------------------------------------
 
 HEX = "65f0aBcD00000000000000e1"
