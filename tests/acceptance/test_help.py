@@ -138,6 +138,7 @@ IGNORES = {
     "schedule systemd": ("--uri",),
     "demo": ("--database",),
     "help": FINDS,
+    "roles": ("--uri", "--uri-file"),
 }
 
 
