@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from importlib.resources import files
 
 TOPICS = {
@@ -19,3 +21,10 @@ TOPICS = {
 def guide(topic: str) -> str:
     """The text of one guide, in Markdown."""
     return files(__name__).joinpath(f"{topic}.md").read_text(encoding="utf-8")
+
+
+def role_script(database: str, named: str) -> str:
+    """The script of the guide `privileges` that creates roles and users, for this database in place of the
+    one that is `named` there."""
+    script = re.findall(r"^```js\n(.*?)^```$", guide("privileges"), re.MULTILINE | re.DOTALL)[0]
+    return str(script).replace(json.dumps(named), json.dumps(database))

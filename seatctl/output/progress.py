@@ -57,4 +57,6 @@ def _bar() -> progress.Progress:
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=False,  # or what is printed meanwhile would be on stderr
+        redirect_stderr=False,
     )

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sysconfig
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import typer
@@ -24,6 +25,7 @@ VARIABLE = (
     (re.compile(r"\b[0-9a-f]{24}\b"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
     (re.compile(r"\(\d+ ms\)"), "(N ms)"),
+    (re.compile(r"\(\d+\.\d s\)"), "(N s)"),
     (re.compile(r"│ +\d+ │ (?!\d+ )[\w.-]+ +│$", re.MULTILINE), "│ N │ HOST │"),
     (re.compile(r"│ \w+ on "), "│ USER on "),
     (re.compile(r" on [\w.-]+ +│"), " on HOST │"),
@@ -65,12 +67,15 @@ def settle(text: str) -> str:
 
 
 def session(text: str) -> list[tuple[str, str]]:
-    """All commands of the console blocks, with the output that stands below each."""
+    """All commands of the console blocks, with the output that stands below each. A command goes on in lines
+    that begin with `> `."""
     steps = []
     for code in blocks(text, "console"):
         for step in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
-            command, _, output = step.partition("\n")
-            steps.append((command, output))
+            first, *rest = step.split("\n")
+            more = list(takewhile(lambda line: line.startswith("> "), rest))
+            command = "\n".join([first, *(line.removeprefix("> ") for line in more)])
+            steps.append((command, "\n".join(rest[len(more) :])))
     return steps
 
 

@@ -113,6 +113,18 @@ def test_the_block_for_mongosh_asks_for_passwords_at_its_very_end() -> None:
     assert not re.search(r"^use ", block, re.MULTILINE), "no statement: it cannot stand in a block"
 
 
+def test_the_command_roles_prints_the_block_of_the_guide_for_any_database(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    block, _ = blocks(GUIDES["privileges"], "js")
+    assert here(capsys, "roles").stdout == here(capsys, "roles", "-q").stdout == block
+    other = here(capsys, "roles", "--database", "shop", "--json").json
+    assert other["database"] == "shop"
+    assert other["script"].startswith('db = db.getSiblingDB("shop")\n')
+    assert other["script"].partition("\n")[2] == block.partition("\n")[2].rstrip()
+    assert here(capsys, "roles", "--database", 'x"); evil("').code == 11
+
+
 def test_starting_over_drops_each_user_and_each_role_of_the_guide() -> None:
     _, block = blocks(GUIDES["privileges"], "js")
     users, roles = (set(re.findall(r'"(\w+)"', listed)) for listed in re.findall(r"of \[(.*)\]", block))

@@ -67,7 +67,7 @@ def all_commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 COMMANDS = {" ".join(path): command for path, command in all_commands()}
-ELSEWHERE = re.compile(r"demo|db |schedule|watch|help")
+ELSEWHERE = re.compile(r"demo|db |schedule|watch|help|batch|roles")
 """Commands whose examples are not for a database that is given: tried by tests of their own."""
 ID = re.compile(r"[A-Z]+_ID")
 
@@ -144,6 +144,7 @@ IGNORES = {
     "schedule systemd": ("--uri",),
     "demo": ("--database",),
     "help": FINDS,
+    "roles": ("--uri", "--uri-file"),
 }
 
 

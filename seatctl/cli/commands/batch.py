@@ -40,10 +40,10 @@ def batch(
         bool, flag("--stop-on-error", "Stop after the first line that does not end as expected.")
     ] = False,
 ) -> None:
-    """Run many commands in one process, one a line.
+    """Run many commands in one process.
 
-    `NAME = lock …` keeps the id that a line makes for `$NAME`; `!3 lock …` expects exit code 3. Prints a JSON
-    line for each (with -q only the ids). `seatctl help scripting` tells more."""
+    One command a line: `NAME = lock …` keeps the id that it makes for `$NAME`, `!3 lock …` expects exit
+    code 3. Prints a JSON line for each; with -q only the ids. `seatctl help scripting` tells more."""
     from seatctl.cli import batch as lines
 
     program = call.find_root().command

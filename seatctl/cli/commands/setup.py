@@ -24,6 +24,19 @@ db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start,
 schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or systemd units for this host.")
 
 
+@command(commands, "roles", panel=SET_UP, finds=("--database",), example="seatctl roles --database shop")
+def roles(call: Invocation) -> None:
+    """Print the database roles for mongosh.
+
+    A script that creates the roles and users of the guide `privileges`. Paste it as one block, or store it
+    and run `mongosh --file`. It asks for the passwords."""
+    from seatctl.help import role_script
+
+    database = find_target(None, None, call.database, {}).database or DEFAULT_DATABASE
+    script = role_script(database, DEFAULT_DATABASE).rstrip()
+    call.tell({"database": database, "script": script}, script, quiet=script)
+
+
 # --- the embedded MongoDB ---------------------------------------------------------------------------
 
 
