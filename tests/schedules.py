@@ -363,7 +363,7 @@ def same_key_at_once(scene: Scene) -> list[str]:
     return [*violations(scene.store.database), *(["key: two locks for one key"] if locks > 1 else [])]
 
 
-# --- schedules: more time, cancelled, booked again -----------------------------------------------------------
+# --- schedules: more time, cancelled, booked again ------------------------------------------------
 
 
 def extend(store: Store, wanted: Any, **options: Any) -> None:
