@@ -166,6 +166,9 @@ AsOf = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
     option("--as-of TIME", parse_moment, 'Move "now" for this run: ISO 8601 (no zone = UTC) or +11m.'),
 ]
+EndedList = Annotated[
+    bool, flag("--list", "Print a JSON line for each lock or booking that ends, once it is stored.")
+]
 Force = Annotated[bool, flag("--force", "Allow an --as-of in the future without --dry-run.")]
 BatchSize = Annotated[int, option("--batch-size N", between(1, LARGEST_BATCH), "Items in one transaction.")]
 

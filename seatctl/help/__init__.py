@@ -11,7 +11,8 @@ TOPICS = {
     "operations": "Schedules, a day of sales, backup, upgrade, uninstall.",
     "adopt": "Beside another program on its database, step by step.",
     "privileges": "The database roles that each task needs, for mongosh.",
-    "scripting": "Exit codes, JSON, idempotency keys.",
+    "scripting": "Exit codes, JSON, CSV, batches, idempotency keys.",
+    "scenarios": "A batch of three stories with what they must come to.",
     "performance": "How fast it is, and how to measure it.",
     "contributing": "The code, the tests, and how to add a command.",
 }

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import Booking, BookingId, EventId, LockId, RunId, SeatLock, Unreadable
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    EventId,
+    LockId,
+    RunId,
+    SeatLock,
+    StoredDocument,
+    Unreadable,
+)
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
@@ -48,6 +57,11 @@ class Bookings(Documents):
     def get(self, booking_id: BookingId) -> Booking | Unreadable | None:
         found = self._one(id_is(booking_id))
         return None if found is None else codec.booking(found)
+
+    def owners(self, booking_ids: Iterable[BookingId]) -> dict[BookingId, StoredDocument]:
+        """Whom those of these bookings that exist are for: event, user and lock."""
+        found = self._find({"_id": {"$in": list(booking_ids)}}, ("event", "user", "seatLockId"))
+        return {BookingId(booking["_id"]): booking for booking in found}
 
     def of_lock(self, lock_id: LockId) -> list[Booking | Unreadable]:
         """The bookings that name this lock: one, or several where another program made them."""

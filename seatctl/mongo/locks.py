@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import CLOSING, Booking, EventId, LockId, RunId, SeatLock, Unreadable, UserId
+from seatctl.domain.documents import (
+    CLOSING,
+    Booking,
+    EventId,
+    LockId,
+    RunId,
+    SeatLock,
+    StoredDocument,
+    Unreadable,
+    UserId,
+)
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
@@ -126,6 +136,11 @@ class SeatLocks(Documents):
         """Those of these locks that exist, without their users and keys."""
         found = self._find({"_id": {"$in": list(lock_ids)}}, CANDIDATE_FIELDS)
         return {LockId(lock["_id"]): codec.lock(lock) for lock in found}
+
+    def owners(self, lock_ids: Iterable[LockId]) -> dict[LockId, StoredDocument]:
+        """Whom those of these locks that exist are for: event, user and key."""
+        fields = ("eventId", "userId", "idempotencyKey")
+        return {LockId(lock["_id"]): lock for lock in self._find({"_id": {"$in": list(lock_ids)}}, fields)}
 
     def by_key(self, event_id: EventId, user: UserId, key: str) -> SeatLock | Unreadable | None:
         """The lock that this request got before."""

@@ -187,7 +187,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "events": ("description", "createdAt", "updatedAt"),
     "seatLocks": ("oldStatus", "endedBy", "createdAt", "updatedAt"),
     "bookings": ("paymentRef", "endedBy", "createdAt", "updatedAt"),
-    "jobLogs": ("details.locksExpired", "details.bookingsExpired", "details.asOf"),
+    "jobLogs": ("details.locksExpired", "details.bookingsExpired", "details.asOf", "details.seatsByEvent"),
     "history": ("event", "lock", "booking", "refund", "operation", "run"),
     "violations": ("invariant", "event", "lock", "booking", "index"),
 }

@@ -25,6 +25,7 @@ from seatctl.errors import FutureRefused, Interrupted
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services.blocks import block_what_came_back, would_block
+from seatctl.services.ended import Ended, Listener
 from seatctl.services.expiry import (
     Batch,
     BookingSweep,
@@ -36,7 +37,7 @@ from seatctl.services.expiry import (
 )
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.report import JobReport
-from seatctl.services.seats import seats_of
+from seatctl.services.seats import Ending, seats_of
 
 log = logging.getLogger(__name__)
 
@@ -84,29 +85,43 @@ class SweepOptions(NamedTuple):
 
 class RecoverOptions(NamedTuple):
     """How recovery runs. `settle` is how long a drift must last before a counter is raised by it, on an
-    event that was changed within the last minute."""
+    event that was changed within the last minute. `as_of` moves "now" for its sweeps, as for those alone."""
 
+    as_of: datetime | timedelta | None = None
+    force: bool = False
     dry_run: bool = False
     batch_size: int = BATCH
     settle: timedelta = SETTLE
 
 
-def expire_locks(store: Store, options: SweepOptions, progress: Progress = SILENT) -> JobReport:
+def expire_locks(
+    store: Store, options: SweepOptions, progress: Progress = SILENT, listener: Listener | None = None
+) -> JobReport:
     """Expire ACTIVE locks past their deadline that no live booking keeps (invariants 3 and 4)."""
-    return _sweep(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress)
+    return _sweep(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress, listener)
 
 
-def expire_bookings(store: Store, options: SweepOptions, progress: Progress = SILENT) -> JobReport:
+def expire_bookings(
+    store: Store, options: SweepOptions, progress: Progress = SILENT, listener: Listener | None = None
+) -> JobReport:
     """Expire PAYMENT_PENDING bookings past their deadline, with their locks (invariants 3 and 5)."""
-    return _sweep(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress)
+    return _sweep(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress, listener)
 
 
-def _sweep(store: Store, job: JobType, sweep: Sweep, options: SweepOptions, progress: Progress) -> JobReport:
+def _sweep(
+    store: Store,
+    job: JobType,
+    sweep: Sweep,
+    options: SweepOptions,
+    progress: Progress,
+    listener: Listener | None,
+) -> JobReport:
     """Raises FutureRefused, before the run begins, and whatever ends it before its time."""
     now = store.now()
     before = _moment_of_run(options, now)
     with _logged(store, job, now, dry_run=options.dry_run) as (report, stop):
         report.as_of = None if options.as_of is None else before
+        report.listener = listener
         clearance = SweepClearance(store, before if job is JobType.BOOKING_EXPIRY else None)
         run = SweepRun.at(store, sweep, before, now, clearance)
         run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
@@ -122,13 +137,20 @@ def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progr
         for batch in run_sweep(store, run, stop.go_on):
             report.add(batch)
             _log_batch(store, report, batch)
+            report.tell([_ended(ending) for ending in batch.returning])
+            report.tell([_ended(ending)._replace(seats=0) for ending in batch.without_seats])
             progress.advance(len(batch.endings))
     finally:
         progress.stop()
     stop.check(report.interrupted)
 
 
-def _moment_of_run(options: SweepOptions, now: datetime) -> datetime:
+def _ended(ending: Ending) -> Ended:
+    lock = ending.lock
+    return Ended(None if lock is None else lock.id, ending.booking, 0 if lock is None else lock.seats)
+
+
+def _moment_of_run(options: SweepOptions | RecoverOptions, now: datetime) -> datetime:
     if options.as_of is None:
         return now
     before = moment("--as-of", options.as_of, now)
@@ -140,17 +162,22 @@ def _moment_of_run(options: SweepOptions, now: datetime) -> datetime:
     return before
 
 
-def recover(store: Store, options: RecoverOptions, progress: Progress = SILENT) -> JobReport:
+def recover(
+    store: Store, options: RecoverOptions, progress: Progress = SILENT, listener: Listener | None = None
+) -> JobReport:
     """Both sweeps, then every violation that a program may repair, then the counters. Repeatable, also beside
     buyers and beside itself (invariants 1 to 5, 8 and 11)."""
     from seatctl.services.recovery import Recovery  # 5 ms that the sweeps, run every minute, need not spend
 
     now = store.now()
+    before = _moment_of_run(options, now)
     with _logged(store, JobType.RECOVERY, now, dry_run=options.dry_run) as (report, stop):
+        report.as_of = None if options.as_of is None else before
+        report.listener = listener
         recovery = Recovery(store, report, stop, now, options.settle)
         for sweep in (BookingSweep(), LockSweep()):
-            clearance = recovery.clearance(now if isinstance(sweep, BookingSweep) else None)
-            run = SweepRun.at(store, sweep, now, now, clearance)
+            clearance = recovery.clearance(before if isinstance(sweep, BookingSweep) else None)
+            run = SweepRun.at(store, sweep, before, now, clearance)
             run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
             _carry_out(store, run, report, stop, progress)
         recovery.repair_all()

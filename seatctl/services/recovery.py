@@ -76,7 +76,7 @@ class Recovery:
             lock = self._store.locks.get(LockId(violation.lock))
             active = isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
             deadline = lock.expires_at if active and isinstance(lock, SeatLock) else None
-        return deadline is not None and deadline < self._now
+        return deadline is not None and deadline < (self._report.as_of or self._now)
 
     def _repair(self, violation: Violation) -> None:
         repairer = REPAIRS.get(violation.fault)
@@ -102,6 +102,7 @@ class Recovery:
             event_id, returned = done.seats
             self._report.seats += returned
             self._report.seats_by_event[event_id] += returned
+        self._report.tell(done.ended)
         if done.words:
             self.note(violation, done.outcome, done.words)
 

@@ -15,6 +15,7 @@ from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.blocks import block_again, set_block
 from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.ended import Ended
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
@@ -37,6 +38,7 @@ class Repair(NamedTuple):
     repairs: int = 0
     seats: tuple[EventId, int] | None = None
     """The seats that went back to an event."""
+    ended: tuple[Ended, ...] = ()
 
 
 NOTHING = Repair()
@@ -114,9 +116,10 @@ def _end_lock(tx: Store, lock: SeatLock, run: Run) -> Repair:
         return _left_alone(doubt)
     end_lock(tx, lock, run.now, with_seats=doubt is None, by_job=True, ended_by=run.id)
     if doubt is not None:
-        return Repair("lock EXPIRED, no counter raised", locks=1)
+        return Repair("lock EXPIRED, no counter raised", locks=1, ended=(Ended(lock.id),))
     words = f"lock EXPIRED, {count(lock.seats, 'seat')} returned"
-    return Repair(words, locks=1, seats=(lock.event, lock.seats))
+    ended = Ended(lock.id, seats=lock.seats)
+    return Repair(words, locks=1, seats=(lock.event, lock.seats), ended=(ended,))
 
 
 def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
@@ -137,8 +140,10 @@ def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
         ended = _end_lock(tx, lock, run)
     _expire_booking(tx, booking.id, run)
     if not ended.locks:
-        return Repair("booking EXPIRED", bookings=1)
-    return Repair(f"booking EXPIRED, {ended.words}", locks=1, bookings=1, seats=ended.seats)
+        return Repair("booking EXPIRED", bookings=1, ended=(Ended(None, booking.id),))
+    together = ended.ended[0]._replace(booking=booking.id)
+    words = f"booking EXPIRED, {ended.words}"
+    return Repair(words, locks=1, bookings=1, seats=ended.seats, ended=(together,))
 
 
 def _expire_booking(tx: Store, booking_id: BookingId, run: Run) -> None:
@@ -165,7 +170,8 @@ def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:
     end_lock(tx, lock, run.now, with_seats=False, by_job=True, ended_by=run.id)
     with_bookings = f" with booking {', '.join(map(str, waiting))}" if waiting else ""
     words = f"lock EXPIRED{with_bookings}, its event does not exist"
-    return Repair(words, locks=1, bookings=len(waiting))
+    ended = (*(Ended(None, booking_id) for booking_id in waiting), Ended(lock.id))
+    return Repair(words, locks=1, bookings=len(waiting), ended=ended)
 
 
 def block_seats(tx: Store, violation: Violation, run: Run) -> Repair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -14,6 +15,7 @@ from seatctl.domain.words import count
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.job_logs import as_stored
 from seatctl.mongo.secrets import scrub
+from seatctl.services.ended import Ended, Listener
 from seatctl.services.expiry import Batch, SkippedItem
 from seatctl.services.seats import seats_of
 from seatctl.services.violations import Violation
@@ -73,6 +75,8 @@ class JobReport:
     """By event that counts by day, on an adopted database, its overdue items."""
     steps: list[RepairStep] = field(default_factory=list)
     duration_ms: int = 0
+    listener: Listener | None = None
+    """Hears what ended."""
 
     def add(self, batch: Batch) -> None:
         """Add what a batch did."""
@@ -84,6 +88,11 @@ class JobReport:
         self.notes += batch.notes
         self.left_alone += batch.left_alone
         self.skip(batch.skipped)
+
+    def tell(self, ended: Sequence[Ended]) -> None:
+        """Tell what ended, after the commit."""
+        if ended and self.listener is not None:
+            self.listener(ended)
 
     def skip(self, items: list[SkippedItem]) -> None:
         self.skipped.update({(item.kind, str(item.id)): item for item in items})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import JOBS, AsOf, BatchSize, DryRun, Force, duration
+from seatctl.cli.options import JOBS, AsOf, BatchSize, DryRun, EndedList, Force, duration
 from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.words import count
-from seatctl.errors import ItemsLeft, Unhealthy
-from seatctl.output import console, progress, tables
+from seatctl.errors import ItemsLeft, Unhealthy, Usage
+from seatctl.output import console, formats, progress, tables
 
 if TYPE_CHECKING:
+    from seatctl.mongo.store import Store
+    from seatctl.services.ended import Listener
     from seatctl.services.jobs import Progress
     from seatctl.services.report import JobReport
 
@@ -30,6 +33,7 @@ def expire_locks(
     as_of: AsOf = None,
     force: Force = False,
     batch_size: BatchSize = BATCH,
+    listed: EndedList = False,
 ) -> None:
     """Expire overdue locks and return their seats.
 
@@ -37,7 +41,9 @@ def expire_locks(
     from seatctl.services import jobs
 
     options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    _finish(_run(call, lambda progress: jobs.expire_locks(call.store(), options, progress)))
+    store = call.store()
+    listener = _listener(call, store, dry_run) if listed else None
+    _finish(_run(call, lambda progress: jobs.expire_locks(store, options, progress, listener), listed))
 
 
 @command(commands, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
@@ -47,6 +53,7 @@ def expire_bookings(
     as_of: AsOf = None,
     force: Force = False,
     batch_size: BatchSize = BATCH,
+    listed: EndedList = False,
 ) -> None:
     """Expire unpaid bookings and return their seats.
 
@@ -54,7 +61,9 @@ def expire_bookings(
     from seatctl.services import jobs
 
     options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    _finish(_run(call, lambda progress: jobs.expire_bookings(call.store(), options, progress)))
+    store = call.store()
+    listener = _listener(call, store, dry_run) if listed else None
+    _finish(_run(call, lambda progress: jobs.expire_bookings(store, options, progress, listener), listed))
 
 
 @command(commands, "recover", panel=JOBS, example="seatctl recover --dry-run")
@@ -65,7 +74,10 @@ def recover(
     settle: Annotated[
         timedelta, duration("How long a counter must show the same drift before it is raised.", SETTLE)
     ] = SETTLE,
+    as_of: AsOf = None,
+    force: Force = False,
     batch_size: BatchSize = BATCH,
+    listed: EndedList = False,
 ) -> None:
     """Repair inconsistent state after a crash.
 
@@ -73,19 +85,33 @@ def recover(
     from seatctl.services import jobs
 
     store = call.store(wait=wait.total_seconds() if wait else 0)
-    options = jobs.RecoverOptions(dry_run=dry_run, batch_size=batch_size, settle=settle)
-    report = _run(call, lambda progress: jobs.recover(store, options, progress))
+    options = jobs.RecoverOptions(as_of, force, dry_run, batch_size, settle)
+    listener = _listener(call, store, dry_run) if listed else None
+    report = _run(call, lambda progress: jobs.recover(store, options, progress, listener), listed)
     if not dry_run:
         _finish(report)
     elif report.has_something_to_do:
         raise Unhealthy("; ".join(filter(None, ("there is something to recover", report.error))))
 
 
-def _run(call: Invocation, job: Callable[[Progress], JobReport]) -> JobReport:
+def _listener(call: Invocation, store: Store, dry_run: bool) -> Listener:
+    """Prints what ended. Raises Usage where something else was asked for."""
+    from seatctl.services.ended import as_documents
+
+    if call.json:
+        raise Usage("--list and --json are two output formats; use one of them")
+    return lambda ended: formats.print_json_lines(as_documents(store, ended, dry_run=dry_run))
+
+
+def _run(call: Invocation, job: Callable[[Progress], JobReport], listed: bool) -> JobReport:
     """Run a job and print what it did. A bar shows how far it is, where there is a person to see it."""
     from seatctl.services.jobs import SILENT
 
-    report = job(SILENT if call.quiet or call.verbose else progress.Progress())
+    is_seen = not (call.quiet or call.verbose or call.session or (listed and sys.stdout.isatty()))
+    report = job(progress.Progress() if is_seen else SILENT)
+    if listed:
+        call.note(_sentence(report))
+        return report
     call.tell(report.run, _sentence(report))
     if report.steps and not (call.json or call.quiet):
         console.show(tables.list_table([step.as_document() for step in report.steps], tables.REPAIRS))
