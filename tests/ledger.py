@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
 from oracle import ENDED, LIVE, Broken, Document, Id, broken, held_seats
 
 ENDED_BOOKING = ("FAILED", "EXPIRED", "CANCELLED")
 PAYMENT_TTL = timedelta(minutes=15)
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class Refusal(Exception):
@@ -94,6 +95,8 @@ class Ledger:
         self.locks: dict[Id, Document] = {}
         self.bookings: dict[Id, Document] = {}
         self.runs: list[Document] = []
+        self.new_blocks: dict[Id, Id] = {}
+        """By event, the id of the block that it got last, if it is closed."""
         self.ever_locked = False
         """Whether there is a collection of locks."""
 
@@ -130,14 +133,11 @@ class Ledger:
                 raise Refusal("key_reused", str(earlier["_id"]))
             return Answer(earlier, changed=False)
         event = self._known(self.events, event_id)
+        if is_closed(event):
+            raise Refusal("closed", str(event_id))
         if not self._has(event, seats):
-            self.sweep_bookings(now, now, Tally(), event_id)
-            self.sweep_locks(now, now, Tally(), event_id)
-        if not self._has(event, seats):
-            left = event["availableSeats"]
-            if not 0 <= left <= event["totalSeats"]:
-                raise Refusal("damaged_document", "recover")
-            raise Refusal("sold_out", f"{left} seat{'' if left == 1 else 's'} left, {seats} requested")
+            self._return_overdue(now, event_id)
+        self._check_has(event, seats)
         self._count(event, -seats, now)
         document = {
             "_id": new["_id"],
@@ -163,11 +163,13 @@ class Ledger:
             if booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] <= now:
                 raise Refusal("deadline_passed", str(booking["_id"]))
             return Answer(booking, changed=False)
+        self._check_no_block(lock)
         if lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", lock["status"])
         if lock["expiresAt"] <= now:
             raise Refusal("deadline_passed", str(lock_id))
-        self._known(self.events, lock["eventId"])
+        if "cancelledAt" in self._known(self.events, lock["eventId"]):
+            raise Refusal("closed", "cancelled")
         deadline = max(now + PAYMENT_TTL, lock["expiresAt"]) if ttl is None else now + ttl
         booking = {
             "_id": new["_id"],
@@ -215,6 +217,7 @@ class Ledger:
 
     def release(self, now: datetime, lock_id: Id) -> Answer:
         lock = self._known(self.locks, lock_id)
+        self._check_no_block(lock)
         if lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", lock["status"])
         if any(booking["status"] != "INITIATED" for booking in self._bookings_of(lock_id)):
@@ -222,16 +225,232 @@ class Ledger:
         self._return_by_command(lock, now)
         return Answer(lock)
 
+    # --- commands on events ------------------------------------------------------------------------
+
+    def resize(self, now: datetime, event_id: Id, seats: int) -> Answer:
+        """To so many seats, never to fewer than are held; what is overdue goes first. A counter that is too
+        low or too high stays so by no more than it was, and never becomes higher than what the locks say."""
+        event = self._known(self.events, event_id)
+        self.ever_locked = True
+        try:
+            return self._resize(now, event, seats)
+        except Refusal as refusal:
+            if refusal.code != "seats_held":
+                raise
+        self._return_overdue(now, event_id)
+        return self._resize(now, event, seats)
+
+    def _resize(self, now: datetime, event: Document, seats: int) -> Answer:
+        off_sale = sum(block["seats"] for block in self._blocks_of(event["_id"])) if is_closed(event) else 0
+        held = self.held(event["_id"]) - off_sale
+        if seats < held:
+            raise Refusal("seats_held", f"the smallest capacity is {held}")
+        free = min(event["availableSeats"] + off_sale + seats - event["totalSeats"], seats - held)
+        if free < 0:
+            raise Refusal("damaged_document", "recover")
+        if seats == event["totalSeats"]:
+            return Answer(event, changed=False)
+        doubt = self._doubt_of(event["_id"])
+        if seats > event["totalSeats"] and doubt not in (None, Doubt.OVERBOOKED, Doubt.TOO_HIGH):
+            raise Refusal("damaged_document", str(event["_id"]))
+        if is_closed(event):
+            self._set_block(event["_id"], free, now)
+            free = 0
+        event.update(totalSeats=seats, availableSeats=free, updatedAt=now)
+        return Answer(event)
+
+    def block(self, now: datetime, new: Document, event_id: Id, seats: int) -> Answer:
+        event = self._known(self.events, event_id)
+        if is_closed(event):
+            raise Refusal("closed", str(event_id))
+        if not self._has(event, seats):
+            self._return_overdue(now, event_id)
+        self._check_has(event, seats)
+        self._count(event, -seats, now)
+        self.add_lock(block_of(event_id, seats, new["_id"], new["idempotencyKey"], now))
+        return Answer(self.locks[new["_id"]], available=event["availableSeats"])
+
+    def unblock(self, now: datetime, lock_id: Id) -> Answer:
+        """Of a closed event only with it; what a house block of one holds stays off sale."""
+        lock = self._known(self.locks, lock_id)
+        if lock.get("kind") != "BLOCK":
+            raise Refusal("wrong_state", "release")
+        if lock["status"] != "ACTIVE":
+            return Answer(lock, changed=False)
+        if lock["idempotencyKey"].startswith("closed-"):
+            raise Refusal("wrong_state", "reopen")
+        self._check_no_booking(lock)
+        event = self.events.get(lock["eventId"])
+        if event is not None and is_closed(event):
+            event["updatedAt"] = now
+            self._add_to_block(lock["eventId"], lock["seats"], now)
+            lock.update(status="EXPIRED", updatedAt=now)
+        else:
+            self._return_by_command(lock, now)
+        return Answer(lock)
+
+    def close(self, now: datetime, event_id: Id) -> Answer:
+        event = self._known(self.events, event_id)
+        if is_closed(event) and event["availableSeats"] <= 0:
+            return Answer(event, changed=False)
+        self._take_off_sale(event, now)
+        return Answer(event)
+
+    def reopen(self, now: datetime, event_id: Id) -> Answer:
+        event = self._known(self.events, event_id)
+        if "cancelledAt" in event:
+            raise Refusal("closed", "cancelled")
+        if "closedAt" not in event:
+            return Answer(event, changed=False)
+        seats = sum(block["seats"] for block in self._blocks_of(event_id))
+        if seats and self._doubt_of(event_id):
+            raise Refusal("damaged_document", str(event_id))
+        for block in self._blocks_of(event_id):
+            self._check_no_booking(block)
+        self._set_block(event_id, 0, now)
+        del event["closedAt"]
+        self._count(event, seats, now)
+        return Answer(event)
+
+    def cancel_event(self, now: datetime, event_id: Id) -> Tally:
+        """Everything ends, and nothing of it is for sale at any moment. What may be paid, or belongs to
+        another event too, is left to a person."""
+        event, done = self._known(self.events, event_id), Tally()
+        if "cancelledAt" not in event:
+            self._take_off_sale(event, now)
+            event["cancelledAt"] = now
+        while True:
+            before = done.bookings, done.locks
+            done.skipped = 0
+            for status in ("CONFIRMED", "PAYMENT_PENDING"):
+                self._cancel_bookings(event_id, status, now, done)
+            self._cancel_locks(event_id, now, done)
+            if before == (done.bookings, done.locks):
+                break
+        for lock in self.locks.values():
+            sold = lock["eventId"] == event_id and lock["status"] == "CONSUMED"
+            done.skipped += sold and not self._live_bookings_of(lock["_id"])
+        if event["availableSeats"] > 0:
+            self._take_off_sale(event, now)
+        return done
+
+    def _cancel_bookings(self, event_id: Id, status: str, now: datetime, done: Tally) -> None:
+        batch = [one for one in self.bookings.values() if (one["event"], one["status"]) == (event_id, status)]
+        ending, ended = {}, []
+        for booking in batch:
+            lock = self.locks.get(booking["seatLockId"])
+            others = [one for one in self._live_bookings_of(booking["seatLockId"]) if one not in batch]
+            astray = (lock and lock["eventId"] != event_id) or any(one["event"] != event_id for one in others)
+            unsure = lock and lock["status"] == "CONSUMED" and status == "PAYMENT_PENDING" and not others
+            if astray or unsure:
+                done.skipped += 1
+                continue
+            ended.append(booking)
+            if lock and lock["status"] not in ENDED and not others:
+                ending[lock["_id"]] = lock
+        for booking in ended:
+            booking.update(status="CANCELLED", updatedAt=now)
+            done.bookings += 1
+            done.repairs += status == "CONFIRMED"  # the refunds
+        self._end_with_event(event_id, list(ending.values()), bool(ended), now, done)
+
+    def _cancel_locks(self, event_id: Id, now: datetime, done: Tally) -> None:
+        blocks, ending = self._blocks_of(event_id), []
+        for lock in self.locks.values():
+            if (lock["eventId"], lock["status"]) != (event_id, "ACTIVE") or lock in blocks:
+                continue
+            keeping = self._live_bookings_of(lock["_id"])
+            if not keeping:
+                ending.append(lock)
+            elif any(one["event"] != event_id for one in keeping):
+                done.skipped += 1
+        self._end_with_event(event_id, ending, bool(ending), now, done)
+
+    def _end_with_event(
+        self, event_id: Id, locks: list[Document], any_ended: bool, now: datetime, done: Tally
+    ) -> None:
+        self._add_to_block(event_id, sum(lock["seats"] for lock in locks), now)
+        for lock in locks:
+            ended = "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED"
+            lock.update(status=ended, updatedAt=now)
+            done.locks += 1
+        if any_ended:
+            self.events[event_id]["updatedAt"] = now
+
+    # --- what is off sale ----------------------------------------------------------------------------
+
+    def _return_overdue(self, now: datetime, event_id: Id) -> None:
+        self.sweep_bookings(now, now, Tally(), event_id)
+        self.sweep_locks(now, now, Tally(), event_id)
+
+    @staticmethod
+    def _check_no_block(lock: Document) -> None:
+        if lock.get("kind") == "BLOCK" and lock["status"] == "ACTIVE":
+            raise Refusal("wrong_state", "returns its seats")
+
+    def _check_no_booking(self, lock: Document) -> None:
+        """As a program may make one for a block."""
+        if live := self._live_bookings_of(lock["_id"]):
+            raise Refusal("wrong_state", str(live[0]["_id"]) if len(live) == 1 else "")
+
+    def _check_has(self, event: Document, seats: int) -> None:
+        if self._has(event, seats):
+            return
+        left = event["availableSeats"]
+        if not 0 <= left <= event["totalSeats"]:
+            raise Refusal("damaged_document", "recover")
+        raise Refusal("sold_out", f"{left} seat{'' if left == 1 else 's'} left, {seats} requested")
+
+    def _blocks_of(self, event_id: Id) -> list[Document]:
+        """The blocks of a closed event."""
+        return [
+            lock
+            for lock in self.locks.values()
+            if (lock["eventId"], lock["status"], lock.get("kind")) == (event_id, "ACTIVE", "BLOCK")
+            if lock["idempotencyKey"].startswith("closed-")
+        ]
+
+    def _take_off_sale(self, event: Document, now: datetime) -> int:
+        """What the locks leave over; what a counter has beyond that is nobody's."""
+        available = event["availableSeats"]
+        seats = max(0, min(available, event["totalSeats"] - self.held(event["_id"])))
+        event.update(closedAt=event.get("closedAt", now), availableSeats=min(available, 0), updatedAt=now)
+        self._add_to_block(event["_id"], seats, now)
+        return seats
+
+    def _add_to_block(self, event_id: Id, seats: int, now: datetime) -> None:
+        if seats:
+            self._set_block(event_id, sum(one["seats"] for one in self._blocks_of(event_id)) + seats, now)
+
+    def _set_block(self, event_id: Id, seats: int, now: datetime) -> None:
+        blocks = self._blocks_of(event_id)
+        if not blocks and seats:
+            new = self.new_blocks[event_id]
+            self.add_lock(block_of(event_id, seats, new, f"closed-{new}", now))
+        for number, block in enumerate(blocks):
+            if number == 0 and seats:
+                if block["seats"] != seats:
+                    block.update(seats=seats, updatedAt=now)
+            else:
+                block.update(status="EXPIRED", updatedAt=now)
+
+    def _block_what_came_back(self, now: datetime) -> None:
+        for event in self.events.values():
+            if "closedAt" in event and event["availableSeats"] > 0:
+                self._take_off_sale(event, now)
+
     # --- jobs ------------------------------------------------------------------------------------
 
     def expire_locks(self, now: datetime, at: datetime) -> Tally:
         done = Tally()
         self.sweep_locks(now, at, done)
+        self._block_what_came_back(now)
         return self._log("LOCK_EXPIRY", now, done)
 
     def expire_bookings(self, now: datetime, at: datetime) -> Tally:
         done = Tally()
         self.sweep_bookings(now, at, done)
+        self._block_what_came_back(now)
         return self._log("BOOKING_EXPIRY", now, done)
 
     def sweep_locks(
@@ -318,12 +537,16 @@ class Ledger:
         for sweep in (self.sweep_bookings, self.sweep_locks):
             sweep(now, now, done, recovering=True)
         repairs = [*self._disagreeing(now, done)]
+        on_sale = [one for one in self.events.values() if "closedAt" in one and one["availableSeats"] > 0]
         for needs_seats in (False, True):
             for needs, repair in repairs:
                 if needs is needs_seats:
                     repair()
+            for event in on_sale if not needs_seats else ():
+                done.repairs += self._take_off_sale(event, now) > 0
         for event in self.events.values():
             self._correct(event, now, done)
+        self._block_what_came_back(now)
         done.unresolved += len(self.violations())
         return self._log("RECOVERY", now, done)
 
@@ -396,10 +619,13 @@ class Ledger:
         event = self.events.get(lock["eventId"])
         if event is None or lock["status"] not in ENDED:
             return
+        blocked = sum(one["seats"] for one in self._blocks_of(event["_id"])) if is_closed(event) else 0
         left = event["totalSeats"] - self.held(event["_id"]) - lock["seats"]
-        if left < 0:
+        if left + blocked < 0:
             return
-        event.update(availableSeats=min(event["availableSeats"], left), updatedAt=now)
+        event.update(availableSeats=min(event["availableSeats"], max(0, left)), updatedAt=now)
+        if left < 0:
+            self._set_block(event["_id"], blocked + left, now)
         lock.update(status="CONSUMED", oldStatus=lock["status"], updatedAt=now)
         done.repairs += 1
 
@@ -530,6 +756,26 @@ class Ledger:
     def violations(self) -> list[Broken]:
         """Each broken invariant."""
         return broken(self.events.values(), self.locks.values(), self.bookings.values())
+
+
+def is_closed(event: Document) -> bool:
+    return "closedAt" in event or "cancelledAt" in event
+
+
+def block_of(event_id: Id, seats: int, new: Id, key: str, now: datetime) -> Document:
+    """Seats off sale, as a lock of nobody that never ends."""
+    return {
+        "_id": new,
+        "eventId": event_id,
+        "userId": "seatctl",
+        "seats": seats,
+        "status": "ACTIVE",
+        "kind": "BLOCK",
+        "expiresAt": NEVER,
+        "idempotencyKey": key,
+        "createdAt": now,
+        "updatedAt": now,
+    }
 
 
 def is_live(booking: Document) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Broken:
 
 
 def violations(database: Database) -> list[str]:
-    """Each broken one of the invariants 1, 2, 4 and 5, as "<number>: <what is wrong>"."""
+    """Each broken one of the invariants 1, 2, 4, 5 and 14, as "<number>: <what is wrong>"."""
     return [str(found) for found in broken(*documents_of(database))]
 
 
@@ -63,7 +64,7 @@ def documents_of(database: Database) -> tuple[list[Document], list[Document], li
 def broken(
     events: Iterable[Document], locks: Iterable[Document], bookings: Iterable[Document]
 ) -> list[Broken]:
-    """Invariants 1, 2, 4 and 5, document by document."""
+    """Invariants 1, 2, 4, 5 and 14, document by document."""
     event_of = {event["_id"]: event for event in events}
     lock_of = {lock["_id"]: lock for lock in locks}
     bookings_of: dict[Id, list[Document]] = defaultdict(list)
@@ -94,6 +95,8 @@ def _counters(events: Mapping[Id, Document], locks: Mapping[Id, Document]) -> li
             found.append(Broken(1, what, frozenset({event_id})))
         if not 0 <= available <= total:
             found.append(Broken(2, f"{available} available of {total} {who}", frozenset({event_id})))
+        if isinstance(event.get("closedAt"), datetime) and available > 0:
+            found.append(Broken(14, f"{available} available, but closed {who}", frozenset({event_id})))
     return found
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LOCK_STATES = (*HOLDING, *ENDED)
 BOOKING_STATES = (*DEMANDED, "INITIATED")
+CANCELLED_WITH_ITS_EVENT = (("ACTIVE", "EXPIRED"), ("CONSUMED", "CANCELLED"))
 
 Truth = Mapping[Id, tuple[Id, int]]
 """By lock, the event and the seats that it stood for when it could last be read."""
@@ -39,6 +40,10 @@ class Step:
     sells: Id = None
     """A booking of which seats are sold after all, or a sold lock that a booking is recorded for."""
     recovers: bool = False
+    resizes: Id = None
+    """An event; so for the next three."""
+    reopens: Id = None
+    cancels_event: Id = None
 
 
 @dataclass(frozen=True)
@@ -226,13 +231,13 @@ def unsafe(before: Picture, after: Picture, step: Step) -> list[str]:
     """What the step must not have done."""
     left_alone = illegible(before, step.at)
     return [
-        *_counters(before, after, left_alone),
+        *_counters(before, after, step, left_alone),
         *_locks(before, after, step),
         *_bookings(before, after, step, left_alone),
     ]
 
 
-def _counters(before: Picture, after: Picture, left_alone: set[Id]) -> Iterator[str]:
+def _counters(before: Picture, after: Picture, step: Step, left_alone: set[Id]) -> Iterator[str]:
     yield from (f"9: {gone} was deleted" for gone in before.events.keys() - after.events.keys())
     for event_id, old in before.events.items():
         new = after.events[event_id]
@@ -240,7 +245,7 @@ def _counters(before: Picture, after: Picture, left_alone: set[Id]) -> Iterator[
             if new != old:
                 yield f"11: event {event_id}, which cannot be read, was changed: {old} → {new}"
             continue
-        if new["totalSeats"] != old["totalSeats"]:
+        if new["totalSeats"] != old["totalSeats"] and step.resizes != event_id:
             yield f"the capacity of event {event_id} was changed"
         if event_id in left_alone and new["availableSeats"] > old["availableSeats"]:
             change = f"{old['availableSeats']} → {new['availableSeats']}"
@@ -281,6 +286,10 @@ def _against_change(
         lock_id,
         *(one["_id"] for one in before.bookings.values() if names(one, lock_id)),
     }
+    if lock.get("kind") == "BLOCK" and lock["eventId"] in (step.resizes, step.reopens, step.cancels_event):
+        return None if change == ("ACTIVE", "EXPIRED") else "final"
+    if lock["eventId"] == step.cancels_event:
+        return None if change in CANCELLED_WITH_ITS_EVENT and not protectors(after, lock_id) else "final"
     paid = any(one["status"] == "CONFIRMED" for one in protectors(after, lock_id) if booking_is_readable(one))
     match change:
         case ("ACTIVE", "CONSUMED"):
@@ -321,6 +330,8 @@ def _against_booking(
 ) -> str | None:
     """Why a booking must not have made this change of its state, or None."""
     lock = before.locks.get(booking["seatLockId"], {})
+    if step.cancels_event == booking["event"]:
+        return None if change[0] in LIVE and change[1] == "CANCELLED" else "final"
     match change:
         case ("PAYMENT_PENDING" | "INITIATED", "CONFIRMED") if step.sells == booking["seatLockId"]:
             return None if lock.get("status") == "CONSUMED" else "5: its lock was not sold"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from seatctl.domain.documents import Booking, Event, SeatLock
+from seatctl.domain.documents import Booking, Event, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
@@ -77,6 +77,14 @@ def check_unblockable(lock: SeatLock) -> None:
         raise WrongState(
             f"block {lock.id} holds the seats of event {lock.event}, which is closed; "
             f"`seatctl reopen {lock.event}` returns them"
+        )
+
+
+def check_no_booking(block: SeatLock, protector: tuple[LockId, Booking | Unreadable] | None) -> None:
+    """A block that another program made a booking for is a buyer's lock."""
+    if protector is not None:
+        raise WrongState(
+            f"block {block.id} has booking {protector[1].id}, which keeps its seats; cancel that first"
         )
 
 

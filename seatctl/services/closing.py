@@ -17,7 +17,13 @@ from seatctl.domain.documents import (
     StoredDocument,
 )
 from seatctl.domain.requests import seat_count, text
-from seatctl.domain.rules import check_on_sale, check_reopenable, check_same_request, check_unblockable
+from seatctl.domain.rules import (
+    check_no_booking,
+    check_on_sale,
+    check_reopenable,
+    check_same_request,
+    check_unblockable,
+)
 from seatctl.domain.states import LockStatus
 from seatctl.errors import CountedByDay, DamagedDocument, StaleRead
 from seatctl.mongo.ids import new_key, new_run_id
@@ -132,6 +138,7 @@ def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
     closed = isinstance(event, Event) and event.is_closed
     if held.status is not LockStatus.ACTIVE:
         return UnblockResult(held, changed=False, closed=closed)
+    check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
     if closed:
         tx.events.touch(held.event)
         add_to_block(tx, held.event, held.seats, now)
@@ -196,6 +203,8 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     seats = sum(block.seats for block in blocks)
     if seats and (doubt := Clearance(tx).doubts([event_id]).get(event_id)):
         raise _no_clearance(f"event {event_id} cannot be reopened", doubt)
+    for each in blocks:
+        check_no_booking(each, next(tx.bookings.protecting([each.id]), None))
     opened = tx.events.reopen(event, seats, now)
     if opened is None:
         raise StaleRead
