@@ -258,17 +258,9 @@ def _by_fault(violations: Sequence[Violation]) -> list[str]:
     return [
         f"{fault}: {violation.message}"
         + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-        + (
-            "; nothing to do"
-            if violation.accepted
-            else f"; `{_way_out(violation)}`, or `seatctl verify` for all"
-        )
+        + ("; nothing to do" if violation.accepted else f"; {violation.remedy} (`seatctl verify` lists all)")
         for fault, violation in sorted(first.items())
     ]
-
-
-def _way_out(violation: Violation) -> str:
-    return "seatctl recover" if violation.is_for_recovery else f"seatctl explain {violation.fault}"
 
 
 def check(
