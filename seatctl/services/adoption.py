@@ -206,8 +206,8 @@ class Undo(NamedTuple):
             for each in self.deletions
         )
         return (
-            f"after that MongoDB deletes within a minute, by the TTL index: {now}; and from then on each "
-            "whose time is over, in any state. Nothing brings them back; `seatctl adopt` again ends it"
+            f"MongoDB then deletes, by the TTL index and within a minute, {now}, and from then on each whose "
+            "time is over, in any state. Nothing brings them back; `seatctl adopt` again ends it"
         )
 
     @property

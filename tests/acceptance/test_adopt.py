@@ -143,7 +143,7 @@ def test_once_adopted_every_command_works_beside_the_backend_and_undo_ends_it(
     assert shell("expire-locks").code == 11
 
 
-WARNING = "after that MongoDB deletes within a minute, by the TTL index: "
+WARNING = "MongoDB then deletes, by the TTL index and within a minute, "
 
 
 @pytest.mark.parametrize(("answer", "code"), [("delete", 0), ("yes", 3)])

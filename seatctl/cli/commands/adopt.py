@@ -98,7 +98,7 @@ def _undo(call: Invocation, store: Store, *, dry_run: bool, yes: bool) -> None:
     document: dict[str, object] = {"wouldUndo" if dry_run else "undone": told}
     if warning:
         document["warning"] = warning
-        told = [*told, f"Note that {warning}."]
+        told = [*told, f"Warning: {warning}."]
     call.tell(document, "\n".join(told))
 
 
