@@ -12,7 +12,7 @@ from seatctl.domain.timespec import shorten
 from seatctl.errors import SeatctlError
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED, TIME_LIMIT_EXCEEDED = 13, 18, 121, 50
-DUPLICATE_KEY = 11000
+DUPLICATE_KEY, OUT_OF_DISK_SPACE = 11000, 14031
 
 SNAPSHOT_LOST = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable."""
@@ -132,6 +132,8 @@ def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlErro
         return errors.Misconfigured(_what_is_forbidden(error, server))
     if is_cache_pressure(error):
         return errors.CachePressure()
+    if error.code == OUT_OF_DISK_SPACE or "No space left on device" in str(error):
+        return errors.Unreachable(f"{server} has no free space on its disk; free some, then try again")
     if isinstance(error, driver.WriteConcernError) or error.code in OUTCOME_UNKNOWN:
         return outcome_unknown(error)
     if error.code in CURSOR_LOST:

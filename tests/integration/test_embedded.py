@@ -1,5 +1,6 @@
 """The embedded MongoDB, for real: a home of its own for each test, and always stopped at the end."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -271,6 +272,11 @@ def script(path, text):
 {"s":"I"}' > $log""",
             "Failed disk full",
         ),
+        (
+            """echo '{"s":"F","msg":"WiredTiger error","attr":{"error":"28: No space left on device"}}
+{"s":"F","msg":"Writing fatal message"}' > $log""",
+            "there is no free space on the disk that has its data; free some, then try again",
+        ),
     ],
 )
 def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monkeypatch, log, says):
@@ -281,6 +287,35 @@ def test_a_server_that_does_not_start_is_reported_with_its_last_words(home, monk
     with pytest.raises(Unreachable, match=f"did not start: {says}; see {where.log}"):
         embedded.ensure_running()
     assert not embedded.exists()
+
+
+def test_a_server_that_an_ended_command_left_on_its_way_is_waited_for(home, monkeypatch):
+    """It has the data open before it has written its number, and cannot be asked to end yet."""
+    where = embedded.files()
+    in_use = '{"s":"E","msg":"Failed","attr":{"error":"DBPathInUse: Unable to lock the lock file"}}'
+    tries = f"""case "$*" in --version) echo db version v7; exit;; esac
+echo . >> {home}/tries; [ $(wc -l < {home}/tries) -gt 2 ] || {{ echo '{in_use}' > {where.log}; exit 100; }}"""
+    monkeypatch.setenv("SEATCTL_MONGOD", str(script(home / "mongod", tries)))
+    monkeypatch.setattr(connection, "initiate", lambda *_: None)
+
+    embedded.ensure_running()
+    assert (home / "tries").read_text() == ".\n" * 3
+
+    monkeypatch.setattr(embedded, "START_PATIENCE", 0)
+    (home / "tries").unlink()
+    with pytest.raises(Unreachable, match="did not start: Failed DBPathInUse"):
+        embedded.ensure_running()
+
+
+def test_a_command_that_starts_it_and_hangs_is_not_waited_for_without_an_end(home, monkeypatch):
+    monkeypatch.setattr(embedded, "START_PATIENCE", 0)
+    where = embedded.files()
+    where.data.mkdir(parents=True)
+    with where.start_lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Unreachable, match="another command starts or stops the embedded MongoDB"):
+            embedded.ensure_running()
+    assert home in where.data.parents
 
 
 def test_a_binary_that_disappears_after_it_was_tried_is_no_traceback(home, monkeypatch):
