@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import split_options
@@ -116,6 +116,7 @@ def connect(
     try:
         client: MongoClient[Document] = MongoClient(uri, **_options(uri, patience_ms))
         name = database or client.get_default_database(default_database).name
+        _find_server(client)
         _check_server(_wait_for_primary(client), hosts)
         return Deployment(client, name)
     except PyMongoError as error:
@@ -173,7 +174,12 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
     until it is primary. Raises Unreachable when that does not happen."""
     new = {"_id": replica_set, "members": [{"_id": 0, "host": host}]}
     try:
-        with MongoClient[Document](uri, serverSelectionTimeoutMS=SERVER_SELECTION_MS) as client:
+        with MongoClient[Document](
+            uri,
+            serverSelectionTimeoutMS=SERVER_SELECTION_MS,
+            timeoutMS=int(transactions.TIME_LIMIT * 1000),
+        ) as client:
+            _find_server(client)
             config = _configuration(client, new)
             if config["members"][0]["host"] != host:
                 config["members"][0]["host"] = host
@@ -201,6 +207,12 @@ def _configuration(client: MongoClient[Document], new: Document) -> Document:
             if error.code != ALREADY_INITIALIZED:
                 raise
         time.sleep(0.01)
+
+
+def _find_server(client: MongoClient[Document]) -> None:
+    """Wait for a server that takes writes, by `serverSelectionTimeoutMS`; a command would by `timeoutMS`."""
+    with suppress(InvalidOperation):  # several routers
+        _ = client.address
 
 
 def _wait_for_primary(client: MongoClient[Document]) -> Document:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote_plus
 
 from seatctl.domain.timespec import shorten
@@ -29,10 +30,13 @@ from seatctl.errors import Misconfigured, Unreachable
 REPLICA_SET = "seatctl"
 SOCKET_PATH_LIMIT = 100
 """Bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
-STOP_PATIENCE = 30.0
 NO_SPACE = "No space left on device"
+STOP_PATIENCE = 30.0
 SCARCE = 300
 """Megabytes. The server's journal alone takes 200."""
+START_PATIENCE = 50.0
+"""Seconds to wait for another command that starts or stops it, and for a server that one of those left behind
+as it was ended."""
 LARGEST_LOG = 1_000_000
 """Bytes. It runs for months, and writes about a kilobyte for each command."""
 
@@ -143,9 +147,22 @@ def _start_lock(where: Files) -> Iterator[None]:
     """Only one process at a time starts or stops it."""
     for directory in (where.data, where.runtime, where.db):
         _private(directory)
+    give_up = time.monotonic() + START_PATIENCE
     with where.start_lock.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _lock(lock):
+            if time.monotonic() > give_up:
+                raise Unreachable("another command starts or stops the embedded MongoDB, and does not end")
+            time.sleep(0.02)
         yield
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock this open file, unless somebody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _private(directory: Path) -> None:
@@ -165,8 +182,6 @@ def _private(directory: Path) -> None:
 def _start(where: Files) -> None:
     from seatctl.mongo.client import initiate
 
-    _stop(where)  # its socket is gone, e.g. to a cleaner of temporary files
-    where.socket.unlink(missing_ok=True)
     binary, environment = find_mongod(where)
     command = [
         *(str(binary), "--dbpath", str(where.db), "--logpath", str(where.log), "--logappend", "--quiet"),
@@ -177,17 +192,28 @@ def _start(where: Files) -> None:
         # The default is 60; a batch takes 0.2.
         *("--setParameter", "transactionLifetimeLimitSeconds=10"),
     ]
+    give_up = time.monotonic() + START_PATIENCE
+    while problem := _run(where, command, environment):
+        # A command that was ended while it started the server left one behind that is still on its way.
+        if "DBPathInUse" not in problem or time.monotonic() > give_up:
+            raise Unreachable(f"the embedded MongoDB did not start: {problem}; see {where.log}")
+        time.sleep(0.1)
+    initiate(where.uri, REPLICA_SET, str(where.socket))
+    where.ready.touch(mode=0o600)
+
+
+def _run(where: Files, command: list[str], environment: dict[str, str]) -> str | None:
+    """Run the server, which goes to the background once it is up; None, or why it is not."""
+    _stop(where)  # its socket is gone, e.g. to a cleaner of temporary files
+    where.socket.unlink(missing_ok=True)
     where.log.unlink(missing_ok=True)
     try:
         subprocess.run(  # noqa: S603 - no shell, our own arguments
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unreachable(
-            f"the embedded MongoDB did not start: {_last_error(where.log)}; see {where.log}"
-        ) from error
-    initiate(where.uri, REPLICA_SET, str(where.socket))
-    where.ready.touch(mode=0o600)
+    except (OSError, subprocess.SubprocessError):
+        return _last_error(where.log)
+    return None
 
 
 def _stop(where: Files) -> bool:

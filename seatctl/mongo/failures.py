@@ -133,12 +133,12 @@ def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlErro
         return errors.Misconfigured(_what_is_forbidden(error, server))
     if is_cache_pressure(error):
         return errors.CachePressure()
+    if error.code == OUT_OF_DISK_SPACE or NO_SPACE in str(error):
+        return errors.Unreachable(f"the disk of {server} is full; free space on the server, then try again")
     if isinstance(error, driver.WriteConcernError) or error.code in OUTCOME_UNKNOWN:
         return outcome_unknown(error)
     if error.code in CURSOR_LOST:
         return errors.CursorLost()
-    if error.code == OUT_OF_DISK_SPACE or NO_SPACE in str(error):
-        return errors.Unreachable(f"the disk of {server} is full; free space on the server, then try again")
     if error.code == TIME_LIMIT_EXCEEDED:
         return errors.Unreachable(f"{server} did not finish a command in time; try again")
     if error.has_error_label("TransientTransactionError"):

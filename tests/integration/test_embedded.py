@@ -1,5 +1,6 @@
 """The embedded MongoDB, for real: a home of its own for each test, and always stopped at the end."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -308,6 +309,35 @@ def test_a_server_that_cannot_even_write_its_log_is_reported_with_what_is_free(h
 
     with pytest.raises(Unreachable, match=r"did not start: only 7 MB are free on the disk of .*; see "):
         embedded.ensure_running()
+
+
+def test_a_server_that_an_ended_command_left_on_its_way_is_waited_for(home, monkeypatch):
+    """It has the data open before it has written its number, and cannot be asked to end yet."""
+    where = embedded.files()
+    in_use = '{"s":"E","msg":"Failed","attr":{"error":"DBPathInUse: Unable to lock the lock file"}}'
+    tries = f"""case "$*" in --version) echo db version v7; exit;; esac
+echo . >> {home}/tries; [ $(wc -l < {home}/tries) -gt 2 ] || {{ echo '{in_use}' > {where.log}; exit 100; }}"""
+    monkeypatch.setenv("SEATCTL_MONGOD", str(script(home / "mongod", tries)))
+    monkeypatch.setattr(connection, "initiate", lambda *_: None)
+
+    embedded.ensure_running()
+    assert (home / "tries").read_text() == ".\n" * 3
+
+    monkeypatch.setattr(embedded, "START_PATIENCE", 0)
+    (home / "tries").unlink()
+    with pytest.raises(Unreachable, match="did not start: Failed DBPathInUse"):
+        embedded.ensure_running()
+
+
+def test_a_command_that_starts_it_and_hangs_is_not_waited_for_without_an_end(home, monkeypatch):
+    monkeypatch.setattr(embedded, "START_PATIENCE", 0)
+    where = embedded.files()
+    where.data.mkdir(parents=True)
+    with where.start_lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Unreachable, match="another command starts or stops the embedded MongoDB"):
+            embedded.ensure_running()
+    assert home in where.data.parents
 
 
 def test_a_binary_that_disappears_after_it_was_tried_is_no_traceback(home, monkeypatch):
