@@ -56,8 +56,8 @@ def transient(code=112, message="no"):
         (transient(), Contention, "kept winning"),
         (transient(112, "rolled back because of cache overflow"), CachePressure, "cache is full"),
         (failure(388), CachePressure, "cache is full"),
-        (failure(14031), Unreachable, "at db.example:27017 has no free space on its disk; free some"),
-        (failure(8, "28: No space left on device"), Unreachable, "has no free space on its disk"),
+        (failure(14031), Unreachable, "the disk of MongoDB at db.example:27017 is full; free space"),
+        (failure(8, "28: No space left on device"), Unreachable, "is full; free space on the server"),
         (failure(43), CursorLost, "dropped"),
         (failure(50), Unreachable, "did not finish a command in time"),
         (
