@@ -179,7 +179,6 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
             serverSelectionTimeoutMS=SERVER_SELECTION_MS,
             timeoutMS=int(transactions.TIME_LIMIT * 1000),
         ) as client:
-            _find_server(client)
             config = _configuration(client, new)
             if config["members"][0]["host"] != host:
                 config["members"][0]["host"] = host
@@ -210,7 +209,7 @@ def _configuration(client: MongoClient[Document], new: Document) -> Document:
 
 
 def _find_server(client: MongoClient[Document]) -> None:
-    """Wait for a server that takes writes, by `serverSelectionTimeoutMS`; a command would by `timeoutMS`."""
+    """Wait `serverSelectionTimeoutMS` for a server that takes writes; a command would wait `timeoutMS`."""
     with suppress(InvalidOperation):  # several routers
         _ = client.address
 
