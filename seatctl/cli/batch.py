@@ -237,11 +237,11 @@ def run(line: Line, program: Any, session: Session, values: dict[str, str]) -> O
     except BaseException as error:  # noqa: BLE001 - the next line is run all the same
         reason = boundary.in_words(error)
         code = reason.exit_code
+    if command.partition(" ")[0] in SETTING_UP:  # also where it failed halfway
+        session.forget()
     result = _result(printed.getvalue())
     if reason is not None:
         return Outcome(line, code, secrets.scrub(command), result, boundary.as_document(reason))
-    if words[0] in SETTING_UP:
-        session.forget()
     made = session.made or _only_id(result)
     if line.name and made is not None:
         values[line.name] = str(made)
