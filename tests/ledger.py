@@ -284,7 +284,7 @@ class Ledger:
         if event is not None and is_closed(event):
             event["updatedAt"] = now
             self._add_to_block(lock["eventId"], lock["seats"], now)
-            lock.update(status="EXPIRED", updatedAt=now)
+            end_by_command(lock, now)
         else:
             self._return_by_command(lock, now)
         return Answer(lock)
@@ -371,8 +371,7 @@ class Ledger:
     ) -> None:
         self._add_to_block(event_id, sum(lock["seats"] for lock in locks), now)
         for lock in locks:
-            ended = "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED"
-            lock.update(status=ended, updatedAt=now)
+            end_by_command(lock, now, "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED")
             done.locks += 1
         if any_ended:
             self.events[event_id]["updatedAt"] = now
@@ -432,7 +431,7 @@ class Ledger:
                 if block["seats"] != seats:
                     block.update(seats=seats, updatedAt=now)
             else:
-                block.update(status="EXPIRED", updatedAt=now)
+                end_by_command(block, now)
 
     def _block_what_came_back(self, now: datetime) -> None:
         for event in self.events.values():
@@ -699,7 +698,7 @@ class Ledger:
     def _return_by_command(self, lock: Document, now: datetime) -> None:
         if self._doubt_of(lock["eventId"]):
             raise Refusal("damaged_document", str(lock["_id"]))
-        lock.update(status="EXPIRED", updatedAt=now)
+        end_by_command(lock, now)
         self._count(self.events[lock["eventId"]], lock["seats"], now)
 
     @staticmethod
@@ -776,6 +775,11 @@ def block_of(event_id: Id, seats: int, new: Id, key: str, now: datetime) -> Docu
         "createdAt": now,
         "updatedAt": now,
     }
+
+
+def end_by_command(lock: Document, now: datetime, status: str = "EXPIRED") -> None:
+    """Its deadline ends with it: other programs may look at nothing else."""
+    lock.update(status=status, expiresAt=min(lock["expiresAt"], now), updatedAt=now)
 
 
 def is_live(booking: Document) -> bool:

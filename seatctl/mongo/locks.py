@@ -204,10 +204,10 @@ class SeatLocks(Documents):
     def end_all(
         self, lock_ids: Sequence[LockId], old: LockStatus, new: LockStatus, now: datetime, ended_by: RunId
     ) -> int:
-        """Compare-and-set of many locks' status; returns how many."""
+        """Compare-and-set of the status of many locks that an operator ends; returns how many."""
         if not lock_ids:
             return 0
-        change = status_change(new, now, ended_by=ended_by)
+        change = status_change(new, now, ended_by=ended_by) | _deadline_ends(now)
         return self._compare_and_set_many({"_id": {"$in": lock_ids}, "status": old}, change)
 
     def change(
@@ -220,11 +220,10 @@ class SeatLocks(Documents):
         by_job: bool = False,
         ended_by: RunId | None = None,
     ) -> SeatLock | None:
-        """Compare-and-set of one lock's status; None: another writer was faster. A lock that an operator ends
-        before its deadline gets this moment for one: another program's `confirm` may look only at that."""
+        """Compare-and-set of one lock's status; None: another writer was faster."""
         change = status_change(new, now, old=old if by_job else None, ended_by=ended_by)
         if new in ENDED_LOCK and not by_job:
-            change["$min"] = {"expiresAt": now}
+            change |= _deadline_ends(now)
         found = self._compare_and_set({**id_is(lock_id), "status": old}, change)
         return None if found is None else _own(found)
 
@@ -332,6 +331,12 @@ def _candidate(document: Document) -> OverdueLock | Unreadable:
         return lock
     assert lock.expires_at is not None  # it is ACTIVE
     return OverdueLock(lock.id, lock.event, lock.seats, lock.expires_at)
+
+
+def _deadline_ends(now: datetime) -> Document:
+    """A lock that an operator ends before its deadline gets this moment for one: another program's `confirm`
+    may look at nothing else, and would sell its seats a second time."""
+    return {"$min": {"expiresAt": now}}
 
 
 def _own(document: Document) -> SeatLock:

@@ -20,6 +20,7 @@ from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, cancellation, closing, health, sales
 from seatctl.services.cancellation import CancelRequest
+from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.jobs import RecoverOptions, recover
 from seatctl.services.relocking import relock
 from seatctl.services.sales import ConfirmRequest, LockRequest
@@ -515,6 +516,18 @@ def test_the_lock_of_a_booking_that_an_operator_ended_ends_at_that_moment(adopte
     end(adopted, booking)
 
     assert backend.locks.find_one({"_id": lock})["expiresAt"] == clock()
+
+
+def test_locks_that_end_with_their_event_cannot_be_confirmed_by_such_a_program(adopted, backend, clock):
+    event = backend.event()
+    open_lock, sold = backend.lock(event), backend.lock(event, 2)
+    backend.pay(backend.confirm(sold))
+    cancel_event(adopted, CancelEventRequest(event, "Gala"))
+    clock.advance(milliseconds=1)
+
+    for lock in (open_lock, sold):
+        with pytest.raises(AssertionError, match="too late"):
+            backend.confirm(lock)
 
 
 def test_a_deadline_that_has_passed_is_left_as_it_is_by_an_operator_and_by_the_jobs(adopted, backend, clock):
