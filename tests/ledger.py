@@ -284,7 +284,7 @@ class Ledger:
         if event is not None and is_closed(event):
             event["updatedAt"] = now
             self._add_to_block(lock["eventId"], lock["seats"], now)
-            lock.update(status="EXPIRED", updatedAt=now)
+            end_by_command(lock, "EXPIRED", now)
         else:
             self._return_by_command(lock, now)
         return Answer(lock)
@@ -372,7 +372,7 @@ class Ledger:
         self._add_to_block(event_id, sum(lock["seats"] for lock in locks), now)
         for lock in locks:
             ended = "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED"
-            lock.update(status=ended, updatedAt=now)
+            end_by_command(lock, ended, now)
             done.locks += 1
         if any_ended:
             self.events[event_id]["updatedAt"] = now
@@ -432,7 +432,7 @@ class Ledger:
                 if block["seats"] != seats:
                     block.update(seats=seats, updatedAt=now)
             else:
-                block.update(status="EXPIRED", updatedAt=now)
+                end_by_command(block, "EXPIRED", now)
 
     def _block_what_came_back(self, now: datetime) -> None:
         for event in self.events.values():
@@ -699,7 +699,7 @@ class Ledger:
     def _return_by_command(self, lock: Document, now: datetime) -> None:
         if self._doubt_of(lock["eventId"]):
             raise Refusal("damaged_document", str(lock["_id"]))
-        lock.update(status="EXPIRED", updatedAt=now)
+        end_by_command(lock, "EXPIRED", now)
         self._count(self.events[lock["eventId"]], lock["seats"], now)
 
     @staticmethod
@@ -756,6 +756,11 @@ class Ledger:
     def violations(self) -> list[Broken]:
         """Each broken invariant."""
         return broken(self.events.values(), self.locks.values(), self.bookings.values())
+
+
+def end_by_command(lock: Document, status: str, now: datetime) -> None:
+    """Before its deadline, which is then now: another program may look only at that."""
+    lock.update(status=status, expiresAt=min(lock["expiresAt"], now), updatedAt=now)
 
 
 def is_closed(event: Document) -> bool:

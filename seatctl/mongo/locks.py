@@ -204,10 +204,10 @@ class SeatLocks(Documents):
     def end_all(
         self, lock_ids: Sequence[LockId], old: LockStatus, new: LockStatus, now: datetime, ended_by: RunId
     ) -> int:
-        """Compare-and-set of many locks' status; returns how many."""
+        """Compare-and-set of many locks' status by an operator, as `change` does it; returns how many."""
         if not lock_ids:
             return 0
-        change = status_change(new, now, ended_by=ended_by)
+        change = {**status_change(new, now, ended_by=ended_by), "$min": {"expiresAt": now}}
         return self._compare_and_set_many({"_id": {"$in": lock_ids}, "status": old}, change)
 
     def change(
