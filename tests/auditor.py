@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from ledger import Answer, Ledger, Refusal, Tally
+from ledger import NEVER, Answer, Ledger, Refusal, Tally
 from safety import (
     Picture,
     Step,
@@ -165,7 +165,7 @@ class Auditor(RuleBasedStateMachine):
 
     def move_to(self, deadline: Any, late: bool) -> None:
         """To the deadline, or to the last millisecond before it, unless that is past already."""
-        if isinstance(deadline, datetime):
+        if isinstance(deadline, datetime) and deadline < NEVER:  # nobody waits for a block to run out
             self.clock.time = max(self.clock.time, deadline - (not late) * timedelta(milliseconds=1))
 
     def confirm_lock(self, lock: ObjectId, ttl: timedelta | None) -> Any:
@@ -268,7 +268,8 @@ class Auditor(RuleBasedStateMachine):
         if not event_is_readable(self.now.events[event]):
             return
         # Which of several bookings of a lock is met last depends on how they are put together.
-        size = batch if not self.ledger.violations() else BATCH
+        healthy = self.predictable and not self.ledger.violations()
+        size = batch if healthy else BATCH
         request = CancelEventRequest(event, "Concert", dry_run=True, batch_size=size)
         told = self.dry(lambda: cancel_event(self.store, request))
         if not really:
@@ -280,7 +281,7 @@ class Auditor(RuleBasedStateMachine):
             expected = self.ledger.cancel_event(self.clock(), event)
             numbers = (done.bookings, done.locks, done.refunds, done.skipped)
             assert numbers == (expected.bookings, expected.locks, expected.repairs, expected.skipped)
-            if not self.ledger.violations():
+            if healthy:
                 assert numbers == (told.bookings, told.locks, told.refunds, told.skipped)
         due = self.database.refunds.count_documents({"eventId": event, "cause": "CANCELLED"})
         self.owed[event] += done.refunds

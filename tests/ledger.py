@@ -757,6 +757,11 @@ class Ledger:
         return broken(self.events.values(), self.locks.values(), self.bookings.values())
 
 
+def end_by_command(lock: Document, status: str, now: datetime) -> None:
+    """Before its deadline, which is then now: another program may look only at that."""
+    lock.update(status=status, expiresAt=min(lock["expiresAt"], now), updatedAt=now)
+
+
 def is_closed(event: Document) -> bool:
     return "closedAt" in event or "cancelledAt" in event
 

@@ -25,12 +25,14 @@ from unittest import mock
 from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock, UserId
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import JobStatus, JobType
-from seatctl.errors import SeatctlError, SoldOut, WrongState
+from seatctl.errors import Closed, Refused, SeatctlError, SoldOut, WrongState
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, extension, jobs, rebooking, sales
+from seatctl.services import cancellation, capacity, event_cancellation, extension, jobs, rebooking, sales
 from seatctl.services.cancellation import CancelRequest, CancelResult
+from seatctl.services.capacity import ResizeRequest, ResizeResult
+from seatctl.services.event_cancellation import CancelEventRequest, Cancellation
 from seatctl.services.extension import ExtendRequest, ExtendResult
 from seatctl.services.jobs import RecoverOptions, SweepOptions
 from seatctl.services.rebooking import RebookRequest, RebookResult
@@ -187,6 +189,14 @@ def recover(store: Store, batch_size: int = BATCH) -> Entry:
     return _entry(jobs.recover(store, RecoverOptions(batch_size=batch_size, settle=timedelta())))
 
 
+def resize(store: Store, event: EventId, seats: int) -> ResizeResult:
+    return capacity.resize(store, ResizeRequest(event, seats))
+
+
+def cancel_event(store: Store, event: EventId, name: str, batch_size: int = BATCH) -> Cancellation:
+    return event_cancellation.cancel_event(store, CancelEventRequest(event, name, batch_size=batch_size))
+
+
 def _entry(report: JobReport) -> Entry:
     return dict(report.run)
 
@@ -238,7 +248,7 @@ class Shopper:
         request = LockRequest(event, UserId(self.name), seats, key=f"{self.name}-{number}")
         try:
             held = self.insist(lambda: sales.lock(self.store, request)).lock
-        except SoldOut:
+        except (SoldOut, Closed):
             return
         getattr(self, ending)(held)
 
@@ -294,6 +304,22 @@ def shop_until(store: Store, events: Sequence[EventId], name: str, seed: int, st
         shopper.purchase(shopper.random.choice(events), number)
         number += 1
     return shopper.diary
+
+
+def buy_until_closed(store: Store, event: EventId, user: str) -> tuple[list[LockId], list[BookingId]]:
+    """Lock seats of an event and pay for every second lock, until it is closed or what was bought is gone;
+    returns the locks that were acknowledged, and the bookings whose payment was."""
+    locks: list[LockId] = []
+    paid: list[BookingId] = []
+    while True:
+        try:
+            locks.append(lock(store, event, user).lock.id)
+            if len(locks) % 2:
+                paid_now = confirm(store, locks[-1]).booking.id
+                sales.pay(store, paid_now)
+                paid.append(paid_now)
+        except Refused:
+            return locks, paid
 
 
 def run_jobs_until(store: Store, stop: Path) -> Diary:
