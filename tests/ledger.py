@@ -284,7 +284,7 @@ class Ledger:
         if event is not None and is_closed(event):
             event["updatedAt"] = now
             self._add_to_block(lock["eventId"], lock["seats"], now)
-            end_by_command(lock, now)
+            end_by_command(lock, "EXPIRED", now)
         else:
             self._return_by_command(lock, now)
         return Answer(lock)
@@ -371,7 +371,7 @@ class Ledger:
     ) -> None:
         self._add_to_block(event_id, sum(lock["seats"] for lock in locks), now)
         for lock in locks:
-            end_by_command(lock, now, "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED")
+            end_by_command(lock, "EXPIRED" if lock["status"] == "ACTIVE" else "CANCELLED", now)
             done.locks += 1
         if any_ended:
             self.events[event_id]["updatedAt"] = now
@@ -431,7 +431,7 @@ class Ledger:
                 if block["seats"] != seats:
                     block.update(seats=seats, updatedAt=now)
             else:
-                end_by_command(block, now)
+                end_by_command(block, "EXPIRED", now)
 
     def _block_what_came_back(self, now: datetime) -> None:
         for event in self.events.values():
@@ -698,7 +698,7 @@ class Ledger:
     def _return_by_command(self, lock: Document, now: datetime) -> None:
         if self._doubt_of(lock["eventId"]):
             raise Refusal("damaged_document", str(lock["_id"]))
-        end_by_command(lock, now)
+        end_by_command(lock, "EXPIRED", now)
         self._count(self.events[lock["eventId"]], lock["seats"], now)
 
     @staticmethod
@@ -780,11 +780,6 @@ def block_of(event_id: Id, seats: int, new: Id, key: str, now: datetime) -> Docu
         "createdAt": now,
         "updatedAt": now,
     }
-
-
-def end_by_command(lock: Document, now: datetime, status: str = "EXPIRED") -> None:
-    """Its deadline ends with it: other programs may look at nothing else."""
-    lock.update(status=status, expiresAt=min(lock["expiresAt"], now), updatedAt=now)
 
 
 def is_live(booking: Document) -> bool:
