@@ -89,11 +89,10 @@ def extend(store: Store, request: ExtendRequest) -> ExtendResult:
 
 
 def _deadline(until: datetime | timedelta, now: datetime) -> datetime:
-    if isinstance(until, timedelta):
-        ttl("for", until)
     deadline = moment("the deadline", until, now)
     if deadline <= now:
         raise Usage(f"the new deadline is past: {format_time(deadline)}; it is {format_time(now)} now")
+    ttl("the time until the new deadline", deadline - now)
     return deadline
 
 
