@@ -121,6 +121,18 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "'--batch-size': 0 is not a number from 1 to 10,000 (see", ("expire-locks", "--batch-size", "0")),
     *((2, "--limit", ("events", "--limit", text)) for text in ("-1", "1.5", "x", "", "9" * 30)),
     *((2, "--batch-size", ("expire-locks", "--batch-size", text)) for text in ("0", "-1", "10001", "many")),
+    # commands on a whole event
+    (2, "nothing to change", ("edit-event", "{event}")),
+    (2, "name must not be empty", ("edit-event", "{event}", "--name", " ")),
+    (2, "seats must be a whole number from 1", ("resize", "{event}", "--seats", "0")),
+    (2, "seats must be a whole number from 1", ("block", "{event}", "--seats", "-1")),
+    (3, "has 9 seats left, 10 requested", ("block", "{event}", "--seats", "10")),
+    (3, "the smallest capacity is", ("resize", "{event}", "--seats", "1")),
+    (3, "is no block", ("unblock", "{lock}")),
+    (4, "that is the id of a lock", ("close", "{lock}")),
+    (4, "that is the id of a booking", ("reopen", "{booking}")),
+    (2, "is called 'Gala', not 'Ball'", ("cancel-event", "{event}", "--confirm", "Ball")),
+    (2, "Missing option", ("cancel-event", "{event}")),
     # contradictions and slips
     (2, "not both", ("events", "--uri", "mongodb://h", "--uri-file", "f")),
     (3, "add --force", ("expire-locks", "--as-of", "+1h")),

@@ -311,6 +311,27 @@ def row_11(bench: Bench) -> Iterator[Comparison]:
     yield comparison
 
 
+def row_12(bench: Bench) -> Iterator[Comparison]:
+    """`cancel-event` of paid bookings, each of which leaves a refund, against a sweep of unpaid ones."""
+    bookings = bench.size(100_000)
+    sold, unpaid = (DataSet(bookings, 1, (kind,)) for kind in (data.SOLD, data.OVERDUE_BOOKING))
+    event = sold.event_ids[0]
+    cancel = ("cancel-event", str(event), "--confirm", f"Concert {event}", "-q")
+    work = f"cancel-event, {bookings:,} paid bookings"
+    comparison = Comparison("12", work, "expire-bookings, as many on one event", "≤ 2")
+    for _ in range(bench.rounds):
+        data.load(bench.client, sold)
+        its_block = Result(active=1, pending=0, wrong_counters=0)
+        ours = bench.on_fresh_data(lambda: bench.seatctl(*cancel), its_block)
+        bench.expect("refunds", bookings, bench.client[BENCH].refunds.count_documents({}))
+        data.load(bench.client, unpaid)
+        swept = Result(active=0, pending=0, wrong_counters=0)
+        sweep = bench.on_fresh_data(lambda: bench.seatctl("expire-bookings", "-q"), swept)
+        comparison.add(ours.seconds, sweep.seconds)
+        comparison.peak_bytes = max(comparison.peak_bytes, ours.peak_bytes)
+    yield comparison
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Comparison]]] = {
     "1": row_1,
     "2": row_2,
@@ -323,6 +344,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Comparison]]] = {
     "9": row_9,
     "10": row_10,
     "11": row_11,
+    "12": row_12,
 }
 
 
