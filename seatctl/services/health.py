@@ -263,6 +263,11 @@ def _by_fault(violations: Sequence[Violation]) -> list[str]:
     ]
 
 
+def _way_out(violation: Violation) -> str:
+    """A single command stands in quotes, several decisions as `verify` lists them."""
+    return f"`{violation.remedy}`" if violation.is_for_recovery else violation.remedy
+
+
 def check(
     store: Store,
     *,

@@ -48,7 +48,9 @@ RETURNS_SEATS = ENDS_BOOKING | {Fault.SEATS_NOT_RETURNED}
 def verify(store: Store) -> Iterator[Violation]:
     """Every violation, each once, with the ranges of events in order. Reads only.
     Raises CursorLost when the server keeps dropping what is read."""
-    yield from once(_verify(store))
+    for violation in once(_verify(store)):
+        damaged = violation.damage is not None
+        yield replace(violation, locks=store.settings.locks) if damaged else violation
 
 
 def _verify(store: Store) -> Iterator[Violation]:

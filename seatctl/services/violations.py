@@ -32,6 +32,8 @@ class Violation:
     """The seats that locks hold, which is the smallest capacity that the event can have."""
     damage: Unreadable | None = None
     """The document that cannot be read."""
+    locks: str = "seatLocks"
+    """The collection of the locks, where a person may have to correct one."""
     only: Remedy | None = None
     """The one remedy of this fault that helps here."""
     accepted: bool = False
@@ -78,7 +80,7 @@ class Violation:
             texts["COLLECTION"], _, name = self.index.partition(".")
             texts["INDEX"] = json.dumps(name)
         if self.damage is not None:
-            texts |= _damage(self.damage)
+            texts |= _damage(self.damage, self.locks)
 
         def known_or_as_it_is(name: re.Match[str]) -> str:
             return texts.get(name[0], name[0])
@@ -106,15 +108,15 @@ class Violation:
         }
 
 
-COLLECTION_OF = {Kind.EVENT: "events", Kind.LOCK: "seatLocks", Kind.BOOKING: "bookings"}
 SUGGESTED = {"availableSeats": "0", "expiresAt": "new Date()", "paymentExpiresAt": "new Date()"}
 """By field, a value from which `recover` finds what is right."""
 
 
-def _damage(found: Unreadable) -> dict[str, str]:
+def _damage(found: Unreadable, locks: str) -> dict[str, str]:
     """What the line for mongosh has to say of a document that cannot be read."""
+    collections = {Kind.EVENT: "events", Kind.LOCK: locks, Kind.BOOKING: "bookings"}
     return {
-        "COLLECTION": COLLECTION_OF[found.kind],
+        "COLLECTION": collections[found.kind],
         "ID": literal(found.id),
         "FIELD": found.field,
         "FOUND": literal(found.value),

@@ -689,3 +689,11 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     days = backend.events.find_one({"_id": by_day})["dailySeats"]
     assert {day["available"] for day in days.values()} == {10}
     assert list(days) == list(DAYS)
+
+
+def test_the_line_that_corrects_a_lock_names_the_collection_that_the_locks_are_in(adopted, backend):
+    held = backend.lock(backend.event())
+    adopted.database.seatlocks.update_one({"_id": held}, {"$set": {"seats": 0.5}})
+
+    (found,) = [one for one in verify(adopted) if one.fault is Fault.DAMAGED_LOCK]
+    assert f'db.seatlocks.updateOne({{_id: ObjectId("{held}"), "seats": 0.5}}' in found.remedy
