@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 CURSOR_RETRIES = 10
 """How often the list of what is overdue is read again, where the server drops it."""
 
-PATIENCE = 10.0
-"""Seconds for which a batch starts over; then it is done without the event that somebody keeps changing."""
+PATIENCE, OF_PARTS, AT_END = 8.0, 0.5, 2.0
+"""Seconds for which a batch starts over while another writer keeps changing one of its events; for which each
+part of it does, to find that event; and for which that one does at the end of the run. The first must be
+longer than it takes to end what a killed seatctl left open (`mongo/abandoned.py`)."""
 
 Item: TypeAlias = OverdueLock | Booking | Unreadable
 
@@ -72,6 +74,8 @@ class Batch:
     """By event that counts by day, on an adopted database, its overdue items: another program's business."""
     shared: list[LockId] = field(default_factory=list)
     """ACTIVE locks that several bookings name: returned at the end if all those have ended."""
+    contested: list[Item] = field(default_factory=list)
+    """Items of events that another writer kept changing: tried again at the end."""
 
     @property
     def endings(self) -> list[Ending]:
@@ -92,6 +96,7 @@ class Batch:
         self.notes += other.notes
         self.left_alone += other.left_alone
         self.shared += other.shared
+        self.contested += other.contested
 
 
 class SweepClearance(Clearance):
@@ -241,16 +246,19 @@ def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: T
     Raises CursorLost when the server keeps dropping the list of what is overdue.
     """
     shared: set[LockId] = set()
+    contested: dict[EventId | None, list[Item]] = {}
     for _ in range(CURSOR_RETRIES):
         try:
             for batch in _batches(store, run, go_on):
                 shared.update(batch.shared)
+                contested.update(_by_event(batch.contested))
                 yield batch
         except CursorLost:
             # What is done is overdue no more. A dry run has done nothing, and would count it twice.
             if run.dry_run:
                 raise
         else:
+            yield from (_try_again(store, run, items) for items in contested.values() if go_on())
             yield from (_return_shared(store, run, lock_id) for lock_id in shared if go_on())
             return
     raise CursorLost("the server kept dropping the list of what is overdue; try again")
@@ -344,31 +352,55 @@ def _needs_no_clearance(ending: Ending, doubt: Doubt) -> bool:
     return ending.lock is None and doubt.cause is not Cause.COUNTED_BY_DAY
 
 
-def _carry_out(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callable[[], bool]) -> Batch:
+def _carry_out(
+    store: Store,
+    run: SweepRun,
+    items: Sequence[Item],
+    go_on: Callable[[], bool],
+    patience: float | None = None,
+) -> Batch:
     """Plan and carry out, as one transaction. When a document or an event is in the way, the rest is done
     without it: the batch is halved, down to one item, or to one event that another writer keeps changing."""
     try:
-        return _carry_out_at_once(store, run, items)
+        return _carry_out_at_once(store, run, items, PATIENCE if patience is None else patience)
     except (WriteRefused, CachePressure, Contention) as error:
-        one_event = len({_event_of(item) for item in items}) == 1
-        if run.event is not None and isinstance(error, Contention):
-            raise  # a buyer waits for this event, and is told to try again
-        if len(items) == 1 or (one_event and isinstance(error, Contention)):
+        if isinstance(error, Contention):
+            if run.event is not None:
+                raise  # a buyer waits for this event, and is told to try again
+            if len(_by_event(items)) == 1:
+                return Batch(contested=list(items))
+            patience = OF_PARTS
+        if len(items) == 1:
             return Batch(skipped=[_skipped(item, error) for item in items])
         middle = len(items) // 2
         batch = Batch()
         for half in (items[:middle], items[middle:]):
             if go_on():
-                batch.add(_carry_out(store, run, half, go_on))
+                batch.add(_carry_out(store, run, half, go_on, patience))
         return batch
 
 
-def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+def _by_event(items: Iterable[Item]) -> dict[EventId | None, list[Item]]:
+    events: dict[EventId | None, list[Item]] = {}
+    for item in items:
+        events.setdefault(_event_of(item), []).append(item)
+    return events
+
+
+def _try_again(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+    """Items of one event that another writer kept changing, once more; they are skipped if it still does."""
+    try:
+        return _carry_out_at_once(store, run, items, AT_END)
+    except (WriteRefused, CachePressure, Contention) as error:
+        return Batch(skipped=[_skipped(item, error) for item in items])
+
+
+def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item], patience: float) -> Batch:
     batch = _plan(store, run, items)
     if not batch.endings:
         return batch
     first = True
-    for attempt in store.transaction_attempts(PATIENCE):
+    for attempt in store.transaction_attempts(patience):
         if not first:
             # Somebody changed something: read again what is overdue still, and look at its events again.
             run.clearance.forget(seats_of(batch.returning))

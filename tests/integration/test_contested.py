@@ -1,6 +1,6 @@
 """Events that another client keeps in an open transaction: they are named, and everything else is done."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from conftest import available
@@ -18,6 +18,7 @@ from scene import (
 
 from seatctl.errors import Contention
 from seatctl.mongo.locks import SeatLocks
+from seatctl.mongo.store import Store
 from seatctl.services import counters, expiry, recovery
 from seatctl.services.report import Outcome
 
@@ -26,6 +27,7 @@ from seatctl.services.report import Outcome
 def impatient(monkeypatch):
     for module in (expiry, recovery, counters):
         monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(expiry, "AT_END", 0.2)
 
 
 @contextmanager
@@ -63,6 +65,58 @@ def test_a_buyer_whose_event_is_kept_hears_that_and_not_that_it_is_sold_out(stor
 
     with pytest.raises(Contention):
         lock(store, event, 1)
+
+
+def patience_of_attempts(monkeypatch):
+    """How long each transaction would start over, in order."""
+    original, waits = Store.transaction_attempts, []
+
+    def attempts(self, patience=None):
+        waits.append(patience)
+        return original(self, patience)
+
+    monkeypatch.setattr(Store, "transaction_attempts", attempts)
+    return waits
+
+
+def test_one_event_that_is_kept_costs_a_sweep_one_wait_and_short_ones_to_find_it(
+    store, clock, replica, monkeypatch
+):
+    """However many other events are in its batch, and it is tried once more at the end."""
+    monkeypatch.setattr(expiry, "OF_PARTS", 0.05)
+    events = [create(store) for _ in range(16)]
+    held = [lock(store, event) for event in events]
+    clock.advance(minutes=11)
+    with kept(replica, store, events[5]):
+        waits = patience_of_attempts(monkeypatch)
+        report = run_expire_locks(store)
+
+    assert waits[0] == expiry.PATIENCE
+    assert waits[-1] == expiry.AT_END
+    assert set(waits[1:-1]) == {expiry.OF_PARTS}
+    assert report.locks == 15
+    assert [item.id for item in report.skipped.values()] == [held[5]]
+    assert "Other writers kept winning" in report.error
+
+
+def test_an_event_that_is_free_again_at_the_end_of_a_sweep_is_done_then(store, clock, replica, monkeypatch):
+    events = [create(store) for _ in range(4)]
+    for event in events:
+        lock(store, event)
+    clock.advance(minutes=11)
+    original = expiry._try_again
+    with ExitStack() as stack:
+        stack.enter_context(kept(replica, store, events[2]))
+
+        def later(*arguments):
+            stack.close()
+            return original(*arguments)
+
+        monkeypatch.setattr(expiry, "_try_again", later)
+        report = run_expire_locks(store)
+
+    assert (report.locks, report.error) == (4, None)
+    assert [available(store, event) for event in events] == [100] * 4
 
 
 def test_a_lock_with_two_bookings_whose_event_is_kept_is_skipped_and_the_rest_is_done(store, clock, replica):
