@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,7 +101,7 @@ def forget_what_came_back(scene: Scene) -> None:
 
     def forgetful(bookings: Bookings, booking_id: Any) -> Any:
         found = get(bookings, booking_id)
-        return found and replace(found, seats_cancelled=0)
+        return found and found._replace(seats_cancelled=0)
 
     scene.patch.setattr(Bookings, "get", forgetful)
     scene.blind(Bookings, "give_seats_back", "seatsCancelled")
