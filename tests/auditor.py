@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aftersales import RECORDED, AfterSales
 from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from ledger import NEVER, Answer, Ledger, Refusal, Tally
+from ledger import NEVER, Answer, Refusal, Tally
 from safety import (
     Picture,
     Step,
@@ -41,7 +42,7 @@ from safety import (
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
-from seatctl.services import closing, jobs, sales
+from seatctl.services import cancellation, closing, extension, jobs, rebooking, refunds, sales
 from seatctl.services.capacity import ResizeRequest, resize
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.events import CreateEventRequest, create_event
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from conftest import Clock
     from oracle import Document
 
+    from seatctl.domain.documents import Booking, Refund, SeatLock
     from seatctl.mongo.store import Store
 
 NOWHERE = ObjectId("0" * 24)
@@ -66,6 +68,7 @@ payment_ttls = st.sampled_from([None, MINUTE, 15 * MINUTE])
 times_passing = st.sampled_from([SECOND, 59 * SECOND, MINUTE, 9 * MINUTE, 11 * MINUTE, 16 * MINUTE])
 moved = st.sampled_from([timedelta(0), -MINUTE, 16 * MINUTE])
 which = st.integers(0, 7)
+refs = st.sampled_from([None, "R", "S"])
 
 
 class Auditor(RuleBasedStateMachine):
@@ -79,11 +82,9 @@ class Auditor(RuleBasedStateMachine):
         super().__init__()
         self.store, self.clock, self.refusals = store, clock, refusals
         self.database = store.database
-        self.ledger = Ledger()
+        self.ledger = AfterSales()
         self.truth: dict[ObjectId, tuple[ObjectId, int]] = {}
         self.deleting = False
-        self.owed: Counter[ObjectId] = Counter()
-        """By event, the refunds of its cancellation."""
         self.now = self.picture()
 
     # --- commands --------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class Auditor(RuleBasedStateMachine):
 
         def take() -> Answer:
             done = sales.lock(self.store, sales.LockRequest(event, stored_user, seats, key, ttl))
-            return Answer(dict(done.lock.stored), done.created, done.available)
+            return Answer(plain(done.lock), done.created, done.available)
 
         return self.new_one(
             self.now.locks,
@@ -171,17 +172,17 @@ class Auditor(RuleBasedStateMachine):
     def confirm_lock(self, lock: ObjectId, ttl: timedelta | None) -> Any:
         def confirm() -> Answer:
             done = sales.confirm(self.store, sales.ConfirmRequest(lock, ttl))
-            return Answer(dict(done.booking.stored), done.created)
+            return Answer(plain(done.booking), done.created)
 
         return self.new_one(
             self.now.bookings, confirm, lambda new: self.ledger.confirm(self.clock(), new, lock, ttl)
         )
 
-    @rule(booking=bookings)
-    def pay(self, booking: ObjectId) -> None:
+    @rule(booking=bookings, ref=refs)
+    def pay(self, booking: ObjectId, ref: str | None = None) -> None:
         self.audit(
-            lambda: answer_of(sales.pay(self.store, booking)),
-            lambda _: self.ledger.pay(self.clock(), booking),
+            lambda: answer_of(sales.pay(self.store, booking, ref)),
+            lambda _: self.ledger.pay(self.clock(), booking, ref),
             pays=booking,
         )
 
@@ -196,10 +197,76 @@ class Auditor(RuleBasedStateMachine):
     @rule(lock=locks)
     def release(self, lock: ObjectId) -> None:
         self.audit(
-            lambda: Answer(dict(sales.release(self.store, lock).stored)),
+            lambda: Answer(plain(sales.release(self.store, lock))),
             lambda _: self.ledger.release(self.clock(), lock),
             releases=lock,
         )
+
+    # --- what was sold -------------------------------------------------------------------------------
+
+    @rule(wanted=locks | bookings, time=st.sampled_from([MINUTE, 20 * MINUTE]), overdue=st.booleans())
+    def extend(self, wanted: ObjectId, time: timedelta, overdue: bool) -> None:
+        deadline = self.clock() + time
+
+        def extend() -> Answer:
+            request = extension.ExtendRequest(wanted, deadline, overdue=overdue)
+            done = extension.extend(self.store, request)
+            by_booking = done.booking is not None and done.booking.id == wanted
+            return Answer(plain(done.booking if by_booking and done.booking else done.lock), done.changed)
+
+        self.audit(extend, lambda _: self.ledger.extend(self.clock(), wanted, deadline, overdue=overdue))
+
+    @rule(booking=bookings, late=st.booleans())
+    def extend_at_the_deadline(self, booking: ObjectId, late: bool) -> None:
+        self.move_to(self.now.bookings.get(booking, {}).get("paymentExpiresAt"), late)
+        self.extend(booking, MINUTE, overdue=False)
+
+    @rule(wanted=locks | bookings | bookings, seats=st.sampled_from([None, None, 1, 2]), refund=st.booleans())
+    def cancel(self, wanted: ObjectId, seats: int | None, refund: bool) -> None:
+        def cancel() -> Answer:
+            done = cancellation.cancel(self.store, cancellation.CancelRequest(wanted, seats, refund))
+            shown = done.booking or done.lock
+            assert shown
+            return Answer(plain(shown), done.changed)
+
+        self.audit(
+            cancel, lambda _: self.ledger.cancel(self.clock(), wanted, seats, refund=refund), cancels=wanted
+        )
+
+    @rule(target=bookings, booking=bookings, ref=refs)
+    def rebook(self, booking: ObjectId, ref: str | None) -> Any:
+        def rebook() -> Answer:
+            done = rebooking.rebook(self.store, rebooking.RebookRequest(booking, ref))
+            return Answer(plain(done.booking), done.created)
+
+        return self.new_one(
+            self.now.bookings, rebook, lambda new: self.ledger.rebook(self.clock(), new, booking, ref)
+        )
+
+    @rule(target=bookings, lock=locks, ref=refs)
+    def record_sale(self, lock: ObjectId, ref: str | None) -> Any:
+        def record() -> Answer:
+            done = rebooking.record_sale(self.store, lock, ref)
+            return Answer(plain(done.booking), done.created)
+
+        return self.new_one(
+            self.now.bookings,
+            record,
+            lambda new: self.ledger.record_sale(self.clock(), new, lock, ref),
+            sells=lock,
+        )
+
+    @precondition(lambda self: self.predictable and self.ledger.refunds)
+    @rule(which=which, ref=st.sampled_from(["back 1", "back 2"]))
+    def pay_back(self, which: int, ref: str) -> None:
+        number = which % len(self.ledger.refunds)
+        refund = self.ledger.refunds[number]
+        (found,) = [
+            one for one in self.store.refunds.of_booking(refund["booking"]) if same_refund(refund, one)
+        ]
+        _, refused = attempt(lambda: refunds.mark_done(self.store, found.id, ref), SeatctlError)
+        _, refusal = attempt(lambda: self.ledger.mark_done(number, ref), Refusal)
+        assert (refusal and refusal.code) == (refused and refused.code), refused
 
     @rule(wrong=events | st.just(NOWHERE), command=st.integers(0, 4))
     def unknown_id(self, wrong: ObjectId, command: int) -> None:
@@ -283,9 +350,6 @@ class Auditor(RuleBasedStateMachine):
             assert numbers == (expected.bookings, expected.locks, expected.repairs, expected.skipped)
             if healthy:
                 assert numbers == (told.bookings, told.locks, told.refunds, told.skipped)
-        due = self.database.refunds.count_documents({"eventId": event, "cause": "CANCELLED"})
-        self.owed[event] += done.refunds
-        assert due == self.owed[event]
 
     # --- time and jobs ---------------------------------------------------------------------------
 
@@ -356,11 +420,15 @@ class Auditor(RuleBasedStateMachine):
         return self.now.is_readable()
 
     def new_one(
-        self, known: dict[ObjectId, Document], command: Callable[[], Answer], predict: Callable[[Any], Answer]
+        self,
+        known: dict[ObjectId, Document],
+        command: Callable[[], Answer],
+        predict: Callable[[Any], Answer],
+        **may: ObjectId,
     ) -> Any:
         """The id of what a command made, for the rules that follow; nothing if it made nothing."""
         before = set(known)
-        document = self.audit(command, predict)
+        document = self.audit(command, predict, **may)
         return document["_id"] if document and document["_id"] not in before else multiple()
 
     def audit(
@@ -409,6 +477,26 @@ class Auditor(RuleBasedStateMachine):
                 self.truth[lock_id] = lock["eventId"], lock["seats"]
         return picture
 
+    def recorded(self) -> Counter[str]:
+        """How many operations there are of each command."""
+        found = self.database.operations.find({"command": {"$in": RECORDED}}, {"command": 1})
+        return Counter(one["command"] for one in found)
+
+    def refunds(self) -> list[Document]:
+        """What has to go back or went back, as the ledger has it."""
+        return [
+            {
+                "booking": one["bookingId"],
+                "cause": one["cause"],
+                "ref": one.get("paymentRef"),
+                "part": one.get("part", 0),
+                "seats": one["seats"],
+                "status": one["status"],
+                "doneRef": one.get("doneRef"),
+            }
+            for one in self.database.refunds.find()
+        ]
+
     def reload(self) -> None:
         """Take what another program made of the database for what is."""
         self.now = self.picture()
@@ -418,6 +506,8 @@ class Auditor(RuleBasedStateMachine):
             for some in (self.now.events, self.now.locks, self.now.bookings)
         )
         ledger.runs = [outline(entry) for entry in self.database.jobLogs.find()]
+        ledger.operations = self.recorded()
+        ledger.refunds = self.refunds()
         ledger.ever_locked = "seatLocks" in self.database.list_collection_names()
 
     @invariant()
@@ -442,6 +532,8 @@ class Auditor(RuleBasedStateMachine):
             expected = getattr(self.ledger, kind)
             stored = {one_id: without_ending(one) for one_id, one in getattr(self.now, kind).items()}
             assert expected == stored, differences(expected, stored)
+        assert self.ledger.operations == self.recorded(), (self.ledger.operations, self.recorded())
+        assert sorted(map(str, self.ledger.refunds)) == sorted(map(str, self.refunds()))
         runs = [outline(entry) for entry in self.database.jobLogs.find()]
         assert self.ledger.runs == runs, (self.ledger.runs[-2:], runs[-2:])
         wrong = self.ledger.violations()
@@ -486,7 +578,16 @@ def without_ending(document: Document) -> Document:
 
 
 def answer_of(done: sales.PayResult) -> Answer:
-    return Answer(dict(done.booking.stored), done.changed)
+    return Answer(plain(done.booking), done.changed)
+
+
+def plain(document: SeatLock | Booking) -> Document:
+    return without_ending(dict(document.stored))
+
+
+def same_refund(known: Document, stored: Refund) -> bool:
+    mine = (known["cause"], known["ref"], known["part"])
+    return mine == (stored.cause, stored.payment_ref, stored.stored.get("part", 0))
 
 
 def differences(expected: dict[Any, Document], stored: dict[Any, Document]) -> list[Any]:

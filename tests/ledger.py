@@ -185,22 +185,6 @@ class Ledger:
         lock.update(expiresAt=deadline, updatedAt=now)
         return Answer(booking)
 
-    def pay(self, now: datetime, booking_id: Id) -> Answer:
-        """A payment that comes too late is due for refund (invariant 7). One that came twice is one."""
-        booking = self._known(self.bookings, booking_id)
-        lock = self.locks.get(booking["seatLockId"])
-        if booking["status"] == "CONFIRMED":
-            return Answer(booking, changed=False)
-        if booking["status"] != "PAYMENT_PENDING":
-            raise Refusal("wrong_state", "refund")
-        if booking["paymentExpiresAt"] <= now:
-            raise Refusal("deadline_passed", "refund")
-        if lock is None or lock["status"] != "ACTIVE" or lock["eventId"] not in self.events:
-            raise Refusal("wrong_state", "refund")
-        booking.update(status="CONFIRMED", updatedAt=now)
-        lock.update(status="CONSUMED", updatedAt=now)
-        return Answer(booking)
-
     def fail(self, now: datetime, booking_id: Id) -> Answer:
         booking = self._known(self.bookings, booking_id)
         if booking["status"] == "FAILED":
@@ -757,11 +741,6 @@ class Ledger:
         return broken(self.events.values(), self.locks.values(), self.bookings.values())
 
 
-def end_by_command(lock: Document, status: str, now: datetime) -> None:
-    """Before its deadline, which is then now: another program may look only at that."""
-    lock.update(status=status, expiresAt=min(lock["expiresAt"], now), updatedAt=now)
-
-
 def is_closed(event: Document) -> bool:
     return "closedAt" in event or "cancelledAt" in event
 
@@ -780,6 +759,14 @@ def block_of(event_id: Id, seats: int, new: Id, key: str, now: datetime) -> Docu
         "createdAt": now,
         "updatedAt": now,
     }
+
+
+def end_by_command(lock: Document, status: str, now: datetime) -> None:
+    """Its deadline ends with it: another program may look at that alone."""
+    deadline = lock.get("expiresAt", now)
+    if isinstance(deadline, datetime):
+        lock["expiresAt"] = min(deadline, now)
+    lock.update(status=status, updatedAt=now)
 
 
 def is_live(booking: Document) -> bool:

@@ -463,7 +463,7 @@ def cancelled_while_recorded_as_sold(scene: Scene) -> list[str]:
     held = lock(scene.store, event, 2)
     scene.set("seatLocks", held, status="CONSUMED")
     scene.clock.advance(seconds=1)
-    scene.before(SeatLocks, "set_seats", lambda: cancel(scene.store, held))
+    scene.before(SeatLocks, "touch", lambda: cancel(scene.store, held))
     scene.try_to(rebooking.record_sale, held)
     return violations(scene.store.database)
 

@@ -160,6 +160,11 @@ def _give_back(
     held = lock_of(tx, booking)
     check_seats_to_give_back(booking, held, cancelled)
     assert held is not None
+    if len(list(tx.bookings.protecting([held.id]))) > 1:
+        raise WrongState(
+            f"lock {held.id} has several bookings; `seatctl relock {booking.id}` gives this one a "
+            "lock of its own"
+        )
     seats, now = cancelled - booking.seats_cancelled, tx.now()
     if not seats:
         return CancelResult(held, booking, changed=False)

@@ -144,7 +144,7 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_i
     get_event(tx, lock.event)
     now, withdrawn = tx.now(), None
     # The write that makes this and a cancellation of the same lock exclude each other.
-    if tx.locks.set_seats(lock, lock.seats, now) is None:
+    if not tx.locks.touch(lock, now):
         raise StaleRead
     if found is None:
         booking = tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref)

@@ -245,6 +245,12 @@ def test_of_two_bookings_of_a_lock_the_other_one_keeps_the_seats(store, event, p
     assert booking_of(store, second)["status"] == "CANCELLED"
 
 
+def test_seats_of_a_lock_with_several_bookings_are_nobody_s_to_return_alone(store, event, paid):
+    insert_booking(store, event, paid[0], "CONFIRMED")
+    with pytest.raises(WrongState, match=f"several bookings; `seatctl relock {paid[1]}`"):
+        cancel(store, paid[1], 2)
+
+
 def test_a_booking_that_waits_under_a_sold_lock_names_both_decisions(store, event):
     held, booked = book(store, event, 2)
     edit(store, "seatLocks", held, status="CONSUMED")
