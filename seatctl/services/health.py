@@ -258,7 +258,11 @@ def _by_fault(violations: Sequence[Violation]) -> list[str]:
     return [
         f"{fault}: {violation.message}"
         + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-        + ("; nothing to do" if violation.accepted else f"; {violation.remedy} (`seatctl verify` lists all)")
+        + (
+            "; nothing to do"
+            if violation.accepted
+            else f"; {_way_out(violation)} (`seatctl verify` lists all)"
+        )
         for fault, violation in sorted(first.items())
     ]
 

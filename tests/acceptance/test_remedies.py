@@ -158,6 +158,12 @@ CASES = [
     Case(Fault.TTL_INDEX, "drop it in mongosh"),
     Case(Fault.TTL_INDEX, "the other program stays as it is"),
     Case(Fault.CLOSED_WITH_SEATS, "sell them after all"),
+    Case(Fault.FAR_DEADLINE, "a lock that nobody needs"),
+    Case(
+        Fault.FAR_DEADLINE,
+        "a booking that nobody will pay",
+        broken_by=damage("bookings", "pending", paymentExpiresAt=datetime(2999, 1, 1, tzinfo=UTC)),
+    ),
     Case(
         Fault.DUPLICATE_KEY,
         "a lock without a booking goes",
