@@ -88,6 +88,7 @@ def play(commands: Sequence[str], home: Path, **environment: str) -> list[tuple[
     shell = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}\ntrue"],  # noqa: S607 - whichever the reader has
         env=known,
+        cwd=home,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
