@@ -137,7 +137,9 @@ class Clearance:
         """What other documents say of an event; `differs` if its sold locks are not those that were paid."""
         if lock := self._owned_by_text.get(event_id):
             return Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
-        if event_id in without_locks or (differs and None in paid_locks(at, event_id)):
+        if event_id in without_locks or (
+            differs and None in booked_locks(at, event_id, BookingStatus.CONFIRMED)
+        ):
             reason = f"event {event_id}: it has a live booking whose lock cannot be found"
             return Doubt(Cause.MISSING_LOCK, reason)
         return None
@@ -184,11 +186,12 @@ def _doubt_of_counter(event: Event | Unreadable | None, held: int) -> Doubt | No
     return None
 
 
-def paid_locks(at: Store, event_id: EventId) -> Iterator[SeatLock | Unreadable | None]:
-    """The locks that the CONFIRMED bookings of this event name; None for one that does not exist, or that no
-    id names."""
-    paid = at.bookings.of_events(some([event_id]), BookingStatus.CONFIRMED)
-    for bookings in chunks(paid, CURSOR_BATCH):
+def booked_locks(
+    at: Store, event_id: EventId, status: BookingStatus
+) -> Iterator[SeatLock | Unreadable | None]:
+    """The locks that the bookings of this event in one state name; None for one that does not exist, or that
+    no id names."""
+    for bookings in chunks(at.bookings.of_events(some([event_id]), status), CURSOR_BATCH):
         named = [None if isinstance(booking, Unreadable) else booking.lock for booking in bookings]
         locks = at.locks.by_id(lock_id for lock_id in named if lock_id is not None)
         yield from (None if lock_id is None else locks.get(lock_id) for lock_id in named)

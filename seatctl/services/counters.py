@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId, SeatLock, Unreadable
 from seatctl.domain.rules import TOUCHED
-from seatctl.domain.states import ENDED_LOCK, Fault
+from seatctl.domain.states import ENDED_LOCK, BookingStatus, Fault
 from seatctl.errors import StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Clearance, has_ended_paid_lock, paid_locks
+from seatctl.services.clearance import Clearance, booked_locks, has_ended_paid_lock
 from seatctl.services.expiry import PATIENCE
 from seatctl.services.violations import Violation, in_doubt, judge_counter
 
@@ -72,11 +72,14 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     """Why this counter must not be raised although it is too low, or None."""
     if doubt := Clearance(tx).doubts([event_id]).get(event_id):
         return str(doubt)
-    lost = any(
-        not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid_locks(tx, event_id)
-    )
+    paid = booked_locks(tx, event_id, BookingStatus.CONFIRMED)
+    lost = any(not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid)
     if lost or has_ended_paid_lock(tx, event_id):
         return "a paid booking has lost its seats"
+    # Recovery ends a booking whose lock has ended, and does not if it cannot read that lock.
+    for lock in booked_locks(tx, event_id, BookingStatus.PAYMENT_PENDING):
+        if isinstance(lock, Unreadable):
+            return f"a booking waits for its payment, and its {lock}"
     odd = [booking for booking, _ in tx.bookings.with_malformed_lock_id(some([event_id]))]
     if unreadable := next(iter([*odd, *tx.bookings.unreadable(some([event_id]))]), None):
         return str(unreadable)

@@ -293,9 +293,15 @@ def test_a_counter_is_not_raised_where_seats_of_what_cannot_be_read_may_be_among
     assert available(store, scene.event) == before
 
 
+def damage_ended_lock_of_pending(scene: Scene) -> None:
+    """Another program ended the lock, and left neither its seats nor its booking as they must be."""
+    scene.edit("seatLocks", scene.lock_of_pending, status="CANCELLED", seats="two")
+
+
 @pytest.mark.parametrize(
     ("doubt", "reason"),
     [
+        (damage_ended_lock_of_pending, "a booking waits for its payment, and its lock"),
         (delete_lock_of_paid_and_nothing_else, "it has a live booking whose lock cannot be found"),
         (delete_lock_of_pending, "it has a live booking whose lock cannot be found"),
         (damage_booking, "its status is 'LOST'"),
