@@ -91,6 +91,10 @@ class Deployment:
         """Attempts at one transaction, as `transactions.attempts` makes them."""
         return transactions.attempts(self.client, patience, dry_run=dry_run)
 
+    def majority_is_missing(self) -> bool:
+        """Whether changes have been waiting for a majority of the members."""
+        return transactions.majority_is_missing(self.client)
+
     def time_limit(self, seconds: float) -> AbstractContextManager[object]:
         """Within, the server's answers are awaited for so many seconds in all."""
         return transactions.time_limit(seconds)

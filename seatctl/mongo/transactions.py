@@ -214,7 +214,7 @@ class Attempt:
             raise CachePressure from error
         if lasted > SLOW_ATTEMPT and code in (WRITE_CONFLICT, NO_SUCH_TRANSACTION):
             raise _too_slow(lasted) from error
-        if _majority_is_missing(self._session.client):
+        if majority_is_missing(self._session.client):
             raise Unreachable(failures.NO_MAJORITY) from error
         raise Contention from error
 
@@ -239,14 +239,14 @@ def outcome_unknown(client: MongoClient[Document], error: PyMongoError) -> Outco
     """The error of a write that the server may have done."""
     try:
         with time_limit(ROLLBACK):
-            missing = _majority_is_missing(client)
+            missing = majority_is_missing(client)
     except PyMongoError:
         missing = False
     # A majority and an answer are awaited for the same time, so that either may be said to be missing.
     return OutcomeUnknown() if missing else failures.outcome_unknown(error)
 
 
-def _majority_is_missing(client: MongoClient[Document]) -> bool:
+def majority_is_missing(client: MongoClient[Document]) -> bool:
     """Whether other commands' changes wait for their majority, so that one keeps meeting them."""
     hello = client.admin.command("hello")
     last = hello.get("lastWrite")  # a router has none

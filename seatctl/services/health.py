@@ -29,6 +29,9 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 REFUND_AGE = timedelta(days=7)
 """A refund that is due for longer is a problem: money was forgotten (invariant 12)."""
 OF_EVENTS = ListRequest(fields=("availableSeats", "locked", "sold"))
+NO_MAJORITY = (
+    "a majority of the replica set is missing: nothing can be changed; start the members that are down"
+)
 LISTED = 100
 """Violations and events named in one document; their number is always complete."""
 
@@ -169,13 +172,15 @@ class Health:
     missing: list[str]
     clock_difference: timedelta
     """How far this host's clock is ahead of the server's."""
+    majority_is_missing: bool = False
     events: Iterable[StoredDocument] = ()
     """Each event's seats, if asked for."""
 
     @property
     def problems(self) -> list[str]:
         """What makes the system unhealthy, a line each."""
-        lines = [job.problem(self.max_age, self.window) for job in self.jobs.values()]
+        lines = [NO_MAJORITY if self.majority_is_missing else None]
+        lines += [job.problem(self.max_age, self.window) for job in self.jobs.values()]
         lines.append(self.locks.problem("lock", "expire-locks", self.max_age))
         lines.append(self.bookings.problem("booking", "expire-bookings", self.max_age))
         lines += _by_fault(self.violations)
@@ -300,6 +305,7 @@ def check(
         accepted=[violation for violation in found if violation.accepted],
         missing=store.missing(),
         clock_difference=difference,
+        majority_is_missing=store.deployment.majority_is_missing(),
         events=list_events(store, request=OF_EVENTS) if per_event else (),
     )
 

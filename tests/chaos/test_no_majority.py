@@ -130,6 +130,7 @@ def test_without_a_majority_everything_can_be_read_and_health_says_what_is_missi
     assert violations(store.database) == []
     results = run_all(hurried, uri, {name: [name] for name in ("verify", "events", "health")})
     assert {name: result.code for name, result in results.items()} == {"verify": 0, "events": 0, "health": 5}
+    assert "problem: a majority of the replica set is missing" in " ".join(results["health"].stdout.split())
 
 
 @pytest.mark.parametrize("name", ["create-event", "lock", "expire-locks", "recover"])
@@ -209,7 +210,7 @@ UNREACHABLE = "cannot reach MongoDB"
         ("lock", "commitTransaction", UNKNOWN),
         ("expire-locks", "update", UNREACHABLE),
         ("expire-locks", "commitTransaction", UNKNOWN),
-        ("create-event", "insert", UNKNOWN),
+        ("create-event", "commitTransaction", UNKNOWN),
         ("verify", "aggregate", UNREACHABLE),
     ],
 )
