@@ -8,18 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from heapq import merge
 from itertools import islice, takewhile
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
 from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
-from seatctl.domain.timespec import format_time, shorten
+from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.errors import NotFound
-from seatctl.mongo.ids import creation_time
 from seatctl.mongo.store import Store
+from seatctl.services.stored_values import (
+    LONG_AGO,
+    created,
+    flat,
+    ids_of_booking,
+    ids_of_lock,
+    in_words,
+    list_in,
+    mapping_in,
+    seats_in_words,
+    time_in,
+)
 
 COMMANDS = {
     "create-event": "event created",
@@ -47,7 +58,6 @@ JOBS = {
     JobType.RECOVERY: "recover",
 }
 UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
-LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +147,8 @@ def _of_event(store: Store, event: StoredDocument) -> Iterator[Entry]:
     first = next(store.operations.concerning([event_id]), None)
     if first is None or first.get("command") != "create-event":
         yield Entry(
-            _created(event),
-            f"event created; today it has {_seats(event.get('totalSeats'))}",
+            created(event),
+            f"event created; today it has {seats_in_words(event.get('totalSeats'))}",
             {"event": event_id},
         )
 
@@ -159,15 +169,15 @@ def _of_sale(
     told = [] if lock is None or _is_told(lock, operations) else [_lock_created(lock)]
     for booking in bookings:
         if not _is_told(booking, operations):
-            what = f"booking {booking['_id']} made, to be paid by {_show(booking.get('paymentExpiresAt'))}"
-            told.append(Entry(_created(booking), what, _ids_of_booking(booking)))
+            what = f"booking {booking['_id']} made, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
+            told.append(Entry(created(booking), what, ids_of_booking(booking)))
     told += [_told(entry, about) for entry in operations]
     told += [_run_on(run, ids) for run in runs.values()]
     for booking in bookings:
         told += _end_of_booking(store, booking, lock, operations, runs)
     if lock is not None:
         told += _end_of_lock(store, lock, bookings, operations, runs)
-    named = {str(each) for entry in operations for each in _list(entry.get("ids"))}
+    named = {str(each) for entry in operations for each in list_in(entry.get("ids"))}
     told += [_refund_due(refund) for refund in refunds if str(refund["_id"]) not in named]
     return sorted(told, key=_when)
 
@@ -175,7 +185,7 @@ def _of_sale(
 def _of_refund(store: Store, refund_id: object, refund: StoredDocument) -> list[Entry]:
     operations = list(store.operations.concerning([refund_id]))
     told = [_told(entry, refund_id) for entry in operations]
-    if not operations or _when(told[0]) > _created(refund):
+    if not operations or _when(told[0]) > created(refund):
         told.insert(0, _refund_due(refund))
     return told
 
@@ -185,15 +195,15 @@ def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> 
     made = document.get("createdAt")
     makers = MAKERS_OF_BOOKINGS if "seatLockId" in document else MAKERS_OF_LOCKS
     return any(
-        _name(entry) in makers and entry.get("at") == made and document["_id"] in _list(entry.get("ids"))
+        _name(entry) in makers and entry.get("at") == made and document["_id"] in list_in(entry.get("ids"))
         for entry in operations
     )
 
 
 def _lock_created(lock: StoredDocument) -> Entry:
-    what = f"{_seats(lock.get('seats'))} locked"
+    what = f"{seats_in_words(lock.get('seats'))} locked"
     what += " off sale" if lock.get("kind") == BLOCK else f" for {shorten(str(lock.get('userId')))}"
-    return Entry(_created(lock), f"{what}: lock {lock['_id']}", _ids_of_lock(lock))
+    return Entry(created(lock), f"{what}: lock {lock['_id']}", ids_of_lock(lock))
 
 
 def _refund_due(refund: StoredDocument) -> Entry:
@@ -203,7 +213,7 @@ def _refund_due(refund: StoredDocument) -> Entry:
     what = f"refund {refund['_id']}{payment} due: {refund.get('cause')}"
     if refund.get("status") != "DUE":
         what += f"; it is {refund.get('status')} today"
-    return Entry(_time(refund.get("dueAt")) or _created(refund), what, ids)
+    return Entry(time_in(refund.get("dueAt")) or created(refund), what, ids)
 
 
 # --- how they ended ---------------------------------------------------------------------------------------
@@ -222,10 +232,10 @@ def _end_of_booking(
         return
     what = f"booking {booking['_id']} {_past(status)}"
     if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
-        what += f" with its lock ({_seats(lock.get('seats'))})"
+        what += f" with its lock ({seats_in_words(lock.get('seats'))})"
     if status == BookingStatus.EXPIRED:
-        what += f": not paid by {_show(booking.get('paymentExpiresAt'))}"
-    yield from _end(store, booking, what, _ids_of_booking(booking), operations, runs)
+        what += f": not paid by {in_words(booking.get('paymentExpiresAt'))}"
+    yield from _end(store, booking, what, ids_of_booking(booking), operations, runs)
 
 
 def _end_of_lock(
@@ -242,8 +252,8 @@ def _end_of_lock(
         return
     what = f"lock {lock['_id']} {_past(status)}"
     if status == LockStatus.EXPIRED:
-        what += f": its deadline was {_show(lock.get('expiresAt'))}"
-    yield from _end(store, lock, what, _ids_of_lock(lock), operations, runs)
+        what += f": its deadline was {in_words(lock.get('expiresAt'))}"
+    yield from _end(store, lock, what, ids_of_lock(lock), operations, runs)
 
 
 def _end(
@@ -255,10 +265,10 @@ def _end(
     runs: Mapping[str, StoredDocument],
 ) -> Iterator[Entry]:
     ended_by = document.get("endedBy")
-    mine = [entry for entry in operations if document["_id"] in _list(entry.get("ids"))]
+    mine = [entry for entry in operations if document["_id"] in list_in(entry.get("ids"))]
     if str(ended_by) in runs or any(entry["_id"] == ended_by for entry in operations):
         return
-    at = _time(document.get("updatedAt")) or _created(document)
+    at = time_in(document.get("updatedAt")) or created(document)
     run, operation = (
         None if ended_by is None else entries.stored(ended_by)
         for entries in (store.job_logs, store.operations)
@@ -267,14 +277,14 @@ def _end(
         by, why = _by_operator(operation), _reason(operation)
         yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
     elif run is not None:
-        as_of = _mapping(run.get("details")).get("asOf")
-        what += "" if as_of is None else f" (run as of {_show(as_of)})"
+        as_of = mapping_in(run.get("details")).get("asOf")
+        what += "" if as_of is None else f" (run as of {in_words(as_of)})"
         yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
     elif ended_by is not None:
         yield Entry(
             at, f"{what}; the entry of the run is no longer kept", {**ids, "run": ended_by}, by="a job"
         )
-    elif not any(document.get("status") in _flat(entry.get("after")).values() for entry in mine):
+    elif not any(document.get("status") in flat(entry.get("after")).values() for entry in mine):
         yield Entry(at, f"{what}; {UNRECORDED}", ids)
 
 
@@ -292,7 +302,7 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     fields that it changed."""
     fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
     ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
-    before, after = _flat(entry.get("before")), _flat(entry.get("after"))
+    before, after = flat(entry.get("before")), flat(entry.get("after"))
     what = COMMANDS.get(_name(entry), str(entry.get("command")))
     if after.get("refund") == RefundStatus.DUE and _name(entry) == "pay":
         what = "payment refused"
@@ -300,15 +310,15 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
         what += f" ({named})"
     changes = [
-        f"{field} {_show(value)}"
+        f"{field} {in_words(value)}"
         if before.get(field) is None
-        else f"{field} {_show(before[field])} → {_show(value)}"
+        else f"{field} {in_words(before[field])} → {in_words(value)}"
         for field, value in after.items()
         if before.get(field) != value
     ]
     what += f": {', '.join(changes)}" if changes else ""
     return Entry(
-        _time(entry.get("at")) or LONG_AGO,
+        time_in(entry.get("at")) or LONG_AGO,
         what,
         {**ids, "operation": entry["_id"]},
         by=_by_operator(entry),
@@ -337,26 +347,26 @@ def _by_operator(entry: StoredDocument) -> str:
 
 def _run(run: StoredDocument) -> Entry:
     """A run of a job by its numbers."""
-    details = _mapping(run.get("details"))
+    details = mapping_in(run.get("details"))
     numbers = [
         (details.get("bookingsExpired"), "booking"),
         (details.get("locksExpired"), "lock"),
     ]
     expired = " and ".join(count(number, what) for number, what in numbers if isinstance(number, int))
-    what = f"{expired} expired, {_seats(details.get('seatsRestored'))} returned"
+    what = f"{expired} expired, {seats_in_words(details.get('seatsRestored'))} returned"
     if isinstance(findings := details.get("findingsCount"), int) and findings:
         what += f", {count(findings, 'violation')} found"
     if run.get("status") == JobStatus.FAILED:
         what += f"; failed: {shorten(str(run.get('error')), 200)}"
-    return Entry(_time(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
+    return Entry(time_in(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
 
 
 def _run_on_event(run: StoredDocument, event_id: object) -> Entry:
     """What a run did to one event."""
-    details = _mapping(run.get("details"))
+    details = mapping_in(run.get("details"))
     returned = [
-        f"{_seats(each.get('seats'))} returned"
-        for each in map(_mapping, _list(details.get("seatsByEvent")))
+        f"{seats_in_words(each.get('seats'))} returned"
+        for each in map(mapping_in, list_in(details.get("seatsByEvent")))
         if each.get("event") == event_id
     ]
     return _run_on(run, [event_id], returned)
@@ -364,65 +374,17 @@ def _run_on_event(run: StoredDocument, event_id: object) -> Entry:
 
 def _run_on(run: StoredDocument, ids: Sequence[object], did: Sequence[str] = ()) -> Entry:
     """What a run did about the violations that these documents were part of."""
-    details = _mapping(run.get("details"))
+    details = mapping_in(run.get("details"))
     repaired = [
         f"{each.get('fault')}: {each.get('outcome')} ({each.get('message')})"
-        for each in map(_mapping, _list(details.get("findings")))
+        for each in map(mapping_in, list_in(details.get("findings")))
         if any(each.get(kind) in ids for kind in ("event", "lock", "booking"))
     ]
     what = "; ".join([*did, *repaired])
-    return Entry(_time(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
+    return Entry(time_in(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
 
 
 def _by_job(run: StoredDocument) -> str:
     kind = str(run.get("jobType"))
     name = JOBS[JobType(kind)] if kind in set(JobType) else kind
     return f"{name} on {run.get('host')}"
-
-
-# --- values of any shape ----------------------------------------------------------------------------------
-
-
-def _ids_of_lock(lock: StoredDocument) -> dict[str, object]:
-    return {"lock": lock["_id"], "event": lock.get("eventId")}
-
-
-def _ids_of_booking(booking: StoredDocument) -> dict[str, object]:
-    return {"booking": booking["_id"], "lock": booking.get("seatLockId"), "event": booking.get("event")}
-
-
-def _created(document: StoredDocument) -> datetime:
-    """When a document was made; where nothing says so, the second in its id."""
-    return _time(document.get("createdAt")) or creation_time(document["_id"]) or LONG_AGO
-
-
-def _time(value: object) -> datetime | None:
-    return value if isinstance(value, datetime) else None
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _seats(number: object) -> str:
-    return count(number, "seat") if isinstance(number, int) else f"{_show(number)} seats"
-
-
-def _flat(value: object, name: str = "") -> dict[str, object]:
-    """`{"event": {"seats": 1}}` as `{"event.seats": 1}`."""
-    if not isinstance(value, Mapping):
-        return {name: value} if name else {}
-    found: dict[str, object] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{name}.{key}" if name else str(key))
-    return found
-
-
-def _show(value: object) -> str:
-    if isinstance(value, datetime):
-        return format_time(value.replace(microsecond=0))
-    return "none" if value is None else shorten(str(value))
