@@ -19,12 +19,14 @@ from seatctl.services.found import booking_of, not_found
 
 
 class Payment(NamedTuple):
-    """A payment that cannot be honoured: for which booking, how many seats, why, and what it is called."""
+    """A payment that cannot be honoured: for which booking, how many seats, why, and what it is called; and
+    whether the seats are held still, so that more time would let it count."""
 
     booking: Booking
     seats: int
     cause: RefundCause
     ref: str | None
+    held: bool = False
 
 
 class RefundResult(NamedTuple):
@@ -36,7 +38,7 @@ class RefundResult(NamedTuple):
 
 def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id: RunId) -> Refused:
     """Record once that a payment has to go back; returns what to raise when that is committed."""
-    booking, seats, cause, ref = payment
+    booking, seats, cause, ref, held = payment
     if _counted_elsewhere(tx, booking, ref):
         return WrongState(f"{reason}; it was rebooked with this payment, nothing is due")
     # A payment goes back once, whatever for: one that was cancelled is not late, too.
@@ -52,7 +54,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id
     if refund.status is not RefundStatus.DUE:
         return WrongState(f"{reason}; {_settled(refund)}")
     seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
-    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking)}")
+    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking, held=held)}")
 
 
 def _counted_elsewhere(tx: Store, booking: Booking, ref: str | None) -> bool:
@@ -77,10 +79,10 @@ def _status_before(operation: StoredDocument) -> object:
     return cast("StoredDocument", before).get("status") if isinstance(before, Mapping) else None
 
 
-def _way_out(booking: Booking) -> str:
+def _way_out(booking: Booking, *, held: bool) -> str:
     """How the buyer may get the seats after all."""
     match booking.status:
-        case BookingStatus.PAYMENT_PENDING:
+        case BookingStatus.PAYMENT_PENDING if held:
             longer = f"`seatctl extend {booking.id} --for 10m --overdue`"
             return f". While the seats are held, {longer} gives more time to pay"
         case BookingStatus.EXPIRED | BookingStatus.FAILED | BookingStatus.CANCELLED:

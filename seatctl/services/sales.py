@@ -10,6 +10,7 @@ from typing import NamedTuple
 from seatctl.domain.documents import (
     Booking,
     BookingId,
+    Event,
     EventId,
     Flaw,
     LockId,
@@ -228,7 +229,8 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
         assert held is not None
         _check_event_of(tx, booking, held)
     except RefundDue as late:
-        payment = Payment(booking, 0 if held is None else held.seats, RefundCause.LATE_PAYMENT, ref)
+        seats = 0 if held is None else held.seats
+        payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
     confirmed = tx.bookings.confirm(booking_id, now, ref)
     if confirmed is None or not tx.locks.change(held.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
@@ -236,6 +238,12 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
     withdrawn = withdraw_late(tx, booking, ref, now)
     _record_payment(tx, booking, confirmed, now, operation_id, withdrawn)
     return PayResult(confirmed, changed=True)
+
+
+def _is_held(tx: Store, lock: SeatLock | None) -> bool:
+    """Whether a lock still holds its seats for a payment, and its event can sell them."""
+    active = lock is not None and lock.status is LockStatus.ACTIVE
+    return active and lock is not None and isinstance(tx.events.get(lock.event), Event)
 
 
 def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
