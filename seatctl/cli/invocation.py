@@ -108,6 +108,8 @@ class Invocation(typer.Context):
         uri, database = self.target.uri or self._start_embedded(create), self.target.database
         reach = connect if self.session is None else self.session.reach
         store = Store.open(reach(uri, database, DEFAULT_DATABASE), reason)
+        if self.target.uri is None:
+            store.deployment.revive = partial(self._start_embedded, create=False)
         if store.name in SYSTEM_DATABASES:
             raise Misconfigured(
                 f"{store.name} is one of MongoDB's own databases; name another one in the URI's path or with "

@@ -64,6 +64,8 @@ class Deployment:
             write_concern=MAJORITY,
         )
         self.close = client.close
+        self.revive: Callable[[], object] = lambda: None
+        """Starts the server again where that is ours to do: the embedded one."""
 
     def now(self) -> datetime:
         """The database server's clock in UTC, never the host's (invariant 10)."""

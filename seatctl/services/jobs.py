@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
-from seatctl.errors import FutureRefused, Interrupted
+from seatctl.errors import FutureRefused, Interrupted, SeatctlError, Unreachable
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services.blocks import block_what_came_back, would_block
@@ -214,6 +214,9 @@ def _logged(
             forced = Interrupted(stop.signal or signal.SIGINT, report.interrupted)
             reason = explain(error) if isinstance(error, Exception) else forced
             if not dry_run:
+                if isinstance(reason, Unreachable):
+                    with suppress(SeatctlError):
+                        store.deployment.revive()
                 # Where the server is gone or a majority is missing, this will hardly succeed either.
                 with store.deployment.time_limit(LAST_WORDS if isinstance(error, Exception) else AT_ONCE):
                     _log_failure(store, report, str(reason))

@@ -7,6 +7,7 @@ killed by `Shell`, and fails its test.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import scene
+from bson import ObjectId
 from conftest import open_store
 from oracle import violations
 from proxy import Fault, Proxy
@@ -25,10 +27,10 @@ from pymongo.read_concern import ReadConcern
 from servers import replica_set, set_uri, wait_until
 from terminal import Result, Shell
 
+from seatctl.mongo.store import Store
+
 if TYPE_CHECKING:
     from servers import Server
-
-    from seatctl.mongo.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -236,3 +238,31 @@ def test_a_command_whose_connection_is_dead_is_done_over_another_one(
     shell.ok(*commands_with_work(store)["lock"])
     assert proxy.met.is_set()
     assert violations(store.database) == []
+
+
+# --- the embedded server ---------------------------------------------------------------------------
+
+
+def test_a_sweep_whose_embedded_server_dies_is_logged_as_failed(hurried: Shell) -> None:
+    """The command starts it again for that: whoever looks at the log must not believe that nobody ran it."""
+    try:
+        event = hurried.new_id("create-event", "X", "--seats", "200", "--date", "+30d")
+        with closing(open_store(hurried.new_id("db", "uri")).deployment) as deployment:
+            store = Store(deployment)
+            for _ in range(100):
+                scene.insert_lock(store, ObjectId(event))
+            scene.add(store, ObjectId(event), -100)
+        server = hurried("db", "status", "--json").json["pid"]
+        with hurried.started("expire-locks", "-v", "--batch-size", "1") as process:
+            assert process.stderr
+            next(line for line in process.stderr if "expired in this batch" in line)
+            os.kill(server, signal.SIGKILL)
+            process.communicate(timeout=60)
+        assert process.returncode == 10
+        assert hurried("db", "status", "--json").json["running"]
+        (run,) = hurried.ok("jobs", "--json").json
+        assert (run["status"], run["details"]["locksExpired"] > 0) == ("FAILED", True)
+        hurried.ok("expire-locks")
+        hurried.ok("verify")
+    finally:
+        hurried("db", "stop")
