@@ -50,6 +50,12 @@ class CursorLost(SeatctlError):
     code = "cursor_lost"
 
 
+class HistoryLost(SeatctlError):
+    """Changes were missed: the server's oplog no longer has them."""
+
+    code = "history_lost"
+
+
 class CachePressure(SeatctlError):
     """The server rolled the transaction back because its cache is full. Nothing was changed; give the
     server more cache, or use a smaller --batch-size."""

@@ -9,7 +9,20 @@ import typer
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import adopt, batch, care, changes, events, help, jobs, lists, sales, setup, story  # noqa: A004 - the command's name
+from seatctl.cli.commands import (
+    adopt,
+    batch,
+    care,
+    changes,
+    events,
+    follow,
+    help,  # noqa: A004 - the command's name
+    jobs,
+    lists,
+    sales,
+    setup,
+    story,
+)
 from seatctl.cli.options import CHECK, SET_UP
 
 app = typer.Typer(
@@ -53,6 +66,7 @@ app.add_typer(changes.commands)
 app.add_typer(story.repairs)
 app.add_typer(batch.commands)
 app.add_typer(lists.commands)
+app.add_typer(follow.commands)
 app.add_typer(story.commands)
 app.add_typer(jobs.commands)
 app.add_typer(care.checks)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -61,9 +62,33 @@ def open_streams() -> None:
 
 
 def reader_has_left() -> bool:
-    """Whether nobody reads stdout any more. What does nothing but print may end then."""
+    """Whether nobody reads stdout any more, as far as what was written tells. What does nothing but print may
+    end then."""
+    stream = _stdout()
+    return stream is not None and stream.reader_has_left
+
+
+def reader_is_gone() -> bool:
+    """The same, asked of the pipe: what waits for something to print learns it without writing."""
+    stream = _stdout()
+    if stream is None or stream.reader_has_left:
+        return stream is not None
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)  # what is gone is reported without being asked for
+    return bool(poll.poll(0))
+
+
+def loss_of_output() -> str:
+    """Why a part of stdout could not be written; empty where all of it was."""
+    sys.stdout.flush()
+    stream = _stdout()
+    return "" if stream is None else stream.lost
+
+
+def _stdout() -> _Stream | None:
+    """The one of `open_streams`."""
     stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return isinstance(stream, _Stream) and stream.reader_has_left
+    return stream if isinstance(stream, _Stream) else None
 
 
 def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
@@ -82,10 +107,8 @@ def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
 
 def _check_output() -> None:
     """Raises SeatctlError where a result was lost on its way out: what was done is done."""
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if isinstance(raw, _Stream) and raw.lost:
-        raise SeatctlError(f"the output cannot be written: {raw.lost}; the command itself is done")
+    if lost := loss_of_output():
+        raise SeatctlError(f"the output cannot be written: {lost}; the command itself is done")
 
 
 class _Line(logging.Formatter):

@@ -142,6 +142,11 @@ class SeatLocks(Documents):
         fields = ("eventId", "userId", "idempotencyKey")
         return {LockId(lock["_id"]): lock for lock in self._find({"_id": {"$in": list(lock_ids)}}, fields)}
 
+    def seats_of(self, lock_id: object) -> object:
+        """What stands in this lock's `seats`; None where there is no such lock."""
+        found = self._one(id_is(lock_id), ("seats",))
+        return None if found is None else found.get("seats")
+
     def by_key(self, event_id: EventId, user: UserId, key: str) -> SeatLock | Unreadable | None:
         """The lock that this request got before."""
         # The $type repeats the guard's partial filter; without it the planner scans the collection.

@@ -6,7 +6,6 @@ for. All are gauges: the job log has a retention, so nothing counted in it only 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seatctl.domain.states import Fault, JobStatus
 from seatctl.errors import Misconfigured
+from seatctl.ops import files
 from seatctl.output.formats import whole_number
 
 if TYPE_CHECKING:
@@ -58,21 +58,11 @@ def write(health: Health, path: str) -> None:
             with target.open("w") as file:
                 file.writelines(metrics)
             return
-        _replace(target.resolve(), metrics)  # a link stays: as root, /dev/stdout of a shell's `> file` is one
+        files.replace(
+            target.resolve(), metrics
+        )  # a link stays: as root, /dev/stdout of a shell's `> file` is one
     except OSError as error:
         raise Misconfigured(f"cannot write the metrics to {path}: {error.strerror}") from error
-
-
-def _replace(target: Path, metrics: Iterator[str]) -> None:
-    """Nothing stays of a file that could not be completed."""
-    beside = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        with beside.open("w") as file:
-            file.writelines(metrics)
-        beside.chmod(0o644)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _registry(health: Health) -> CollectorRegistry:

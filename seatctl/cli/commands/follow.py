@@ -1,0 +1,131 @@
+"""The command that prints changes as they happen: follow."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seatctl.cli.boundary import Terminated, loss_of_output, reader_is_gone
+from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.options import INSPECT, EventFilter, option
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count
+from seatctl.errors import HistoryLost, Interrupted, Misconfigured, SeatctlError
+from seatctl.ops import files
+from seatctl.output import formats
+
+if TYPE_CHECKING:
+    from seatctl.services.following import Step
+
+commands = typer.Typer()
+
+
+class TokenFile:
+    """The file that holds the token of the last line, and nothing else."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.saved: str | None = None
+
+    def load(self) -> str | None:
+        """The token, or None where there is no file yet. Raises Misconfigured."""
+        try:
+            text = self.path.read_text().strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise Misconfigured(f"cannot read the token in {self.path}: {reason}") from error
+        if not re.fullmatch(r"[0-9A-Fa-f]{2,4096}", text):
+            raise Misconfigured(
+                f"{self.path} holds no token; remove it, and follow begins with what happens from then on"
+            )
+        self.saved = text
+        return text
+
+    def save(self, token: str | None) -> None:
+        """Keep this token in one step. Raises Misconfigured."""
+        if token is None or token == self.saved:
+            return
+        try:
+            files.replace(self.path.resolve(), [f"{token}\n"])
+        except OSError as error:
+            raise Misconfigured(f"cannot write the token to {self.path}: {error.strerror}") from error
+        self.saved = token
+
+    def written_at(self) -> str:
+        return format_time(datetime.fromtimestamp(int(self.path.stat().st_mtime), UTC))
+
+
+@command(commands, "follow", panel=INSPECT, example="seatctl follow --event EVENT_ID --resume follow.token")
+def follow(
+    call: Invocation,
+    event: EventFilter = None,
+    resume: Annotated[
+        str | None,
+        option("--resume FILE", str, "Go on after the token in FILE; keep the last one there."),
+    ] = None,
+) -> None:
+    """Print each change as a line of JSON.
+
+    Of events, locks and bookings, from now on, until Ctrl-C, or until the reader of a pipe leaves. It
+    survives a lost database. The guide `scripting` lists the words that "what" can be."""
+    from seatctl.services import following
+
+    file = None if resume is None else TokenFile(resume)
+    token, printed = file.load() if file else None, 0
+    try:
+        for step in _connected(call, following.follow(call.store(writes=False), event, token)):
+            if step.line is not None:
+                _print(step)
+                printed += 1
+                if reader_is_gone():  # perhaps before it read that
+                    return
+            if file:
+                file.save(step.token)
+            if reader_is_gone():
+                return
+    except HistoryLost as error:
+        raise HistoryLost(_what_to_do(error, file)) from error
+    except (KeyboardInterrupt, Terminated) as error:
+        ended = (
+            ("terminated", signal.SIGTERM)
+            if isinstance(error, Terminated)
+            else ("interrupted", signal.SIGINT)
+        )
+        raise Interrupted(ended[1], f"{ended[0]} after {count(printed, 'line')}") from None
+
+
+def _connected(call: Invocation, steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps; when the connection was lost, and when it is there again, stderr says so."""
+    lost = False
+    for step in steps:
+        if step.lost and not lost:
+            call.warn(f"connection lost, reconnecting: {step.lost}")
+        elif lost and not step.lost:
+            call.note("connected again, and going on after the last line")
+        lost = step.lost is not None
+        yield step
+
+
+def _print(step: Step) -> None:
+    """Raises SeatctlError where the line did not get out."""
+    assert step.line is not None
+    formats.print_json_lines([step.line])
+    if lost := loss_of_output():
+        raise SeatctlError(f"the output cannot be written: {lost}")
+
+
+def _what_to_do(error: HistoryLost, file: TokenFile | None) -> str:
+    since = f" since {file.written_at()}" if file and file.saved else ""
+    begin = f"remove {file.path}, and start again" if file else "start again"
+    return (
+        f"{str(error).removesuffix('.')}. `seatctl locks`, `seatctl bookings` and `seatctl history` show "
+        f"what happened{since}; then {begin}. A larger oplog allows for longer pauses"
+    )
