@@ -42,7 +42,7 @@ from safety import (
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
-from seatctl.services import cancellation, closing, extension, jobs, rebooking, refunds, sales
+from seatctl.services import blocks, cancellation, closing, extension, jobs, rebooking, refunds, sales
 from seatctl.services.capacity import ResizeRequest, resize
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.events import CreateEventRequest, create_event
@@ -292,7 +292,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(target=locks, event=events, seats=few_seats)
     def block(self, event: ObjectId, seats: int) -> Any:
         def take() -> Answer:
-            done = closing.block(self.store, closing.BlockRequest(event, seats))
+            done = blocks.block(self.store, blocks.BlockRequest(event, seats))
             return Answer(dict(done.lock.stored), available=done.available)
 
         return self.new_one(
@@ -307,7 +307,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(lock=locks)
     def unblock_lock(self, lock: ObjectId) -> None:
         def end() -> Answer:
-            done = closing.unblock(self.store, lock)
+            done = blocks.unblock(self.store, lock)
             return Answer(dict(done.lock.stored), done.changed)
 
         self.audit(end, lambda _: self.ledger.unblock(self.clock(), lock), releases=lock)

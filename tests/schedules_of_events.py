@@ -11,7 +11,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.operations import Operations
-from seatctl.services import capacity, closing, event_cancellation, sales
+from seatctl.services import blocks, capacity, closing, event_cancellation, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def reopened_beside_an_unreadable_lock(scene: Scene) -> list[str]:
 
 def unblocked_while_overbooked(scene: Scene) -> list[str]:
     event = scene.crowd()
-    held = closing.block(scene.store, closing.BlockRequest(event, 2)).lock.id
+    held = blocks.block(scene.store, blocks.BlockRequest(event, 2)).lock.id
     scene.set("events", event, totalSeats=4, availableSeats=0)
-    return scene.watched(lambda: closing.unblock(scene.store, held), releases=held)
+    return scene.watched(lambda: blocks.unblock(scene.store, held), releases=held)
 
 
 def shrunk_while_reopened(scene: Scene) -> list[str]:

@@ -1,97 +1,136 @@
-"""The block of a closed event: what was available when it was closed, and what came back since.
-
-A sweep and recovery take off sale what came back; `close`, `resize` and `cancel-event` change the block, too.
-"""
+"""Blocks: seats that an operator takes off sale. A lock of the kind BLOCK holds them, so that every other
+program respects that."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocument
-from seatctl.errors import Contention, StaleRead
-from seatctl.mongo.aggregations import HeldSeats, some
+from seatctl.domain.documents import (
+    Event,
+    EventId,
+    LockId,
+    Operation,
+    SeatLock,
+)
+from seatctl.domain.requests import seat_count, text
+from seatctl.domain.rules import (
+    check_no_booking,
+    check_on_sale,
+    check_same_request,
+    check_unblockable,
+)
+from seatctl.domain.states import LockStatus
+from seatctl.mongo.ids import new_key, new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.expiry import PATIENCE
-from seatctl.services.seats import end_lock
-
-log = logging.getLogger(__name__)
-
-
-def add_to_block(tx: Store, event_id: EventId, seats: int, now: datetime) -> None:
-    """Let the block of a closed event hold so many more seats."""
-    if seats:
-        blocks = tx.locks.of_closing(event_id)
-        set_block(tx, event_id, blocks, sum(block.seats for block in blocks) + seats, now)
+from seatctl.services.closed_block import add_to_block
+from seatctl.services.events import get_event, too_few_seats
+from seatctl.services.expiry import return_overdue
+from seatctl.services.found import not_found, readable
+from seatctl.services.seats import doubt_about, end_lock, refusal, seats_of
 
 
-def set_block(
-    tx: Store,
-    event_id: EventId,
-    blocks: Sequence[SeatLock],
-    seats: int,
-    now: datetime,
-    ended_by: RunId | None = None,
-) -> None:
-    """Let the blocks of a closed event, as they were read, together hold so many seats. Raises StaleRead
-    where another writer was faster."""
-    if not blocks and seats:
-        tx.locks.insert_block(event_id, seats, None, now)
-    for number, each in enumerate(blocks):
-        if number == 0 and seats:
-            if each.seats != seats and tx.locks.set_seats(each, seats, now) is None:
-                raise StaleRead
-        else:
-            end_lock(tx, each, now, with_seats=False, by_job=False, ended_by=ended_by)
+class BlockRequest(NamedTuple):
+    """Seats of an event to take off sale. With a `key`, the same request again returns the same block."""
+
+    event: EventId
+    seats: int
+    key: str | None = None
+    dry_run: bool = False
 
 
-def take_off_sale(
-    tx: Store, event: Event, now: datetime, *, cancel: bool = False
-) -> tuple[StoredDocument, int]:
-    """Close an event, or one that is closed already again: all that is available goes into its block.
-    Returns the event as it is then, and how many seats that were.
+class BlockResult(NamedTuple):
+    """The block; whether this call made it; and how many seats the event has left if so."""
 
-    The locks decide how many there are: where the counter is too high, what it has too many is nobody's.
-    """
-    held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
-    seats = max(0, min(event.available, event.total - held.seats))
-    closed = tx.events.close(event, now, cancel=cancel)
-    if closed is None:
-        raise StaleRead
-    add_to_block(tx, event.id, seats, now)
-    return closed, seats
+    lock: SeatLock
+    created: bool
+    available: int | None = None
 
 
-def block_what_came_back(store: Store, now: datetime) -> Counter[EventId]:
-    """Seats that are available on closed events go into their blocks; returns them by event. An event that
-    other writers keep changing is left for the next run."""
-    blocked: Counter[EventId] = Counter()
-    for event in store.events.closed_with_seats():
-        try:
-            for attempt in store.transaction_attempts(PATIENCE):
-                with attempt as tx:
-                    seats = block_again(tx, event.id, now)
-        except Contention as error:
-            log.info("the seats of closed event %s are left for the next run: %s", event.id, error)
-        else:
-            blocked[event.id] += seats
-    return +blocked
+class UnblockResult(NamedTuple):
+    """The block, which has ended; whether this call ended it; and whether its seats stay off sale, because
+    the event is closed."""
+
+    lock: SeatLock
+    changed: bool
+    closed: bool = False
 
 
-def would_block(store: Store, returned: Counter[EventId]) -> Counter[EventId]:
-    """What `block_what_came_back` would do once these seats were `returned`."""
-    blocked = Counter({event.id: event.available for event in store.events.closed_with_seats()})
-    for event in store.events.by_id(returned).values():
-        if isinstance(event, Event) and event.closed_at is not None:
-            blocked[event.id] = max(0, event.available) + returned[event.id]
-    return +blocked
+def block(store: Store, request: BlockRequest) -> BlockResult:
+    """Take seats off sale without a deadline. Where too few are left, what is overdue is returned first.
+    Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
+    key = None if request.key is None else text("key", request.key)
+    request = request._replace(seats=seat_count(request.seats), key=key)
+    if key is not None:
+        store.locks.ensure_collection()
+    if result := _block(store, request):
+        return result
+    check_on_sale(get_event(store, request.event))
+    returned = seats_of(return_overdue(store, request.event, dry_run=request.dry_run).returning)
+    if result := _block(store, request, returned if request.dry_run else Counter()):
+        return result
+    raise too_few_seats(store, request.event, request.seats)
 
 
-def block_again(tx: Store, event_id: EventId, now: datetime) -> int:
-    """Put what is available on a closed event into its block; returns the seats."""
-    event = tx.events.get(event_id)
-    if not isinstance(event, Event) or event.closed_at is None or event.available <= 0:
-        return 0
-    return take_off_sale(tx, event, now)[1]
+def _block(
+    store: Store, request: BlockRequest, returned: Counter[EventId] | None = None
+) -> BlockResult | None:
+    """None when there are too few seats. A dry run, which is rolled back, counts what is `returned`."""
+    for attempt in store.transaction_attempts(dry_run=request.dry_run):
+        with attempt as tx:
+            if returned:
+                tx.events.add_seats(returned, tx.now())
+            result = _block_within(tx, request)
+    return result
+
+
+def _block_within(tx: Store, request: BlockRequest) -> BlockResult | None:
+    if request.key is not None:
+        earlier = tx.locks.by_key(request.event, tx.locks.block_user, request.key)
+        if earlier is not None:
+            check_same_request(readable(earlier), request.seats)
+            return BlockResult(readable(earlier), created=False)
+    event = tx.events.take_seats(request.event, request.seats)
+    if event is None:
+        return None
+    assert event.updated_at is not None  # the server stamped it as it took the seats
+    now = event.updated_at
+    made = tx.locks.insert_block(event.id, request.seats, request.key or new_key(), now)
+    tx.operations.record(
+        new_run_id(),
+        Operation("block", now, event=event.id, lock=made.id, after={"seats": request.seats}),
+    )
+    return BlockResult(made, created=True, available=event.available)
+
+
+def unblock(store: Store, lock_id: LockId) -> UnblockResult:
+    """Return the seats of a block. Again: once. Raises NotFound, WrongState, DamagedDocument."""
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            result = _unblock_within(tx, lock_id)
+    return result
+
+
+def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
+    found = tx.locks.get(lock_id)
+    if found is None:
+        raise not_found(tx, "lock", lock_id)
+    held, now, operation_id = readable(found), tx.now(), new_run_id()
+    check_unblockable(held)
+    event = tx.events.get(held.event)
+    closed = isinstance(event, Event) and event.is_closed
+    if held.status is not LockStatus.ACTIVE:
+        return UnblockResult(held, changed=False, closed=closed)
+    check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
+    if closed:
+        tx.events.touch(held.event)
+        add_to_block(tx, held.event, held.seats, now)
+    elif doubt := doubt_about(tx, held):
+        raise refusal(f"the seats of block {held.id} cannot be returned", doubt)
+    ended = end_lock(tx, held, now, with_seats=not closed, by_job=False, ended_by=operation_id)
+    before, after = {"status": held.status.value}, {"status": ended.status.value}
+    operation = Operation(
+        "unblock", now, event=held.event, lock=held.id, before=before, after={**after, "seats": held.seats}
+    )
+    tx.operations.record(operation_id, operation)
+    return UnblockResult(ended, changed=True, closed=closed)

@@ -12,8 +12,8 @@ from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.blocks import set_block
 from seatctl.services.clearance import Cause, Clearance
+from seatctl.services.closed_block import set_block
 from seatctl.services.events import get_event
 from seatctl.services.expiry import return_overdue
 from seatctl.services.seats import seats_of

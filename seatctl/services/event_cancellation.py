@@ -35,11 +35,12 @@ from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.blocks import add_to_block, block_again, take_off_sale
+from seatctl.services.closed_block import add_to_block, block_again, take_off_sale
 from seatctl.services.events import get_event
-from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE, SkippedItem
+from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.jobs import SILENT, Progress
+from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 

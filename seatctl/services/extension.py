@@ -28,8 +28,8 @@ from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event
-from seatctl.services.expiry import SkippedItem
 from seatctl.services.found import booking_of, get_lock, lock_of, not_found, readable
+from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store
-from seatctl.services.expiry import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun, run_sweep
+from seatctl.services.expiry import run_sweep
 from seatctl.services.lookup import events as list_events
+from seatctl.services.sweeps import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 

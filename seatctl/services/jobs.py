@@ -24,20 +24,13 @@ from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted, SeatctlError, Unreachable
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services.blocks import block_what_came_back, would_block
+from seatctl.services.closed_block import block_what_came_back, would_block
 from seatctl.services.ended import Ended, Listener
-from seatctl.services.expiry import (
-    Batch,
-    BookingSweep,
-    LockSweep,
-    Sweep,
-    SweepClearance,
-    SweepRun,
-    run_sweep,
-)
+from seatctl.services.expiry import run_sweep
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.report import JobReport
 from seatctl.services.seats import Ending, seats_of
+from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,12 @@ from seatctl.errors import Contention
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.counters import correct, drifts_of, stable_drifts
-from seatctl.services.expiry import PATIENCE, Decision, SkippedItem, SweepClearance
+from seatctl.services.expiry import PATIENCE
 from seatctl.services.interruption import Stop
 from seatctl.services.repairs import NOTHING, REPAIRS, Repair, Run
 from seatctl.services.report import JobReport, Outcome, RepairStep
 from seatctl.services.seats import NO_COUNTER
+from seatctl.services.sweeps import Decision, SkippedItem, SweepClearance
 from seatctl.services.verify import doubt_of_counters, verify
 from seatctl.services.violations import Violation
 
@@ -70,13 +71,15 @@ class Recovery:
         if not self._report.dry_run or violation.fault not in SWEPT:
             return False
         booking = self._store.bookings.get(BookingId(violation.booking)) if violation.booking else None
+        before = self._report.as_of or self._now
         if isinstance(booking, Booking) and booking.status is BookingStatus.PAYMENT_PENDING:
             deadline = booking.payment_expires_at
         else:
             lock = self._store.locks.get(LockId(violation.lock))
             active = isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
             deadline = lock.expires_at if active and isinstance(lock, SeatLock) else None
-        return deadline is not None and deadline < (self._report.as_of or self._now)
+            before -= self._store.settings.grace
+        return deadline is not None and deadline < before
 
     def _repair(self, violation: Violation) -> None:
         repairer = REPAIRS.get(violation.fault)

@@ -15,6 +15,7 @@ from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, 
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
+from seatctl.services.closed_block import take_unheld
 from seatctl.services.events import get_event
 from seatctl.services.found import not_found, readable
 
@@ -121,19 +122,15 @@ def _seats_of(booking: Booking, lock: SeatLock | None) -> int:
 
 
 def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:
-    """Seats for a new lock. The locks decide how many are free, not the counter, which may be wrong, or still
-    without those of a lock that was deleted: it goes down to what is left, and never up."""
+    """Seats for a new lock. The counter may still be without those of a lock that was deleted."""
     held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
     if held.unreadable:
         raise DamagedDocument(
             f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read; `seatctl verify` says why"
         )
-    left = event.total - held.seats - seats
-    if left < 0:
+    if not take_unheld(tx, event, held, seats, now):
         free = count(max(event.total - held.seats, 0), "seat")
         raise SoldOut(
             f"event {event.id} has {free} that no lock holds, {seats} needed; `seatctl resize {event.id} "
-            f"--seats {event.total - left}` makes room"
+            f"--seats {held.seats + seats}` makes room"
         )
-    if not tx.events.set_counter(event, min(event.available, left), now):
-        raise StaleRead

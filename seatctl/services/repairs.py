@@ -13,8 +13,8 @@ from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
-from seatctl.services.blocks import block_again, set_block
 from seatctl.services.clearance import Clearance, Doubt
+from seatctl.services.closed_block import block_again, take_unheld
 from seatctl.services.ended import Ended
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
@@ -66,11 +66,7 @@ def settle_lock(tx: Store, violation: Violation, run: Run) -> Repair:
 
 
 def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
-    """CONFIRMED x EXPIRED or CANCELLED: the seats are taken again, if the event still has them.
-
-    The locks decide how many are free, not the counter, which may be wrong: it goes down to what is left of
-    them, and never up. Of a closed event those in its block are free for this.
-    """
+    """CONFIRMED x EXPIRED or CANCELLED: the seats are taken again, if the event still has them."""
     booking = tx.bookings.get(BookingId(violation.booking))
     lock = tx.locks.get(LockId(violation.lock))
     if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
@@ -83,15 +79,8 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
     held = tx.aggregations.held_seats(some([lock.event])).get(lock.event, HeldSeats())
     if not isinstance(event, Event) or held.unreadable:
         return NEEDS_PERSON
-    blocks = tx.locks.of_closing(event.id) if event.is_closed else []
-    blocked = sum(block.seats for block in blocks)
-    left = event.total - held.seats - lock.seats
-    if left + blocked < 0:
+    if not take_unheld(tx, event, held, lock.seats, run.now, run.id):
         return OVERSOLD
-    if not tx.events.set_counter(event, min(event.available, max(0, left)), run.now):
-        raise StaleRead
-    if left < 0:
-        set_block(tx, event.id, blocks, blocked + left, run.now, run.id)
     if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True) is None:
         raise StaleRead
     return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)

@@ -16,8 +16,8 @@ from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.job_logs import as_stored
 from seatctl.mongo.secrets import scrub
 from seatctl.services.ended import Ended, Listener
-from seatctl.services.expiry import Batch, SkippedItem
 from seatctl.services.seats import seats_of
+from seatctl.services.sweeps import Batch, SkippedItem
 from seatctl.services.violations import Violation
 
 LISTED = 100

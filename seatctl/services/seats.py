@@ -144,8 +144,13 @@ def doubt_to_ignore(tx: Store, lock: SeatLock) -> Doubt | None:
 
 def not_returnable(lock: SeatLock, doubt: Doubt) -> SeatctlError:
     """Why an operator's command returns no seats of this lock (invariant 11)."""
+    return refusal(f"the seats of lock {lock.id} cannot be returned", doubt)
+
+
+def refusal(what: str, doubt: Doubt) -> SeatctlError:
+    """What a command does not do on an event without clearance, as DamagedDocument or CountedByDay."""
     error = CountedByDay if doubt.cause is Cause.COUNTED_BY_DAY else DamagedDocument
-    return error(f"the seats of lock {lock.id} cannot be returned: {doubt}")
+    return error(f"{what}: {doubt}")
 
 
 # --- the story of a command ------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatu
 from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
-from seatctl.services.batches import side_by_side
 from seatctl.services.clearance import Cause, Clearance, Doubt, doubt_of_database
 from seatctl.services.counters import reason_against_raising
+from seatctl.services.parallel import side_by_side
 from seatctl.services.seats import NO_COUNTER
 from seatctl.services.violations import (
     Violation,

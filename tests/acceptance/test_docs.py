@@ -31,7 +31,9 @@ from stories import new_event
 from seatctl.domain.documents import UserId
 from seatctl.help import TOPICS
 from seatctl.mongo.store import Store
-from seatctl.services import closing, sales
+from seatctl.services import sales
+from seatctl.services.blocks import BlockRequest
+from seatctl.services.blocks import block as take_off_sale
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.sales import ConfirmRequest, confirm
 
@@ -160,7 +162,7 @@ def with_real_ids(store: Store, task: str) -> str:
     lock = sales.lock(store, sales.LockRequest(event, UserId("ada"), 4)).lock.id
     ids: dict[str, object] = {"EVENT_ID": event, "LOCK_ID": lock, "ID": lock}
     if "unblock" in task:
-        ids["LOCK_ID"] = closing.block(store, closing.BlockRequest(event, 2)).lock.id
+        ids["LOCK_ID"] = take_off_sale(store, BlockRequest(event, 2)).lock.id
     if re.search("BOOKING_ID|REFUND_ID", task):
         booking = ids["BOOKING_ID"] = confirm(store, ConfirmRequest(lock)).booking.id
         if "rebook" in task:

@@ -16,7 +16,7 @@ from terminal import Shell, here
 
 from seatctl.cli.app import app
 from seatctl.errors import RefundDue
-from seatctl.services.closing import BlockRequest, block
+from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.sales import ConfirmRequest, confirm, fail_payment, pay
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from oracle import sold_twice, violations
 from seatctl.domain.states import BookingStatus
 from seatctl.errors import RefundDue, Refused, WrongState
 from seatctl.services import (
+    blocks,
     cancellation,
     capacity,
     closing,
@@ -32,9 +33,9 @@ from seatctl.services import (
     relocking,
     sales,
 )
+from seatctl.services.blocks import BlockRequest
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.capacity import ResizeRequest
-from seatctl.services.closing import BlockRequest
 from seatctl.services.event_cancellation import CancelEventRequest
 from seatctl.services.events import CreateEventRequest, EditEventRequest
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
@@ -142,11 +143,11 @@ def resize(store: Store, ids: Ids) -> None:
 
 
 def block(store: Store, ids: Ids) -> None:
-    closing.block(store, BlockRequest(ids["event"], 2, "once"))
+    blocks.block(store, BlockRequest(ids["event"], 2, "once"))
 
 
 def unblock(store: Store, ids: Ids) -> None:
-    closing.unblock(store, ids["block"])
+    blocks.unblock(store, ids["block"])
 
 
 def close(store: Store, ids: Ids) -> None:
@@ -267,7 +268,7 @@ def with_shared_lock(store: Store, clock: Clock) -> Ids:
 
 def with_block(store: Store, clock: Clock) -> Ids:
     ids = quiet_event(store, clock)
-    return ids | {"block": closing.block(store, BlockRequest(ids["event"], 3)).lock.id}
+    return ids | {"block": blocks.block(store, BlockRequest(ids["event"], 3)).lock.id}
 
 
 def closed(store: Store, clock: Clock) -> Ids:
@@ -298,7 +299,7 @@ def to_cancel(store: Store, clock: Clock) -> Ids:
         scene.lock(store, event, 1, f"{user} locked")
         scene.confirm(store, scene.lock(store, event, 1, f"{user} waiting"))
         sales.pay(store, scene.confirm(store, scene.lock(store, event, 2, f"{user} paid")))
-    closing.block(store, BlockRequest(event, 2))
+    blocks.block(store, BlockRequest(event, 2))
     return ids | {"off": event}
 
 

@@ -37,9 +37,10 @@ from terminal import Shell
 from seatctl.errors import CursorLost
 from seatctl.mongo import collection
 from seatctl.services import expiry, jobs
-from seatctl.services.expiry import LockSweep, SweepClearance, SweepRun, run_sweep
+from seatctl.services.expiry import run_sweep
 from seatctl.services.jobs import SweepOptions
 from seatctl.services.seats import seats_of
+from seatctl.services.sweeps import LockSweep, SweepClearance, SweepRun
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:

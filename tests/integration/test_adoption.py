@@ -18,7 +18,7 @@ from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
-from seatctl.services import adoption, cancellation, closing, health, sales
+from seatctl.services import adoption, blocks, cancellation, health, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.jobs import RecoverOptions, recover
@@ -483,7 +483,7 @@ def release(store: Store, lock: ObjectId) -> None:
 
 
 def unblock(store: Store, lock: ObjectId) -> None:
-    closing.unblock(store, lock)
+    blocks.unblock(store, lock)
 
 
 def give_up(store: Store, lock: ObjectId) -> None:

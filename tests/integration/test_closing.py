@@ -37,7 +37,8 @@ from seatctl.errors import (
 )
 from seatctl.mongo.events import Events
 from seatctl.services import sales
-from seatctl.services.closing import BlockRequest, block, close, reopen, unblock
+from seatctl.services.blocks import BlockRequest, block, unblock
+from seatctl.services.closing import close, reopen
 from seatctl.services.verify import verify
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)

@@ -40,8 +40,9 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import sales
+from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.cancellation import CancelRequest, cancel
-from seatctl.services.closing import BlockRequest, block, close
+from seatctl.services.closing import close
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event, owed
 from seatctl.services.interruption import Stop
 from seatctl.services.verify import verify

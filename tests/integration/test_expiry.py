@@ -25,7 +25,8 @@ from seatctl.domain.rules import BATCH
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus
 from seatctl.errors import FutureRefused
 from seatctl.services import jobs
-from seatctl.services.expiry import LockSweep, SweepClearance, SweepRun, return_overdue, run_sweep
+from seatctl.services.expiry import return_overdue, run_sweep
+from seatctl.services.sweeps import LockSweep, SweepClearance, SweepRun
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
 from seatctl.services import expiry, health, lookup, sales
+from seatctl.services.sweeps import BookingSweep, LockSweep
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def sold_out(world: World) -> None:
 
 def read_again(world: World) -> None:
     """What a sweep does about a batch in which something has changed."""
-    later, sweeps = EPOCH + 2 * HOUR, (expiry.LockSweep(), expiry.BookingSweep())
+    later, sweeps = EPOCH + 2 * HOUR, (LockSweep(), BookingSweep())
     batches = []
     for sweep in sweeps:
         event = world.add(1_000, HOUR, booked=True)["eventId"]
@@ -334,7 +335,7 @@ def job_runs(world: World) -> None:
 def backlog(world: World) -> None:
     """What `health` asks about the sweeps."""
     world.add(OVERDUE, -HOUR, booked=True, events=50)
-    for sweep in (expiry.LockSweep(), expiry.BookingSweep()):
+    for sweep in (LockSweep(), BookingSweep()):
         health._backlog(world.store, sweep, EPOCH)
 
 

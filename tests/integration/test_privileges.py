@@ -29,6 +29,7 @@ from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services import (
     adoption,
+    blocks,
     cancellation,
     capacity,
     closing,
@@ -195,7 +196,7 @@ def operate(store: Store, sample: Document) -> None:
     sales.fail_payment(store, sample["failing"])
     events.edit_event(store, events.EditEventRequest(event, name="Gala"))
     capacity.resize(store, capacity.ResizeRequest(event, 60))
-    closing.unblock(store, closing.block(store, closing.BlockRequest(event, 3)).lock.id)
+    blocks.unblock(store, blocks.block(store, blocks.BlockRequest(event, 3)).lock.id)
     closing.close(store, event)
     closing.reopen(store, event)
     extension.extend(store, extension.ExtendRequest(lock(store, event), timedelta(hours=1)))

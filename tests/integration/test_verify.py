@@ -15,7 +15,7 @@ from seatctl.errors import CursorLost
 from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services.closing import BlockRequest, block
+from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.verify import verify
 
 

@@ -15,7 +15,7 @@ from seatctl.output import console
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
-    from seatctl.services.findings import Findings
+    from seatctl.services.adoption_findings import Findings
 
 commands = typer.Typer()
 

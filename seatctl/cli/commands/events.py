@@ -160,9 +160,9 @@ def block(
     """Take seats off sale without a deadline, for house seats.
 
     `unblock` returns them."""
-    from seatctl.services import closing
+    from seatctl.services import blocks
 
-    result = closing.block(call.store(), closing.BlockRequest(event, seats, key, dry_run))
+    result = blocks.block(call.store(), blocks.BlockRequest(event, seats, key, dry_run))
     held = result.lock
     if not result.created:
         sentence = f"This key already blocked {count(held.seats, 'seat')}; the block is {held.status}."
@@ -182,9 +182,9 @@ def unblock(
     lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)],
 ) -> None:
     """Return the seats of a block."""
-    from seatctl.services import closing
+    from seatctl.services import blocks
 
-    result = closing.unblock(call.store(), lock_id)
+    result = blocks.unblock(call.store(), lock_id)
     held = result.lock
     if not result.changed:
         sentence = f"Block {held.id} is {held.status} already."

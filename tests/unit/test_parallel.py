@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seatctl.services.batches import WORKERS, in_portions, side_by_side
+from seatctl.services.parallel import WORKERS, in_portions, side_by_side
 
 GO_ON = repeat(True).__next__
 
