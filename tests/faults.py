@@ -68,6 +68,8 @@ def leave_half_done(store: Store, event: Any) -> Any:
 
 
 CLEARANCE = ("find", "listIndexes", "listCollections", "aggregate")
+OPERATION = ("connectionStatus", "insert")
+"""What an operator's command records: who did it."""
 COMMANDS = {
     "lock": Command(
         prepare=lambda _store, event: event,
@@ -86,6 +88,7 @@ COMMANDS = {
             "explain",
             "findAndModify",
             "insert",
+            *OPERATION,
             "commitTransaction",
         ),
     ),
@@ -93,19 +96,19 @@ COMMANDS = {
         prepare=book_two,
         act=sales.pay,
         leaves=(8, {"CONSUMED": 1}, {"CONFIRMED": 1}),
-        sends=("find", "findAndModify", "commitTransaction"),
+        sends=("find", "findAndModify", *OPERATION, "commitTransaction"),
     ),
     "fail": Command(
         prepare=book_two,
         act=sales.fail_payment,
         leaves=(10, {"EXPIRED": 1}, {"FAILED": 1}),
-        sends=(*CLEARANCE, "update", "findAndModify", "commitTransaction", "explain"),
+        sends=(*CLEARANCE, "update", "findAndModify", *OPERATION, "commitTransaction", "explain"),
     ),
     "release": Command(
         prepare=lock_two,
         act=sales.release,
         leaves=(10, {"EXPIRED": 1}, {}),
-        sends=(*CLEARANCE, "update", "findAndModify", "commitTransaction", "explain"),
+        sends=(*CLEARANCE, "update", "findAndModify", *OPERATION, "commitTransaction", "explain"),
     ),
     "expire-locks": Command(
         prepare=lock_two,

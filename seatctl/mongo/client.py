@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymongo import MongoClient
-from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import split_options
@@ -71,13 +71,20 @@ class Deployment:
         """The database server's clock in UTC, never the host's (invariant 10)."""
         if self._clock is not None:
             return self._clock()
-        local: datetime = self.client.admin.command("hello")["localTime"]
+        local: datetime = self._ask("hello")["localTime"]
         return local.astimezone(UTC)
+
+    def _ask(self, command: str) -> Document:
+        """The answer to a command that changes nothing. The driver tries reads again, but no commands."""
+        try:
+            return self.client.admin.command(command)
+        except ConnectionFailure:
+            return self.client.admin.command(command)
 
     @cached_property
     def user(self) -> str | None:
         """The database user, if the server knows one."""
-        found = self.client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+        found = self._ask("connectionStatus")["authInfo"]["authenticatedUsers"]
         return f"{found[0]['user']}@{found[0]['db']}" if found else None
 
     @property

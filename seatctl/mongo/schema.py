@@ -12,13 +12,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pymongo import IndexModel
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, WriteConcernError
+from pymongo.errors import (
+    DuplicateKeyError,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
 
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import OutcomeUnknown, Unreachable, WriteRefused
-from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED
 from seatctl.mongo.transactions import time_limit
 
 if TYPE_CHECKING:
@@ -106,16 +111,19 @@ class Index:
                     f"{self.collection} has another index by the name of {self.name}, which does not do what "
                     f'that is for; drop it in mongosh: db.{self.collection}.dropIndex("{self.name}")'
                 ) from None
-            if error.code == TIME_LIMIT_EXCEEDED:
-                arguments = (
-                    f"{json.dumps(dict(self.keys))}, {json.dumps({'name': self.name, **self.options})}"
-                )
-                raise Unreachable(
-                    f"the index {self} was not complete after {BUILD_SECONDS} s: a majority of the members "
-                    "is missing, or there is much to index; then create it in mongosh: "
-                    f"db.{self.collection}.createIndex({arguments})"
-                ) from error
+            if error.timeout:
+                raise self._took_too_long() from error
             raise
+        except NetworkTimeout as error:
+            raise self._took_too_long() from error
+
+    def _took_too_long(self) -> Unreachable:
+        arguments = f"{json.dumps(dict(self.keys))}, {json.dumps({'name': self.name, **self.options})}"
+        return Unreachable(
+            f"the index {self} was not complete after {BUILD_SECONDS} s: a majority of the members "
+            "is missing, or there is much to index; then create it in mongosh: "
+            f"db.{self.collection}.createIndex({arguments})"
+        )
 
 
 ALL_KEYS: Document = {"idempotencyKey": {"$type": "string"}}

@@ -3,16 +3,17 @@
 import json
 import uuid
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from bson import ObjectId
-from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
+from pymongo.errors import DuplicateKeyError, ExecutionTimeout, OperationFailure, WriteError
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.errors import Unreachable, WriteRefused
 from seatctl.mongo import schema
 from seatctl.mongo.client import connect
-from seatctl.mongo.failures import TIME_LIMIT_EXCEEDED, UNAUTHORIZED
+from seatctl.mongo.failures import UNAUTHORIZED
 
 MONTH = timedelta(days=30)
 
@@ -198,12 +199,18 @@ def test_documents_without_a_key_never_collide(database):
     assert database.seatLocks.count_documents({}) == 6
 
 
-def test_an_index_waits_for_a_majority_and_not_for_ever(database, monkeypatch):
+def test_an_index_waits_for_a_majority_and_not_for_all_members(database, monkeypatch):
     sent = []
     monkeypatch.setattr(type(database.bookings), "create_indexes", lambda *_, **how: sent.append(how))
     schema.ONE_BOOKING_PER_LOCK.create(database)
 
-    assert sent == [{"commitQuorum": "majority", "maxTimeMS": 50_000}]
+    assert sent == [{"commitQuorum": "majority"}]
+
+
+def test_an_index_is_not_waited_for_without_an_end(database, monkeypatch):
+    monkeypatch.setattr(schema, "BUILD_SECONDS", 0)
+    with pytest.raises(Unreachable, match="was not complete after 0 s"):
+        schema.ONE_BOOKING_PER_LOCK.create(database)
 
 
 def test_documents_that_a_guard_must_rule_out_are_named_and_stop_nothing_else(database):
@@ -251,7 +258,8 @@ def test_a_user_who_may_not_create_indexes_can_run_init_where_nothing_is_missing
 
 
 def test_an_index_that_takes_too_long_is_told_with_the_command_for_mongosh(database, monkeypatch):
-    refuse_indexes(monkeypatch, database, TIME_LIMIT_EXCEEDED)
+    slow = ExecutionTimeout("operation exceeded time limit", 50)
+    monkeypatch.setattr(type(database.bookings), "create_indexes", Mock(side_effect=slow))
     keys = r'createIndex\({"seatLockId": 1}, {"name": "one_booking_per_lock", "unique": true, '
 
     with pytest.raises(Unreachable, match=keys):
