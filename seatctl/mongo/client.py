@@ -87,6 +87,21 @@ class Deployment:
         found = self._ask("connectionStatus")["authInfo"]["authenticatedUsers"]
         return f"{found[0]['user']}@{found[0]['db']}" if found else None
 
+    def may(self, action: str, collection: str) -> bool:
+        """Whether the database user may do this to a collection. A server without users allows everything."""
+        about = self.client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
+        return not about["authenticatedUsers"] or any(
+            action in privilege["actions"] and self._covers(privilege["resource"], collection)
+            for privilege in about["authenticatedUserPrivileges"]
+        )
+
+    def _covers(self, resource: Document, collection: str) -> bool:
+        """Whether a privilege on this is one on the collection; an empty name stands for all."""
+        wanted = {"db": self.database.name, "collection": collection}
+        return bool(resource.get("anyResource")) or all(
+            resource.get(part) in ("", name) for part, name in wanted.items()
+        )
+
     @property
     def now_expression(self) -> str | Document:
         """The same clock within `$expr`, read by the server as it evaluates."""

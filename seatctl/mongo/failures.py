@@ -10,6 +10,7 @@ from pymongo import errors as driver
 from seatctl import errors
 from seatctl.domain.timespec import shorten
 from seatctl.errors import SeatctlError
+from seatctl.mongo.settings import SETTINGS
 
 UNAUTHORIZED, AUTHENTICATION_FAILED, DOCUMENT_VALIDATION_FAILED, TIME_LIMIT_EXCEEDED = 13, 18, 121, 50
 DUPLICATE_KEY, OUT_OF_DISK_SPACE = 11000, 14031
@@ -156,8 +157,12 @@ def _what_is_forbidden(error: driver.OperationFailure, server: str) -> str:
         return f"{server} wants a user, and the URI names no user; write user:password@ before its host"
     # A command that is about no collection has a number in that place: listCollections: 1.
     what = re.search(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([\w.$-]+)\")?", str(error))
+    needed = "`seatctl help privileges` lists the privileges that each task needs"
+    if what and what[3] == SETTINGS:  # what every command reads first
+        names = "check the name in the URI, --database and SEATCTL_DATABASE"
+        return f"the database user has no rights on database {what[1]}: {names}; {needed}"
     action = f"run {what[2]} on {what[1]}{'.' + what[3] if what[3] else ''}" if what else "do this"
-    return f"the database user is not authorized to {action}; `seatctl help privileges` lists them"
+    return f"the database user is not authorized to {action}; {needed}"
 
 
 def _hosts_named_by(text: str) -> str:

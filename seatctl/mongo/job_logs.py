@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from pymongo.errors import OperationFailure
+
 from seatctl.domain.documents import JobRun, PastRun, StoredDocument
 from seatctl.domain.states import JobStatus, JobType
 from seatctl.mongo import schema
 from seatctl.mongo.collection import Document, Documents
+from seatctl.mongo.failures import UNAUTHORIZED
 
 
 class JobLogs(Documents):
     name = schema.JOB_LOGS
+
+    def may_insert(self) -> bool:
+        """Whether the database user may log a run. Its privileges say so in less than a millisecond. A server
+        that does not enforce them inserts all the same, so where one is missing an insert is tried, and
+        rolled back."""
+        if self._deployment.may("insert", self.name):
+            return True
+        with self._deployment.client.start_session() as session, session.start_transaction():
+            try:
+                self._documents.insert_one({}, session=session)
+            except OperationFailure as error:
+                return error.code != UNAUTHORIZED
+            finally:
+                session.abort_transaction()
+        return True
 
     def insert(self, run: JobRun) -> None:
         self._insert(dict(as_stored(run)))

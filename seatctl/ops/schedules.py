@@ -44,43 +44,51 @@ def crontab(program: str, user: str, uri_file: str, database: str | None = None)
 
     Raises Usage for a value that no crontab can contain.
     """
-    # A % would end the line for cron, quoted or not.
-    command = shlex.quote(_absolute(program)).replace("%", r"\%")
-    settings = {"SHELL": "/bin/sh", "PATH": PATH, "MAILTO": user, "SEATCTL_URI_FILE": uri_file}
+    # In each line, not in a variable: pasted alone, a line must not use the embedded MongoDB.
+    options = f"--uri-file {shlex.quote(_single_line('the path', uri_file))}"
     if database:
-        settings["SEATCTL_DATABASE"] = database
+        options += f" --database {shlex.quote(_single_line('the database', database))}"
+    # A % would end the line for cron, quoted or not.
+    command, options = (
+        words.replace("%", r"\%") for words in (shlex.quote(_absolute(program)), f"-q {options}")
+    )
+    settings = {"SHELL": "/bin/sh", "PATH": PATH, "MAILTO": user}
     lines = "\n".join(f"{name}={_crontab_value(name, value)}" for name, value in settings.items())
     return f"""\
 # seatctl's jobs. Install with: crontab -u {_single_line("the user", user)} FILE
 #
-# The MongoDB URI is in the file named below, which only {user} can read:
+# The MongoDB URI is in a file that only {user} can read:
 #   install -D -m 600 -o {user} /dev/stdin {shlex.quote(uri_file)}   (paste the URI, then press Ctrl-D)
 #
 # The jobs print nothing when they succeed. Cron mails everything else to MAILTO; on a host without
 # mail, append `2>&1 | logger -t seatctl` to each command instead.
 {lines}
 
-# Repair inconsistent state after a crash, before the other jobs run. The database may still be starting.
-@reboot {command} recover -q --wait {WAIT}
+# Repair inconsistent state after a crash. The database may still be starting. The other jobs may already
+# run meanwhile, which is safe.
+@reboot {command} recover {options} --wait {WAIT}
 
 # Return the seats of overdue bookings and locks, each every minute, half a minute apart; what comes back
 # to a closed event stays off sale. Runs may overlap, on one host or on several.
-* * * * * {command} expire-bookings -q
-* * * * * sleep 30 && {command} expire-locks -q
+* * * * * {command} expire-bookings {options}
+* * * * * sleep 30 && {command} expire-locks {options}
 
 # Also check jobs, backlog, consistency and refunds every quarter of an hour (remove the # to enable):
-#7,22,37,52 * * * * {command} health -q
+#7,22,37,52 * * * * {command} health {options}
 """
 
 
 def why_unreadable(user: str, path: str) -> str | None:
     """Why owner, group and mode keep this user from reading a file, which may also be a directory on the
-    way to it; None when they do not, or when that cannot be known. An access list may say otherwise."""
+    way to it, or that there is none; None when they do not, or when that cannot be known. An access list may
+    say otherwise."""
     account = pwd.getpwnam(user)
     groups = os.getgrouplist(user, account.pw_gid)
     file = Path(path).resolve()
     try:
         needed = [(each, each.stat(), 0o1) for each in reversed(file.parents)] + [(file, file.stat(), 0o4)]
+    except FileNotFoundError:
+        return "there is no such file"
     except OSError:
         return None
     for each, status, bit in needed:

@@ -35,8 +35,8 @@ class Explained(NamedTuple):
         yield f"{self.fault} (invariant {about.invariant})"
         yield f"  meaning  {about.meaning}"
         yield f"  cause    {about.cause}"
-        yield f"  decide   {about.decide}"
         found = self.found or ()
+        yield f"  decide   {found[0].fill(about.decide) if len(found) == 1 else about.decide}"
         if not found:
             yield from _commands(about.remedies)
         if self.found is not None:
@@ -47,6 +47,8 @@ class Explained(NamedTuple):
             yield from _commands(one.remedies)
         if len(found) > LISTED:
             yield f"and {len(found) - LISTED} more: `seatctl verify` lists all"
+        if about.remedies and not about.repairable:
+            yield "Then run `seatctl recover`: it corrects the counters, and `health` judges its last run."
 
     def as_document(self) -> dict[str, object]:
         about = EXPLANATIONS[self.fault]

@@ -85,12 +85,17 @@ class JobHealth:
             return f"{self.job} has never run; {schedules} sets it up"
         assert self.age is not None
         failed = f": {self.last_error}" if self.last_error else ""
+        seen = f"{format_time(self.last.executed_at)} on {self.last.host}"
         if self.job is not JobType.RECOVERY and self.age > max_age:
-            seen = f"last at {format_time(self.last.executed_at)} on {self.last.host}"
             outcome = f", which failed{failed}" if failed else ""
             return (
-                f"{self.job} has not run for {format_duration(self.age)} ({seen}{outcome}); "
+                f"{self.job} has not run for {format_duration(self.age)} (last at {seen}{outcome}); "
                 "check that its crontab or timer is active"
+            )
+        if failed and self.job is JobType.RECOVERY:
+            return (
+                f"the last RECOVERY failed{failed} ({seen}); "
+                "run `seatctl recover` again: once it succeeds, this is resolved"
             )
         if failed:
             often = f"{self.failures} of {self.runs} runs in {format_duration(window)} failed"

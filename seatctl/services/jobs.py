@@ -21,7 +21,7 @@ from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
-from seatctl.errors import FutureRefused, Interrupted, SeatctlError, Unreachable
+from seatctl.errors import FutureRefused, Interrupted, Misconfigured, SeatctlError, Unreachable
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import block_what_came_back, would_block
@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 LOG_ENTRY, LAST_WORDS, AT_ONCE = 15.0, 5.0, 1.0
 """Seconds in which the entry of a run is stored: of one that is done, of one that failed, and of one whose
 operator will not wait."""
+
+NOT_THE_JOBS_USER = (
+    "the database user is not authorized to run insert on {}.jobLogs, so this run could not be logged; "
+    "nothing was changed. Run it with the URI of the jobs' user, who has the role seatctlJobs: "
+    "`seatctl help privileges`"
+)
 
 
 class Progress(Protocol):
@@ -196,7 +202,10 @@ def _logged(
     store: Store, job: JobType, started: datetime, *, dry_run: bool
 ) -> Iterator[tuple[JobReport, Stop]]:
     """One run: its report, and its request to stop. At the end the entry is stored: FAILED when items were
-    skipped or violations are left, or when an error ended the run, which goes on. A dry run logs nothing."""
+    skipped or violations are left, or when an error ended the run, which goes on. A dry run logs nothing.
+    Raises Misconfigured, before anything is changed, for a user who may not log the run."""
+    if not (dry_run or store.job_logs.may_insert()):
+        raise Misconfigured(NOT_THE_JOBS_USER.format(store.name))
     report, clock = JobReport(job, started, socket.gethostname(), dry_run), time.monotonic()
     log.info("%s on database %s starts; the server's time is %s", job, store.name, format_time(started))
     with listening() as stop:

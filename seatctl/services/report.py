@@ -114,10 +114,10 @@ class JobReport:
         return f"interrupted after {count(self.processed, what[self.job])}"
 
     @property
-    def has_something_to_do(self) -> bool:
-        """Whether a dry run found anything to act on."""
-        steps = any(step.outcome is not Outcome.LEFT_ALONE for step in self.steps)
-        return bool(steps or self.skipped or self.locks or self.bookings or self.error)
+    def changes(self) -> bool:
+        """Whether a run changed anything, or a dry run would."""
+        steps = any(step.outcome in (Outcome.REPAIRED, Outcome.PLANNED) for step in self.steps)
+        return bool(steps or self.processed or self.blocked)
 
     @property
     def unresolved(self) -> int:

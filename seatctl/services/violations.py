@@ -66,12 +66,12 @@ class Violation:
             remedies = (self.only,)
         if self.damage is not None and self.damage.field == "_id":
             remedies = (NEW_ID,)
-        filled = [Remedy(one.decision, tuple(map(self._fill, one.commands))) for one in remedies]
+        filled = [Remedy(one.decision, tuple(map(self.fill, one.commands))) for one in remedies]
         possible = [one for one in filled if " BOOKING_ID" not in " ".join(one.commands)]
         return possible or filled
 
-    def _fill(self, command: str) -> str:
-        """The command with what is known in place of the names in capitals."""
+    def fill(self, command: str) -> str:
+        """A command, or a sentence, with what is known in place of the names in capitals."""
         ids = {"EVENT_ID": self.event, "LOCK_ID": self.lock, "BOOKING_ID": self.booking}
         texts = {name: str(value) for name, value in ids.items() if value is not None}
         if self.seats is not None:

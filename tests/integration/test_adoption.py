@@ -640,7 +640,8 @@ def test_an_event_counted_by_day_is_left_alone_and_makes_no_run_fail(adopted, by
     assert [run.error for run in runs] == [None] * 3
     assert [run.left_alone.get(by_day) for run in runs] == [1, 2, 3]
     assert runs[0].run["details"]["leftAlone"] == [{"event": by_day, "items": 1}]
-    assert not recover(adopted, RecoverOptions(dry_run=True)).has_something_to_do
+    planned = recover(adopted, RecoverOptions(dry_run=True))
+    assert (planned.changes, planned.error) == (False, None)
     assert state_of(adopted) == before
 
 

@@ -110,7 +110,7 @@ def test_a_sweep_that_stopped_running_is_a_problem(store: Store, clock: Clock, j
     assert "crontab or timer" in problem
 
 
-@pytest.mark.parametrize("job", JobType)
+@pytest.mark.parametrize("job", SWEEPS)
 def test_a_job_that_runs_and_fails_is_told_apart(store: Store, clock: Clock, job: JobType) -> None:
     """The last run failed: how often, why, and where to look, not that it stopped."""
     log_sweeps(store)
@@ -161,7 +161,9 @@ def test_recovery_is_judged_by_its_last_outcome_and_not_by_its_age(store: Store,
     log_run(store, JobType.RECOVERY, "FAILED", error="oversold")
     clock.advance(days=2)
     log_sweeps(store)
-    assert only(check(store, clock).problems).startswith("RECOVERY runs but fails")
+    problem = only(check(store, clock).problems)
+    assert problem.startswith("the last RECOVERY failed: oversold (")
+    assert problem.endswith("; run `seatctl recover` again: once it succeeds, this is resolved")
 
     log_run(store, JobType.RECOVERY)
     assert check(store, clock).healthy

@@ -87,9 +87,9 @@ def test_the_example_is_what_the_command_prints() -> None:
 def test_crontab_runs_every_job() -> None:
     """Recovery at boot, waiting for the database, both sweeps every minute and half a minute apart."""
     assert commands(EXAMPLE) == [
-        "/usr/local/bin/seatctl recover -q --wait 5m",
-        "/usr/local/bin/seatctl expire-bookings -q",
-        "sleep 30 && /usr/local/bin/seatctl expire-locks -q",
+        "/usr/local/bin/seatctl recover -q --uri-file /etc/seatctl/uri --wait 5m",
+        "/usr/local/bin/seatctl expire-bookings -q --uri-file /etc/seatctl/uri",
+        "sleep 30 && /usr/local/bin/seatctl expire-locks -q --uri-file /etc/seatctl/uri",
     ]
     assert EXAMPLE.count("\n@reboot ") == 1
     assert EXAMPLE.count("\n* * * * * ") == 2
@@ -98,18 +98,20 @@ def test_crontab_runs_every_job() -> None:
 def test_the_health_check_of_the_crontab_works_without_its_comment_sign() -> None:
     enabled = EXAMPLE.replace("\n#7,", "\n7,")
 
-    assert commands(enabled)[3:] == ["/usr/local/bin/seatctl health -q"]
+    assert commands(enabled)[3:] == ["/usr/local/bin/seatctl health -q --uri-file /etc/seatctl/uri"]
 
 
 def test_crontab_sets_its_environment() -> None:
-    """The crontab relies on nothing that cron does not provide: shell, path, recipient, URI and database."""
-    assert settings(schedules.crontab("/opt/seatctl", "booking", URI_FILE, "tickets")) == {
+    """The crontab relies on nothing that cron does not provide: shell, path and recipient. A line pasted into
+    another crontab names its database itself."""
+    crontab = schedules.crontab("/opt/seatctl", "booking", URI_FILE, "tickets")
+    assert settings(crontab) == {
         "SHELL": "/bin/sh",
         "PATH": schedules.PATH,
         "MAILTO": "booking",
-        "SEATCTL_URI_FILE": "/etc/seatctl/uri",
-        "SEATCTL_DATABASE": "tickets",
     }
+    for command in commands(crontab):
+        assert "-q --uri-file /etc/seatctl/uri --database tickets" in command
 
 
 def test_crontab_has_no_comment_after_a_command() -> None:
@@ -133,12 +135,14 @@ def test_crontab_reaches_the_program_whatever_its_path(program: str, tmp_path: P
     assert [run.stderr for run in answers] == ["", "", ""]
 
 
-def test_crontab_quotes_a_value_that_starts_like_a_quote() -> None:
-    """A file name that begins with a quote or a space reaches the program unchanged."""
-    assert """SEATCTL_URI_FILE="'quoted'/uri"\n""" in schedules.crontab(
-        "/opt/seatctl", "seatctl", "'quoted'/uri"
-    )
-    assert """SEATCTL_URI_FILE=" spaced"\n""" in schedules.crontab("/opt/seatctl", "seatctl", " spaced")
+@pytest.mark.parametrize("uri_file", ['/it\'s/100% "mine"/uri', "/ spaced ", "/$HOME/`id`"])
+def test_crontab_hands_over_the_uri_file_whatever_its_path(uri_file: str, tmp_path: Path) -> None:
+    program = tmp_path / "seatctl"
+    program.write_text('#!/bin/sh\necho "$4"\n')
+    program.chmod(0o755)
+    crontab = schedules.crontab(str(program), "seatctl", uri_file)
+
+    assert {run_as_cron(crontab, command).stdout for command in commands(crontab)} == {f"{uri_file}\n"}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_what_no_schedule_can_contain_is_refused(
 def test_a_crontab_value_with_both_kinds_of_quotes_is_refused() -> None:
     """Cron has no escapes."""
     with pytest.raises(Usage, match="both kinds of quotes"):
-        schedules.crontab("/opt/seatctl", "seatctl", "'\"/uri")
+        schedules.crontab("/opt/seatctl", "'\"", URI_FILE)
 
 
 @pytest.mark.parametrize("crontab", [EXAMPLE, schedules.crontab(ODD, "seatctl", URI_FILE, "tickets")])
@@ -296,8 +300,19 @@ def test_the_schedule_warns_when_the_jobs_could_not_read_the_uri(
             assert f"{shown[0]} has owner {me} and mode {shown[1]:03o}" in told
 
 
-def test_what_cannot_be_looked_at_is_no_reason_to_warn() -> None:
+def test_what_cannot_be_looked_at_is_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", refuse)
     assert schedules.why_unreadable("nobody", "/no/such/uri") is None
+
+
+@pytest.mark.parametrize(("kind", "reader"), [("cron", "nobody"), ("systemd", "root")])
+def test_the_schedule_warns_when_there_is_no_uri_file(shell: Shell, kind: str, reader: str) -> None:
+    told = shell.ok("schedule", kind, "--user", "nobody", "--uri-file", "/no/such/uri").stderr
+    words = f"{reader} cannot read /no/such/uri, so every job would fail: there is no such file"
+    assert told == f"seatctl: warning: {words}\n"
 
 
 # --- systemd ---------------------------------------------------------------------------------------

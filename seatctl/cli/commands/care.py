@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from seatctl.mongo.store import Store
 
 MAX_AGE = timedelta(minutes=3)
+RECOVER_AS = (
+    "This database user may not run `seatctl recover`: use the URI of the jobs' user (role seatctlJobs)"
+)
 
 checks, setup = typer.Typer(), typer.Typer()
 
@@ -53,7 +56,10 @@ def verify(call: ListCall) -> None:
         if not any(sizes.values()):
             call.note(f"database {store.name} is empty; check its name if it should not be")
     if wrong:
-        raise Unhealthy(f"{count(wrong, 'violation')} found; {where} says what to do about each")
+        problem = f"{count(wrong, 'violation')} found; {where} says what to do about each"
+        if any(violation.is_for_recovery for violation in found) and not store.job_logs.may_insert():
+            problem += f". {RECOVER_AS}"
+        raise Unhealthy(problem)
 
 
 @command(checks, "health", panel=CHECK, example="seatctl health --max-age 3m")

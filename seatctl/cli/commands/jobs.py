@@ -90,8 +90,9 @@ def recover(
     report = _run(call, lambda progress: jobs.recover(store, options, progress, listener), listed)
     if not dry_run:
         _finish(report)
-    elif report.has_something_to_do:
-        raise Unhealthy("; ".join(filter(None, ("there is something to recover", report.error))))
+    elif report.changes or report.error:
+        plan = "there is something to recover" if report.changes else "recover would change nothing"
+        raise Unhealthy("; ".join(filter(None, (plan, report.error))))
 
 
 def _listener(call: Invocation, store: Store, dry_run: bool) -> Listener:

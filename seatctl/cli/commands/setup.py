@@ -112,12 +112,11 @@ IN_SCHEDULE = ("--uri-file", "--database")
 )
 def schedule_cron(call: Invocation, user: ScheduleUser = None) -> None:
     """Print a crontab that runs the jobs of this installation."""
-    from seatctl.ops.schedules import crontab, why_unreadable
+    from seatctl.ops.schedules import crontab
 
     program, user, uri_file, database = _installation(call, user)
     text = crontab(program, user, uri_file, database)
-    if reason := why_unreadable(user, uri_file):
-        call.note(f"warning: {user} cannot read {uri_file}, so every job would fail: {reason}")
+    _check_readable(call, user, uri_file)
     if call.json:
         formats.print_json({"crontab": text})
     else:
@@ -146,7 +145,11 @@ def schedule_systemd(
     from seatctl.ops import schedules
 
     interpreter = str(Path(sys.executable).resolve())
-    files = schedules.units(*_installation(call, user), interpreter=interpreter, application=application)
+    program, user, uri_file, database = _installation(call, user)
+    files = schedules.units(
+        program, user, uri_file, database, interpreter=interpreter, application=application
+    )
+    _check_readable(call, "root", uri_file)  # systemd hands it on
     kept = [] if write is None else schedules.write_units(files, write, force=force)
     if call.json:
         formats.print_json(files)
@@ -158,6 +161,13 @@ def schedule_systemd(
     if kept:
         differs, them = ("which differs", "it") if len(kept) == 1 else ("which differ", "them")
         raise ItemsLeft(f"kept {', '.join(kept)}, {differs}; --force replaces {them}")
+
+
+def _check_readable(call: Invocation, user: str, uri_file: str) -> None:
+    from seatctl.ops.schedules import why_unreadable
+
+    if reason := why_unreadable(user, uri_file):
+        call.warn(f"{user} cannot read {uri_file}, so every job would fail: {reason}")
 
 
 def _installation(call: Invocation, user: str | None) -> tuple[str, str, str, str | None]:
