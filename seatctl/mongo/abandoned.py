@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
+from seatctl.mongo.document import Document
+
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
-Document: TypeAlias = dict[str, Any]
 log = logging.getLogger(__name__)
 
 FIRST_LOOK = 0.5

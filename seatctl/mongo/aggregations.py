@@ -14,7 +14,8 @@ from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
-from seatctl.mongo.collection import CURSOR_BATCH, FIRST_ID, NO_OBJECT_ID, Document
+from seatctl.mongo.collection import CURSOR_BATCH, FIRST_ID, NO_OBJECT_ID
+from seatctl.mongo.document import Document
 from seatctl.mongo.locks import may_hold
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from seatctl.domain.documents import (
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.errors import StaleRead
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Documents, id_is, none_of, status_change
+from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection

@@ -17,14 +17,13 @@ from pymongo.errors import OperationFailure, PyMongoError
 from seatctl.domain.changes import Change, Write
 from seatctl.domain.documents import EventId, Kind
 from seatctl.errors import HistoryLost, Misconfigured, OutcomeUnknown, Unreachable
+from seatctl.mongo.document import Document
 from seatctl.mongo.failures import code_of, explain
 
 if TYPE_CHECKING:
     from pymongo.change_stream import DatabaseChangeStream
 
     from seatctl.mongo.store import Store
-
-Document = dict[str, Any]
 
 AWAIT_MS = 1_000
 """How long the server waits for a change before it says that there is none."""

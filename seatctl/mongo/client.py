@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, InvalidOperation, OperationFailure, PyMongoError
@@ -20,6 +20,7 @@ from pymongo.uri_parser import split_options
 
 from seatctl.errors import Misconfigured, Unreachable
 from seatctl.mongo import failures, transactions
+from seatctl.mongo.document import Document
 from seatctl.mongo.failures import explain
 from seatctl.mongo.transactions import MAJORITY, MAJORITY_MS
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from seatctl.mongo.transactions import Attempt
-
-Document: TypeAlias = dict[str, Any]
 
 SERVER_SELECTION_MS = 5_000
 PROMISES: Document = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from bson import ObjectId
 
@@ -28,9 +27,8 @@ from seatctl.domain.documents import (
 from seatctl.domain.rules import LARGEST_NUMBER
 from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
+from seatctl.mongo.document import Document
 from seatctl.mongo.ids import new_id
-
-Document = dict[str, Any]
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The deadline of what has none: other programs need a date there."""

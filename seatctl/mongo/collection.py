@@ -15,6 +15,7 @@ from seatctl.domain.documents import RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost
 from seatctl.mongo import schema
+from seatctl.mongo.document import Document
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
 from seatctl.mongo.transactions import lone_write
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from seatctl.mongo.client import Deployment
 
-Document = dict[str, Any]
 T = TypeVar("T")
 
 CURSOR_BATCH = 5_000

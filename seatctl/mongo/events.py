@@ -7,7 +7,8 @@ from datetime import datetime
 
 from seatctl.domain.documents import Event, EventId, StoredDocument, Unreadable
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import Document, Documents, chunks, id_is
+from seatctl.mongo.collection import Documents, chunks, id_is
+from seatctl.mongo.document import Document
 
 EVENTS_AT_ONCE = 10_000
 FREE = "seatctlFree"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from seatctl.domain.documents import EventId, Unreadable
 from seatctl.domain.settings import DeletingIndex
 from seatctl.domain.states import HOLDING, LIVE
 from seatctl.mongo import codec, schema
+from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
     from pymongo.database import Database
-
-Document: TypeAlias = dict[str, Any]
 
 SAMPLE = 100
 FIELDS_OF_A_LOCK = ("eventId", "seats", "status", "expiresAt")

@@ -10,7 +10,8 @@ from pymongo.errors import OperationFailure
 from seatctl.domain.documents import JobRun, PastRun, StoredDocument
 from seatctl.domain.states import JobStatus, JobType
 from seatctl.mongo import schema
-from seatctl.mongo.collection import Document, Documents
+from seatctl.mongo.collection import Documents
+from seatctl.mongo.document import Document
 from seatctl.mongo.failures import UNAUTHORIZED
 
 

@@ -24,7 +24,8 @@ from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Document, Documents, id_is, none_of, status_change
+from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Documents, id_is, none_of, status_change
+from seatctl.mongo.document import Document
 from seatctl.mongo.ids import new_key
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from seatctl.domain.documents import Operation, Operator, RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.mongo import schema
-from seatctl.mongo.collection import Document, Documents
+from seatctl.mongo.collection import Documents
+from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession

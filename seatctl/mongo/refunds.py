@@ -14,7 +14,8 @@ from seatctl.domain.documents import Booking, BookingId, EventId, Refund, Refund
 from seatctl.domain.states import RefundCause, RefundStatus
 from seatctl.errors import StaleRead, WriteRefused
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import Document, Documents, id_is
+from seatctl.mongo.collection import Documents, id_is
+from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

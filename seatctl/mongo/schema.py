@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo import IndexModel
 from pymongo.errors import (
@@ -24,12 +24,12 @@ from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import OutcomeUnknown, Unreachable, WriteRefused
+from seatctl.mongo.document import Document
 from seatctl.mongo.transactions import time_limit
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-Document: TypeAlias = dict[str, Any]
 
 EVENTS, LOCKS, BOOKINGS, JOB_LOGS = "events", NOT_ADOPTED.locks, "bookings", "jobLogs"
 STATE = (EVENTS, LOCKS, BOOKINGS)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.errors import Misconfigured
+from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
     from pymongo.database import Database
-
-Document: TypeAlias = dict[str, Any]
 
 SETTINGS = "seatctlSettings"
 ONLY: Document = {"_id": "adopt"}

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import pymongo
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -23,13 +23,12 @@ from pymongo.write_concern import WriteConcern
 from seatctl.errors import CachePressure, Contention, CursorLost, OutcomeUnknown, StaleRead, Unreachable
 from seatctl.mongo import failures
 from seatctl.mongo.abandoned import Abandoned
+from seatctl.mongo.document import Document
 from seatctl.mongo.failures import code_of
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.client_session import ClientSession
-
-Document: TypeAlias = dict[str, Any]
 
 TIME_LIMIT = 40.0
 """Seconds within which a statement is answered, and a transaction committed, in all its attempts: a command
