@@ -109,7 +109,7 @@ def paid_while_cancelled(scene: Scene) -> list[str]:
         scene.set("bookings", unpaid, status="CONFIRMED")
         scene.set("seatLocks", held, status="CONSUMED")
 
-    scene.before(Bookings, "cancel_all", pay)
+    scene.before(Bookings, "end_all", pay)
     cancel(scene, event)
     cancel(scene, event)
     owed = scene.store.database.refunds.count_documents({"bookingId": unpaid})

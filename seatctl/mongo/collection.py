@@ -9,11 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
-from pymongo.errors import OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from seatctl.domain.documents import RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
-from seatctl.errors import CursorLost
+from seatctl.errors import CursorLost, StaleRead
 from seatctl.mongo import schema
 from seatctl.mongo.document import Document
 from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
@@ -69,6 +69,13 @@ class Documents:
         alone = lone_write(self._deployment.client) if self._session is None else nullcontext()
         with refusals(), alone:
             self._documents.insert_one(document, session=self._session)
+
+    def _insert_new(self, document: Document) -> None:
+        """Insert it. Raises StaleRead where another writer has inserted the same by now."""
+        try:
+            self._insert(document)
+        except DuplicateKeyError as error:
+            raise StaleRead from error
 
     def _find(
         self, where: Document, fields: Iterable[str] | None = None, **options: Any

@@ -60,9 +60,9 @@ def new_run_id() -> RunId:
     return RunId(ObjectId())
 
 
-def id_of_key(command: str, key: str) -> object:
-    """The id that a command and a caller's key make: two writers of it exclude each other."""
-    return ObjectId(hashlib.sha256(f"{command}|{key}".encode()).digest()[:12])
+def id_of_key(*parts: object) -> ObjectId:
+    """The id that what a document is unique on makes: two writers of it exclude each other."""
+    return ObjectId(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:12])
 
 
 def first_id_at(moment: datetime) -> ObjectId:

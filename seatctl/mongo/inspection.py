@@ -11,6 +11,7 @@ from seatctl.domain.documents import EventId, Unreadable
 from seatctl.domain.settings import DeletingIndex
 from seatctl.domain.states import HOLDING, LIVE
 from seatctl.mongo import codec, schema
+from seatctl.mongo.bookings import without_lock
 from seatctl.mongo.document import Document
 
 if TYPE_CHECKING:
@@ -76,13 +77,8 @@ class Inspection:
         return {EventId(group["_id"]): int(group["seats"]) for group in groups if group["seats"]}
 
     def _without_lock(self) -> list[Document]:
-        lookup = {"from": self._locks, "localField": "seatLockId", "foreignField": "_id", "as": "locks"}
-        return [
-            {"$match": {"status": {"$in": sorted(LIVE)}}},
-            {"$project": {"event": 1, "seats": 1, "seatLockId": 1}},
-            {"$lookup": {**lookup, "pipeline": [{"$project": {"_id": 1}}]}},
-            {"$match": {"locks": []}},
-        ]
+        live = {"status": {"$in": sorted(LIVE)}}
+        return without_lock(live, ("event", "seats", "seatLockId"), self._locks)
 
     def states(self, collection: str) -> dict[str, int]:
         """How many documents are in which state, the most frequent first."""

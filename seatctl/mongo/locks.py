@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
@@ -15,7 +15,6 @@ from seatctl.domain.documents import (
     LockId,
     RunId,
     SeatLock,
-    StoredDocument,
     Unreadable,
     UserId,
 )
@@ -24,8 +23,9 @@ from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, Documents, id_is, none_of, status_change
+from seatctl.mongo.collection import NO_OBJECT_ID, id_is, none_of
 from seatctl.mongo.document import Document
+from seatctl.mongo.expiring import ExpiringDocuments
 from seatctl.mongo.ids import new_key
 
 if TYPE_CHECKING:
@@ -51,12 +51,37 @@ def may_hold(locks: Collection[Document]) -> Document:
     return none_of(locks, schema.LOCKS_OF_EVENT, ENDED_LOCK)
 
 
-class SeatLocks(Documents):
+class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
+    event_field, deadline_field = "eventId", "expiresAt"
+    fields = CANDIDATE_FIELDS
+    owner_fields = ("eventId", "userId", "idempotencyKey")
+    open_status, expired_status = LockStatus.ACTIVE, LockStatus.EXPIRED
+    keeps_old_status = True
+    has_deadline: ClassVar[Document] = {"kind": {"$ne": BLOCK}}
+
     def __init__(
         self, deployment: Deployment, session: ClientSession | None, settings: Settings = NOT_ADOPTED
     ) -> None:
         self.name = settings.locks
         super().__init__(deployment, session, settings)
+
+    def _read(self, document: Document) -> SeatLock | Unreadable:
+        return codec.lock(document)
+
+    def _overdue(self, document: Document) -> OverdueLock | Unreadable:
+        lock = codec.lock(document)
+        if isinstance(lock, Unreadable):
+            return lock
+        assert lock.expires_at is not None  # it is ACTIVE
+        return OverdueLock(lock.id, lock.event, lock.seats, lock.expires_at)
+
+    def _may_count(self) -> Document:
+        return may_hold(self._documents)
+
+    def _at_end(self, status: LockStatus, now: datetime) -> Document:
+        """A lock that an operator ends before its deadline gets this moment for one: another program's
+        `confirm` may look at nothing else, and would sell its seats a second time."""
+        return {"$min": {"expiresAt": now}} if status in ENDED_LOCK else {}
 
     def insert(
         self,
@@ -85,14 +110,14 @@ class SeatLocks(Documents):
                 f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
                 "index allows each key once; use another key"
             ) from error
-        return _own(document)
+        return self._own(document)
 
     def insert_block(self, event_id: EventId, seats: int, key: str | None, now: datetime) -> SeatLock:
         """Seats off sale for no buyer; without a key they are those of a closed event."""
         ids_only = self._settings.object_id_users
         document = codec.new_block(event_id, seats, key, now, object_id_user=ids_only)
         self._insert(document)
-        return _own(document)
+        return self._own(document)
 
     @property
     def block_user(self) -> UserId:
@@ -110,8 +135,7 @@ class SeatLocks(Documents):
     def set_seats(self, lock: SeatLock, seats: int, now: datetime) -> SeatLock | None:
         """Change how many seats a lock holds, if it is still as it was read; None otherwise."""
         unchanged = {**id_is(lock.id), "status": lock.status, "seats": lock.seats}
-        found = self._compare_and_set(unchanged, {"$set": {"seats": seats, "updatedAt": now}})
-        return None if found is None else _own(found)
+        return self._changed(unchanged, {"$set": {"seats": seats, "updatedAt": now}})
 
     def insert_for(
         self, booking: Booking, seats: int, status: LockStatus, now: datetime, *, under_its_id: bool
@@ -123,25 +147,13 @@ class SeatLocks(Documents):
         document["status"] = status.value
         if under_its_id:
             document["_id"] = booking.lock
-        try:
-            self._insert(document)
-        except DuplicateKeyError as error:
-            raise StaleRead from error
-        return _own(document)
-
-    def get(self, lock_id: LockId) -> SeatLock | Unreadable | None:
-        found = self._one(id_is(lock_id))
-        return None if found is None else codec.lock(found)
+        self._insert_new(document)
+        return self._own(document)
 
     def by_id(self, lock_ids: Iterable[LockId]) -> dict[LockId, SeatLock | Unreadable]:
         """Those of these locks that exist, without their users and keys."""
         found = self._find({"_id": {"$in": list(lock_ids)}}, CANDIDATE_FIELDS)
         return {LockId(lock["_id"]): codec.lock(lock) for lock in found}
-
-    def owners(self, lock_ids: Iterable[LockId]) -> dict[LockId, StoredDocument]:
-        """Whom those of these locks that exist are for: event, user and key."""
-        fields = ("eventId", "userId", "idempotencyKey")
-        return {LockId(lock["_id"]): lock for lock in self._find({"_id": {"$in": list(lock_ids)}}, fields)}
 
     def seats_of(self, lock_id: object) -> object:
         """What stands in this lock's `seats`; None where there is no such lock."""
@@ -155,83 +167,11 @@ class SeatLocks(Documents):
         found = self._one({"eventId": {"$eq": event_id}, "userId": {"$eq": user}, "idempotencyKey": same_key})
         return None if found is None else codec.lock(found)
 
-    def overdue(
-        self, before: datetime, event_id: EventId | None = None
-    ) -> Iterator[OverdueLock | Unreadable]:
-        """ACTIVE locks whose deadline is before this time, or is no date at all, ordered by event."""
-        where: Document = {
-            "status": LockStatus.ACTIVE,
-            # Not `$lt`: that passes over a deadline that is no date, and its seats are lost without a
-            # word. On the partial index both forms examine the same keys.
-            "expiresAt": {"$not": {"$gte": before}},
-            "eventId": EVERY if event_id is None else {"$eq": event_id},
-        }
-        yield from map(_candidate, self._find(where, CANDIDATE_FIELDS, sort=[("eventId", 1)]))
-
-    def still_overdue(
-        self, lock_ids: Sequence[LockId], before: datetime
-    ) -> Iterator[OverdueLock | Unreadable]:
-        """Those of these locks that are ACTIVE and overdue still."""
-        where: Document = {
-            "_id": {"$in": lock_ids},
-            "status": LockStatus.ACTIVE,
-            "expiresAt": {"$not": {"$gte": before}},
-        }
-        yield from map(_candidate, self._find(where, CANDIDATE_FIELDS))
-
-    def count_overdue(self, before: datetime) -> int:
-        where = {"eventId": EVERY, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
-        return self._count(where)
-
-    def expire_overdue(
-        self, lock_ids: Sequence[LockId], before: datetime, now: datetime, ended_by: RunId | None = None
-    ) -> int:
-        """ACTIVE → EXPIRED by a job, for those that are ACTIVE and overdue still; returns how many."""
-        where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE, "expiresAt": {"$lt": before}}
-        change = status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE, ended_by=ended_by)
-        return self._compare_and_set_many(where, change)
-
     def expire_booked(self, lock_ids: Sequence[LockId], now: datetime, ended_by: RunId | None = None) -> int:
         """ACTIVE → EXPIRED by a job, for locks whose bookings ended: the booking's deadline rules, and
         the lock's own may be anything."""
-        where = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE}
-        change = status_change(LockStatus.EXPIRED, now, old=LockStatus.ACTIVE, ended_by=ended_by)
-        return self._compare_and_set_many(where, change)
-
-    def ids_of(self, event_id: EventId, status: LockStatus) -> Iterator[LockId]:
-        """The locks of an event in one state."""
-        for lock in self._find({"eventId": event_id, "status": status}, ("_id",)):
-            yield LockId(lock["_id"])
-
-    def count_active(self, event_id: EventId) -> int:
-        where = {"eventId": event_id, "status": LockStatus.ACTIVE}
-        return self._documents.count_documents(where, session=self._session)
-
-    def end_all(
-        self, lock_ids: Sequence[LockId], old: LockStatus, new: LockStatus, now: datetime, ended_by: RunId
-    ) -> int:
-        """Compare-and-set of the status of many locks that an operator ends; returns how many."""
-        if not lock_ids:
-            return 0
-        change = status_change(new, now, ended_by=ended_by) | _deadline_ends(now)
-        return self._compare_and_set_many({"_id": {"$in": lock_ids}, "status": old}, change)
-
-    def change(
-        self,
-        lock_id: LockId,
-        old: LockStatus,
-        new: LockStatus,
-        now: datetime,
-        *,
-        by_job: bool = False,
-        ended_by: RunId | None = None,
-    ) -> SeatLock | None:
-        """Compare-and-set of one lock's status; None: another writer was faster."""
-        change = status_change(new, now, old=old if by_job else None, ended_by=ended_by)
-        if new in ENDED_LOCK and not by_job:
-            change |= _deadline_ends(now)
-        found = self._compare_and_set({**id_is(lock_id), "status": old}, change)
-        return None if found is None else _own(found)
+        change = self._by_job(LockStatus.ACTIVE, LockStatus.EXPIRED, now, ended_by)
+        return self._compare_and_set_many(self._open_among(lock_ids), change)
 
     def touch(self, lock: SeatLock, now: datetime) -> bool:
         """Write a lock that stays as it is, so that two changes of what belongs to it exclude each other."""
@@ -241,59 +181,23 @@ class SeatLocks(Documents):
     def move_deadline(self, lock_id: LockId, deadline: datetime, now: datetime) -> bool:
         """Move an ACTIVE lock's deadline to its booking's, unless it has passed by the server's own clock.
         It is this write that makes `confirm` and an expiry of the same lock exclude each other."""
-        in_time = {"$gt": ["$expiresAt", self._deployment.now_expression]}
-        where = {**id_is(lock_id), "status": LockStatus.ACTIVE, "$expr": in_time}
+        where = {**id_is(lock_id), "status": LockStatus.ACTIVE, **self._in_time()}
         changes = {"$set": {"expiresAt": deadline, "updatedAt": now}}
         return self._compare_and_set(where, changes) is not None
 
     def extend(
         self, lock: SeatLock, deadline: datetime, now: datetime, *, overdue: bool = False
     ) -> SeatLock | None:
-        """Move an ACTIVE lock's deadline; None: it has another one by now, or has ended. One that has passed
-        by the server's own clock stays, unless `overdue` ones are wanted."""
-        where = {**id_is(lock.id), "status": LockStatus.ACTIVE, "expiresAt": lock.expires_at}
-        if not overdue:
-            where["$expr"] = {"$gt": ["$expiresAt", self._deployment.now_expression]}
-        found = self._compare_and_set(where, {"$set": {"expiresAt": deadline, "updatedAt": now}})
-        return None if found is None else _own(found)
+        """Move the deadline of a lock that is as it was read; see `_extend`."""
+        return self._extend(lock.id, lock.expires_at, deadline, now, overdue=overdue)
 
     def extend_all(
         self, lock_ids: Sequence[LockId], deadline: datetime, now: datetime, *, overdue: bool
     ) -> int:
         """The same for several, none of which gets an earlier deadline; returns how many are ACTIVE still."""
-        where: Document = {"_id": {"$in": lock_ids}, "status": LockStatus.ACTIVE}
-        if not overdue:
-            where["$expr"] = {"$gt": ["$expiresAt", self._deployment.now_expression]}
+        where = {**self._open_among(lock_ids), **({} if overdue else self._in_time())}
         change = {"$max": {"expiresAt": deadline}, "$set": {"updatedAt": now}}
         return self._compare_and_set_many(where, change)
-
-    def ending_before(self, event_id: EventId, deadline: datetime) -> Iterator[SeatLock | Unreadable]:
-        """The event's ACTIVE locks, but for blocks, whose deadline is before this time, or is no date."""
-        where: Document = {
-            "eventId": event_id,
-            "status": LockStatus.ACTIVE,
-            "expiresAt": {"$not": {"$gte": deadline}},
-            "kind": {"$ne": BLOCK},
-        }
-        yield from map(codec.lock, self._find(where, CANDIDATE_FIELDS))
-
-    def of_events(self, events: Document, status: LockStatus) -> Iterator[SeatLock | Unreadable]:
-        """The locks of some events, or of a range of them, that are in one state."""
-        where = {"eventId": events, "status": status}
-        yield from map(codec.lock, self._find(where, CANDIDATE_FIELDS))
-
-    def due_after(self, events: Document, deadline: datetime) -> Iterator[SeatLock | Unreadable]:
-        """The ACTIVE locks of these events, blocks apart, whose deadline is after this time."""
-        where = {"eventId": events, "status": LockStatus.ACTIVE, "expiresAt": {"$gt": deadline}}
-        yield from map(codec.lock, self._find({**where, "kind": {"$ne": BLOCK}}, CANDIDATE_FIELDS))
-
-    def unreadable(self, events: Document) -> Iterator[Unreadable]:
-        """Locks of these events that may hold seats and cannot be read."""
-        where = {"eventId": events, **may_hold(self._documents)}
-        for document in self._find(where, CANDIDATE_FIELDS):
-            lock = codec.lock(document)
-            if isinstance(lock, Unreadable):
-                yield lock
 
     def held_by_status(self, event_ids: Iterable[object]) -> dict[tuple[str, str], int]:
         """By event and status, both as texts, the seats that locks hold."""
@@ -313,11 +217,7 @@ class SeatLocks(Documents):
 
     def unreadable_owners(self) -> Iterator[Unreadable]:
         """Locks that may hold seats of an event whose id is no ObjectId: by text, or none at all."""
-        where = {"eventId": NO_OBJECT_ID, **may_hold(self._documents)}
-        for lock in self._find(where, CANDIDATE_FIELDS):
-            read = codec.lock(lock)
-            if isinstance(read, Unreadable):
-                yield read
+        return self.unreadable(NO_OBJECT_ID)
 
     def seats_by_status(self) -> dict[LockStatus, int]:
         """Over all events, the seats that locks hold."""
@@ -329,23 +229,3 @@ class SeatLocks(Documents):
 
     def is_empty(self) -> bool:
         return self._one({}, ("_id",)) is None
-
-
-def _candidate(document: Document) -> OverdueLock | Unreadable:
-    lock = codec.lock(document)
-    if isinstance(lock, Unreadable):
-        return lock
-    assert lock.expires_at is not None  # it is ACTIVE
-    return OverdueLock(lock.id, lock.event, lock.seats, lock.expires_at)
-
-
-def _deadline_ends(now: datetime) -> Document:
-    """A lock that an operator ends before its deadline gets this moment for one: another program's `confirm`
-    may look at nothing else, and would sell its seats a second time."""
-    return {"$min": {"expiresAt": now}}
-
-
-def _own(document: Document) -> SeatLock:
-    lock = codec.lock(document)
-    assert isinstance(lock, SeatLock)  # seatctl wrote it, or read it before it changed its status
-    return lock

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from bson import ObjectId
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError
 
 from seatctl.domain.documents import Booking, BookingId, EventId, Refund, RefundId, UserId
 from seatctl.domain.states import RefundCause, RefundStatus
@@ -16,6 +14,7 @@ from seatctl.errors import StaleRead, WriteRefused
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Documents, id_is
 from seatctl.mongo.document import Document
+from seatctl.mongo.ids import id_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,8 @@ class Refunds(Documents):
         document = new_refund(booking, seats, cause, payment_ref, now)
         if (found := self.get(RefundId(document["_id"]))) is not None:
             return found, False
-        return self._insert_new(document), True
+        self._insert_new(document)
+        return _own(document), True
 
     def owe(
         self, booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
@@ -57,13 +57,7 @@ class Refunds(Documents):
         if due is not None:
             return self.change_seats(due, due.seats + seats, now)
         document = new_refund(booking, seats, cause, payment_ref, now, part=len(parts))
-        return self._insert_new(document)
-
-    def _insert_new(self, document: Document) -> Refund:
-        try:
-            self._insert(document)
-        except DuplicateKeyError as error:
-            raise StaleRead from error
+        self._insert_new(document)
         return _own(document)
 
     def change_seats(self, refund: Refund, seats: int, now: datetime) -> Refund:
@@ -125,9 +119,9 @@ def new_refund(
 ) -> Document:
     """A refund that is due, with the id that its booking, cause and payment make, and for a further part of
     the same its number."""
-    unique = f"{booking.id}|{cause.value}|{payment_ref or ''}" + (f"|{part}" if part else "")
+    unique = (booking.id, cause.value, payment_ref or "", *([part] if part else []))
     document: Document = {
-        "_id": ObjectId(hashlib.sha256(unique.encode()).digest()[:12]),
+        "_id": id_of_key(*unique),
         "bookingId": booking.id,
         "eventId": booking.event,
         "userId": booking.user,

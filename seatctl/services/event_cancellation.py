@@ -220,7 +220,7 @@ class _Run:
 
     def _count(self) -> int:
         bookings = sum(self._store.bookings.count_of(self._event, status) for status in LIVE)
-        return bookings + self._store.locks.count_active(self._event)
+        return bookings + self._store.locks.count_of(self._event, LockStatus.ACTIVE)
 
     def _pass(self, stop: Stop) -> None:
         self._result.skipped, self._result.skipped_items = 0, []
@@ -372,7 +372,7 @@ def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
     add_to_block(tx, event_id, batch.seats, now)
     for old in LIVE:
         bookings = [booking.id for booking in batch.bookings if booking.status is old]
-        if tx.bookings.cancel_all(bookings, old, now, operation_id) != len(bookings):
+        if tx.bookings.end_all(bookings, old, BookingStatus.CANCELLED, now, operation_id) != len(bookings):
             raise StaleRead
     for state, ended in ENDED_AS.items():
         locks = [lock.id for lock in batch.locks if lock.status is state]

@@ -435,14 +435,14 @@ def test_a_lost_list_is_read_again(store, event, monkeypatch):
 def test_a_batch_that_does_not_pass_is_halved_down_to_what_is_in_its_way(store, event, monkeypatch, error):
     pairs = [paid(store, event) for _ in range(5)]
     stuck = pairs[2][1]
-    original = Bookings.cancel_all
+    original = Bookings.end_all
 
     def refuse(bookings, booking_ids, *args):
         if stuck in booking_ids:
             raise error
         return original(bookings, booking_ids, *args)
 
-    monkeypatch.setattr(Bookings, "cancel_all", refuse)
+    monkeypatch.setattr(Bookings, "end_all", refuse)
     result = run(store, event)
     assert done(result) == (4, 4, 4, 4, 1)
     assert [item.id for item in result.skipped_items] == [stuck]
@@ -463,7 +463,7 @@ def test_a_refund_that_nobody_expected_is_no_hindrance(store, event):
 def test_one_that_is_told_to_stop_ends_its_batch_and_the_next_goes_on(store, event, monkeypatch):
     for _ in range(4):
         paid(store, event)
-    original = Bookings.cancel_all
+    original = Bookings.end_all
 
     def stop_after(bookings, *args):
         monkeypatch.setattr(Stop, "go_on", lambda _stop: False)
@@ -474,7 +474,7 @@ def test_one_that_is_told_to_stop_ends_its_batch_and_the_next_goes_on(store, eve
         raise Interrupted(2, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bookings, "cancel_all", stop_after)
+        patch.setattr(Bookings, "end_all", stop_after)
         with pytest.raises(Interrupted, match="after 1 booking and 1 lock; the same command again goes on"):
             run(store, event, batch_size=1)
     monkeypatch.undo()
