@@ -144,6 +144,10 @@ class Aggregations:
             held[event_id] = HeldSeats(seats, unreadable, digest + group["digest"])
         return held
 
+    def held_by(self, event_id: EventId) -> HeldSeats:
+        """What the locks of one event hold."""
+        return self.held_seats(some([event_id])).get(event_id, HeldSeats())
+
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
         """By event, what its CONFIRMED and its unreadable bookings add up to."""
         readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _one("$event")]}

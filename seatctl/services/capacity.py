@@ -9,14 +9,13 @@ from seatctl.domain.documents import Event, EventId, Operation, SeatLock, Stored
 from seatctl.domain.requests import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
-from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Clearance
 from seatctl.services.closed_block import set_block
 from seatctl.services.events import get_event
 from seatctl.services.expiry import return_overdue
-from seatctl.services.seats import seats_of
+from seatctl.services.seats import refusal, seats_of
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def _resize_within(tx: Store, request: ResizeRequest, overdue: int) -> ResizeRes
 
 
 def _plan(tx: Store, event: Event, overdue: int) -> Plan:
-    held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
+    held = tx.aggregations.held_by(event.id)
     if held.unreadable:
         raise DamagedDocument(
             f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read, so that nobody can say how "
@@ -138,6 +137,6 @@ def _free_then(event: Event, seats: int, plan: Plan) -> int:
 
 def _check_clearance(tx: Store, event: Event) -> None:
     """Raises DamagedDocument where the counter must not go up (invariant 11)."""
-    doubt = Clearance(tx).doubts([event.id]).get(event.id)
+    doubt = Clearance(tx).doubt(event.id)
     if doubt is not None and doubt.cause not in CURED:
-        raise DamagedDocument(f"event {event.id} cannot get more seats: {doubt}")
+        raise refusal(f"event {event.id} cannot get more seats", doubt)

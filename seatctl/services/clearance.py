@@ -69,6 +69,10 @@ class Clearance:
                 self._doubts.update(self._assess(unknown))
             return {event_id: doubt for event_id in wanted if (doubt := self._doubts[event_id])}
 
+    def doubt(self, event_id: EventId) -> Doubt | None:
+        """Why this event's counter must not be raised, or None."""
+        return self.doubts([event_id]).get(event_id)
+
     def forget(self, event_ids: Iterable[EventId]) -> None:
         """Look at these events again when they are needed next."""
         with self._one_at_a_time:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocument
 from seatctl.errors import Contention, StaleRead
-from seatctl.mongo.aggregations import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
 from seatctl.services.expiry import PATIENCE
 from seatctl.services.seats import end_lock
@@ -73,7 +73,7 @@ def take_off_sale(
 
     The locks decide how many there are: where the counter is too high, what it has too many is nobody's.
     """
-    held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
+    held = tx.aggregations.held_by(event.id)
     seats = max(0, min(event.available, event.total - held.seats))
     closed = tx.events.close(event, now, cancel=cancel)
     if closed is None:

@@ -71,7 +71,7 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
         return CloseResult(_stored(tx, event_id), changed=False)
     blocks = tx.locks.of_closing(event_id)
     seats = sum(block.seats for block in blocks)
-    if seats and (doubt := Clearance(tx).doubts([event_id]).get(event_id)):
+    if seats and (doubt := Clearance(tx).doubt(event_id)):
         raise refusal(f"event {event_id} cannot be reopened", doubt)
     for each in blocks:
         check_no_booking(each, next(tx.bookings.protecting([each.id]), None))

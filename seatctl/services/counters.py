@@ -48,7 +48,7 @@ def _correct_within(
     tx: Store, event_id: EventId, now: datetime, at_most: int, reason_against: str | None
 ) -> Correction:
     event = tx.events.get(event_id)
-    held = tx.aggregations.held_seats(some([event_id])).get(event_id, HeldSeats())
+    held = tx.aggregations.held_by(event_id)
     if event is None or isinstance(event, Unreadable) or held.unreadable:
         return Correction(None)
     drift = judge_counter(event, held.seats)
@@ -70,7 +70,7 @@ def _correct_within(
 
 def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     """Why this counter must not be raised although it is too low, or None."""
-    if doubt := Clearance(tx).doubts([event_id]).get(event_id):
+    if doubt := Clearance(tx).doubt(event_id):
         return str(doubt)
     paid = booked_locks(tx, event_id, BookingStatus.CONFIRMED)
     lost = any(not isinstance(lock, SeatLock) or lock.status in ENDED_LOCK for lock in paid)

@@ -163,7 +163,7 @@ class _RecoveryClearance(SweepClearance):
             with self._one_at_a_time:
                 self._recovery.correct_counter(event_id, at_most=0)
                 self.forget([event_id])
-                return Decision.SKIP if self.doubts([event_id]) else Decision.RETURN_SEATS
+                return Decision.SKIP if self.doubt(event_id) else Decision.RETURN_SEATS
         if event_id not in self._told:
             self._told.add(event_id)
             fault = Fault.ORPHAN_LOCK if doubt.cause is Cause.NO_EVENT else Fault.OVERBOOKED

@@ -12,7 +12,6 @@ from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
-from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import take_unheld
@@ -123,7 +122,7 @@ def _seats_of(booking: Booking, lock: SeatLock | None) -> int:
 
 def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:
     """Seats for a new lock. The counter may still be without those of a lock that was deleted."""
-    held = tx.aggregations.held_seats(some([event.id])).get(event.id, HeldSeats())
+    held = tx.aggregations.held_by(event.id)
     if held.unreadable:
         raise DamagedDocument(
             f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read; `seatctl verify` says why"

@@ -11,7 +11,6 @@ from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId,
 from seatctl.domain.states import ENDED_LOCK, HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import StaleRead
-from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.closed_block import block_again, take_unheld
@@ -76,7 +75,7 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
     if lock is None or lock.status not in ENDED_LOCK:
         return NOTHING
     event = tx.events.get(lock.event)
-    held = tx.aggregations.held_seats(some([lock.event])).get(lock.event, HeldSeats())
+    held = tx.aggregations.held_by(lock.event)
     if not isinstance(event, Event) or held.unreadable:
         return NEEDS_PERSON
     if not take_unheld(tx, event, held, lock.seats, run.now, run.id):
@@ -120,7 +119,7 @@ def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
         return NOTHING
     if tx.events.get(booking.event) is not None and isinstance(lock, SeatLock) and lock.status in HOLDING:
         return NOTHING
-    doubt = Clearance(tx).doubts([booking.event]).get(booking.event)
+    doubt = Clearance(tx).doubt(booking.event)
     if doubt is not None and doubt.cause not in NO_COUNTER:  # it keeps its time to pay
         return _left_alone(doubt)
     protectors = [protector.id for _, protector in tx.bookings.protecting([booking.lock])]

@@ -100,7 +100,7 @@ def doubt_about(tx: Store, lock: SeatLock, overdue_before: datetime | None = Non
     """Why this lock's seats must not be returned (invariant 11), or None."""
     if protector := protected_by_text(tx, lock.id, lock.event):
         return Doubt(Cause.UNREADABLE, f"its {protector}")
-    return Clearance(tx, overdue_before).doubts([lock.event]).get(lock.event)
+    return Clearance(tx, overdue_before).doubt(lock.event)
 
 
 def end_lock(

@@ -166,7 +166,7 @@ def _is_repairable(
     else:
         return False
     if violation.fault in RETURNS_SEATS:
-        doubt = clearance.doubts([event_id]).get(event_id)
+        doubt = clearance.doubt(event_id)
         return doubt is None or doubt.cause in NO_COUNTER
     event = at.events.get(event_id)
     if violation.fault is Fault.LOST_LOCK:
