@@ -159,7 +159,7 @@ def everything(store: Store, *but: str) -> dict[str, list[Document]]:
     """All documents of the database, to see that nothing changed."""
     return {
         name: sorted(store.database[name].find(), key=lambda document: str(document["_id"]))
-        for name in schema.COLLECTIONS
+        for name in schema.collections_of()
         if name not in but
     }
 

@@ -271,5 +271,3 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         (),
     ),
 }
-
-REPAIRABLE = frozenset(fault for fault, about in EXPLANATIONS.items() if about.repairable)

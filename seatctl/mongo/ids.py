@@ -9,24 +9,12 @@ from datetime import datetime
 from bson import ObjectId
 
 from seatctl.domain import requests
-from seatctl.domain.documents import BookingId, EventId, LockId, RunId, UserId
+from seatctl.domain.documents import RunId, UserId
 from seatctl.domain.timespec import shorten
 from seatctl.errors import Usage
 
 LAST_SECOND = 2**32 - 1
 """Of which an id can tell; in the year 2106."""
-
-
-def parse_event_id(text: str) -> EventId:
-    return EventId(parse_document_id(text))
-
-
-def parse_lock_id(text: str) -> LockId:
-    return LockId(parse_document_id(text))
-
-
-def parse_booking_id(text: str) -> BookingId:
-    return BookingId(parse_document_id(text))
 
 
 def parse_document_id(text: str) -> object:

@@ -13,6 +13,7 @@ from seatctl.domain.states import HOLDING, LIVE
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import without_lock
 from seatctl.mongo.document import Document
+from seatctl.mongo.validators import validators
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -137,7 +138,7 @@ class Inspection:
 
     def validated(self) -> list[str]:
         """The collections of events, locks and bookings that have a validator."""
-        there = schema.validators(self._database)
+        there = validators(self._database)
         return [name for name in schema.state(self._locks) if name in there]
 
     def _aggregate(self, collection: str, pipeline: list[Document]) -> Iterator[Document]:

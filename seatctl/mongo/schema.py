@@ -1,4 +1,4 @@
-"""Indexes and validators, and how they get into a database.
+"""Collections and indexes, and how they get into a database.
 
 Two of the indexes are guards: seatctl's own transactions need none, but another program's may.
 """
@@ -36,7 +36,6 @@ STATE = (EVENTS, LOCKS, BOOKINGS)
 REFUNDS, OPERATIONS = "refunds", "operations"
 OWN = (JOB_LOGS, REFUNDS, OPERATIONS)
 """The collections that only seatctl writes."""
-COLLECTIONS = (*STATE, *OWN)
 EXACT: Document = {"locale": "simple"}
 """Compare texts by their bytes, whatever a collection's own collation says: where that ignores letter case,
 the user `ann` with the key `ABC` would be given the lock of `Ann` with `abc`."""
@@ -47,6 +46,11 @@ TTL_OFF = 2**31 - 1
 def state(locks: str) -> tuple[str, str, str]:
     """The collections of events, locks and bookings, where the locks are called so."""
     return EVENTS, locks, BOOKINGS
+
+
+def collections_of(locks: str = LOCKS) -> tuple[str, ...]:
+    """All collections, where the locks are called so."""
+    return (*state(locks), *OWN)
 
 
 BUILD_SECONDS = 35
@@ -223,7 +227,7 @@ def set_ttl(database: Database[Document], index: DeletingIndex, seconds: int = T
     """Change after how many seconds an index deletes, by default so that it never does. Not by dropping it:
     Mongoose creates a missing index at each start, and leaves one alone that has other options."""
     change = {"name": index.name, "expireAfterSeconds": seconds}
-    _change(database, index.collection, index=change)
+    modify(database, index.collection, index=change)
 
 
 def is_off(database: Database[Document], index: DeletingIndex) -> bool:
@@ -255,7 +259,7 @@ def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:
 def missing(database: Database[Document], locks: str = LOCKS, *, adopted: bool = False) -> list[str]:
     """What `create` would create, as `collection` or `collection.index`."""
     there = set(database.list_collection_names())
-    wanted = [name for name in (*state(locks), *OWN) if name not in there]
+    wanted = [name for name in collections_of(locks) if name not in there]
     wanted += [str(index) for index in indexes(locks, adopted=adopted) if not index.is_in(database)]
     if retention(database) is None:
         wanted.append(f"{JOB_LOGS}.{RETENTION_INDEX}")
@@ -282,7 +286,7 @@ def create(
     stand against is left out: seatctl's own transactions need none."""
     outdated = _drop_outdated(database, indexes(locks, adopted=adopted))
     done = Setup(missing(database, locks, adopted=adopted), [])
-    for name in (*state(locks), *OWN):
+    for name in collections_of(locks):
         if name in done.created:
             ensure_collection(database, name)
     for index in indexes(locks, adopted=adopted):
@@ -338,7 +342,7 @@ def ensure_collection(database: Database[Document], name: str) -> None:
             raise
 
 
-def _change(database: Database[Document], collection: str, **change: Any) -> None:
+def modify(database: Database[Document], collection: str, **change: Any) -> None:
     """`collMod`, waiting for a majority. Raises OutcomeUnknown, which the driver does not for a command."""
     concern = database.write_concern.document
     reply = database.command("collMod", collection, **change, writeConcern=concern)
@@ -367,102 +371,8 @@ def _retain(database: Database[Document], seconds: int) -> None:
     indexes = database[JOB_LOGS].index_information().values()
     if any(list(index["key"]) == RETENTION_KEYS for index in indexes):
         index = {"keyPattern": dict(RETENTION_KEYS), "expireAfterSeconds": seconds}
-        _change(database, JOB_LOGS, index=index)
+        modify(database, JOB_LOGS, index=index)
     else:
         Index(JOB_LOGS, RETENTION_INDEX, tuple(RETENTION_KEYS), {"expireAfterSeconds": seconds}).create(
             database
         )
-
-
-# --- validators: the database's own last word ------------------------------------------------------
-
-_NUMBER = ["int", "long", "double"]
-_OUR_TITLE = "seatctl: "
-
-
-def _validator(title: str, properties: Document, *rules: Document) -> Document:
-    shape = {"title": _OUR_TITLE + title, "required": sorted(properties), "properties": properties}
-    return {"$and": [{"$jsonSchema": shape}, *({"$expr": rule} for rule in rules)]}
-
-
-VALIDATORS: dict[str, Document] = {
-    EVENTS: _validator(
-        "seats available are at least 0 and at most all",
-        {
-            "totalSeats": {"bsonType": _NUMBER, "minimum": 1},
-            "availableSeats": {"bsonType": _NUMBER, "minimum": 0},
-        },
-        {"$lte": ["$availableSeats", "$totalSeats"]},
-    ),
-    LOCKS: _validator(
-        "a lock has seats and is in a known state",
-        {
-            "seats": {"bsonType": _NUMBER, "minimum": 1},
-            "status": {"enum": [status.value for status in LockStatus]},
-        },
-    ),
-    BOOKINGS: _validator(
-        "a booking is in a known state", {"status": {"enum": [status.value for status in BookingStatus]}}
-    ),
-}
-"""Invariant 2 and the states, for every writer: another program, a person, a bug of ours. At level
-`moderate`, so that a document that is wrong already can still be changed, and so repaired."""
-
-
-def validators(database: Database[Document]) -> dict[str, Document]:
-    """The validators that are there, by collection."""
-    found = {each["name"]: each.get("options", {}).get("validator") for each in database.list_collections()}
-    return {name: validator for name, validator in found.items() if validator}
-
-
-def _wanted_validators(locks: str) -> dict[str, Document]:
-    return {locks if name == LOCKS else name: validator for name, validator in VALIDATORS.items()}
-
-
-def missing_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
-    """Collections without a validator, or with an old one of ours, as `collection.validator`. One
-    that another program installed is theirs."""
-    there = validators(database)
-    return [
-        f"{name}.validator"
-        for name, validator in _wanted_validators(locks).items()
-        if name not in there or (there[name] != validator and _OUR_TITLE in str(there[name]))
-    ]
-
-
-def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup:
-    """Install the validators that `missing_validators` names. The collections must exist. One that would
-    refuse a state that is there is left out: a program writes it, and would fail."""
-    done = Setup(missing_validators(database, locks), [])
-    known: dict[str, Sequence[str]] = {locks: list(LockStatus), BOOKINGS: list(BookingStatus)}
-    for name, validator in _wanted_validators(locks).items():
-        if f"{name}.validator" not in done.created:
-            continue
-        unknown = (
-            database[name].find_one({"status": {"$nin": known[name]}}, collation=EXACT)
-            if name in known
-            else None
-        )
-        if unknown is None:
-            _change(database, name, validator=validator, validationLevel="moderate")
-            continue
-        done.created.remove(f"{name}.validator")
-        done.left_out.append(
-            f"{name} has a document in the state {shorten(repr(unknown.get('status')), 40)} "
-            f"({unknown['_id']}), which the validator would refuse: it is not installed"
-        )
-    return done
-
-
-def own_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
-    """The collections whose validator is ours."""
-    there = validators(database)
-    return [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
-
-
-def remove_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
-    """Take our own validators away; returns them."""
-    ours = own_validators(database, locks)
-    for name in ours:
-        _change(database, name, validator={}, validationLevel="strict")
-    return [f"{name}.validator" for name in ours]

@@ -26,6 +26,7 @@ from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.operations import Operations
 from seatctl.mongo.refunds import Refunds
 from seatctl.mongo.transactions import lone_write
+from seatctl.mongo.validators import create_validators, missing_validators, own_validators, remove_validators
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -226,7 +227,7 @@ class Store:
         locks, adopted = self.settings.locks, self.settings.adopted
         missing = schema.missing(self.database, locks, adopted=adopted)
         if self._wants(validators):
-            missing += schema.missing_validators(self.database, locks)
+            missing += missing_validators(self.database, locks)
         return missing
 
     def init(self, retention: timedelta | None = None, *, validators: bool | None = None) -> schema.Setup:
@@ -235,7 +236,7 @@ class Store:
         with lone_write(self.deployment.client):
             done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)
             if self._wants(validators):
-                created, left_out = schema.create_validators(self.database, locks)
+                created, left_out = create_validators(self.database, locks)
                 return schema.Setup(done.created + created, done.left_out + left_out)
         return done
 
@@ -246,7 +247,7 @@ class Store:
     def remove_setup(self) -> list[str]:
         """Take away our own indexes and validators; returns them. Collections and documents stay."""
         locks = self.settings.locks
-        return schema.remove(self.database, locks) + schema.remove_validators(self.database, locks)
+        return schema.remove(self.database, locks) + remove_validators(self.database, locks)
 
     # --- adoption ------------------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class Store:
         harmless = [index for index in self.settings.ttl_indexes if schema.is_off(self.database, index)]
         locks, created = self.settings.locks, self.settings.created
         removable = [str(index) for index in schema.own_indexes(self.database, locks, created)]
-        removable += [f"{name}.validator" for name in schema.own_validators(self.database, locks)]
+        removable += [f"{name}.validator" for name in own_validators(self.database, locks)]
         names = self.collections()
         collections = [name for name in created if name in names]
         kept = [name for name in collections if not self.is_empty(name)]
@@ -278,7 +279,7 @@ class Store:
         for index in made.harmless:
             schema.set_ttl(self.database, index, index.seconds)
         schema.remove(self.database, self.settings.locks, made.removable)
-        schema.remove_validators(self.database, self.settings.locks)
+        remove_validators(self.database, self.settings.locks)
         for name in self.settings.created:
             if name in made.removable and self.is_empty(name):
                 self.database.drop_collection(name)

@@ -18,6 +18,7 @@ from pymongo import MongoClient, WriteConcern
 
 from seatctl.domain.rules import RETENTION
 from seatctl.mongo import schema
+from seatctl.mongo.validators import create_validators
 
 Document = dict[str, Any]
 
@@ -127,7 +128,7 @@ def load(client: MongoClient[Document], data: DataSet) -> None:
             pristine[schema.BOOKINGS].insert_many(bookings, ordered=False)
     pristine[schema.EVENTS].insert_many(_event(event, held[event], now) for event in data.event_ids)
     schema.create(client[BENCH], None, RETENTION)
-    schema.create_validators(client[BENCH])
+    create_validators(client[BENCH])
     copy(client)
 
 

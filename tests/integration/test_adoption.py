@@ -18,6 +18,7 @@ from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
+from seatctl.mongo.validators import validators
 from seatctl.services import adoption, blocks, cancellation, health, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
@@ -108,7 +109,7 @@ def test_nothing_is_created_that_could_stop_the_other_program(store):
         }
         assert new
         assert not [index for index in new.values() if index.get("unique")]
-    assert schema.validators(store.database) == {}
+    assert validators(store.database) == {}
     assert "seatLocks" not in store.database.list_collection_names()
     assert adopted.missing() == []
 
@@ -367,11 +368,11 @@ def test_undo_removes_the_validators_of_init_and_none_of_the_other_program(store
     adopted.init(validators=True)
     theirs = {"eventDate": {"$exists": True}}
     store.database.command("collMod", "events", validator=theirs)
-    assert set(schema.validators(store.database)) == {"events", "seatlocks", "bookings"}
+    assert set(validators(store.database)) == {"events", "seatlocks", "bookings"}
     done = undo(adopted).done
 
     assert {"removed seatlocks.validator", "removed bookings.validator"} < set(done)
-    assert schema.validators(store.database) == {"events": theirs}
+    assert validators(store.database) == {"events": theirs}
     backend.insert_lock(backend.event(), 1, status="HELD")
 
 

@@ -357,10 +357,10 @@ def listing_of_event(read: Callable[..., Iterator[Any]]) -> Action:
     return lambda world: [*read(world.store, world.event())] and None
 
 
-EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.COLLECTIONS[:4])
-SET_EVENTS, SET_LOCKS, SET_BOOKINGS = (f"update {name}" for name in schema.COLLECTIONS[:3])
-SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS, SUM_RUNS = (f"aggregate {name}" for name in schema.COLLECTIONS[:4])
-ONE_EVENT, ONE_LOCK, ONE_BOOKING = (f"findAndModify {name}" for name in schema.COLLECTIONS[:3])
+EVENT, LOCK, BOOKING, RUN = (f"find {name}" for name in schema.collections_of()[:4])
+SET_EVENTS, SET_LOCKS, SET_BOOKINGS = (f"update {name}" for name in schema.collections_of()[:3])
+SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS, SUM_RUNS = (f"aggregate {name}" for name in schema.collections_of()[:4])
+ONE_EVENT, ONE_LOCK, ONE_BOOKING = (f"findAndModify {name}" for name in schema.collections_of()[:3])
 CLEARANCE = {SUM_EVENTS, SUM_LOCKS, SUM_BOOKINGS}
 
 BY_ID = {

@@ -478,7 +478,8 @@ def test_a_correction_stamps_the_event_with_the_servers_now(store, clock, event)
 
 
 def test_the_repairs_are_of_faults_that_a_program_may_repair():
-    from seatctl.domain.faults import REPAIRABLE
+    from seatctl.domain.faults import EXPLANATIONS
     from seatctl.domain.states import Fault
 
-    assert set(REPAIRS) | {Fault.COUNTER_DRIFT} == REPAIRABLE
+    repairable = {fault for fault, about in EXPLANATIONS.items() if about.repairable}
+    assert set(REPAIRS) | {Fault.COUNTER_DRIFT} == repairable

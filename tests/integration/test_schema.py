@@ -14,6 +14,7 @@ from seatctl.errors import Unreachable, WriteRefused
 from seatctl.mongo import schema
 from seatctl.mongo.client import connect
 from seatctl.mongo.failures import UNAUTHORIZED
+from seatctl.mongo.validators import create_validators, missing_validators
 
 MONTH = timedelta(days=30)
 
@@ -27,11 +28,11 @@ def database(replica):
 
 
 def init(database, keep=None):
-    return schema.create(database, keep, MONTH).created + schema.create_validators(database).created
+    return schema.create(database, keep, MONTH).created + create_validators(database).created
 
 
 def missing(database):
-    return schema.missing(database) + schema.missing_validators(database)
+    return schema.missing(database) + missing_validators(database)
 
 
 def names(database, collection):
@@ -46,8 +47,8 @@ def test_on_an_empty_database_init_creates_what_it_says_and_then_nothing(databas
     created = init(database)
 
     assert set(created) == set(wanted)
-    assert {*schema.COLLECTIONS, "seatLocks.one_lock_per_key", "bookings.validator"} < set(created)
-    assert set(database.list_collection_names()) == set(schema.COLLECTIONS)
+    assert {*schema.collections_of(), "seatLocks.one_lock_per_key", "bookings.validator"} < set(created)
+    assert set(database.list_collection_names()) == set(schema.collections_of())
     assert (missing(database), init(database)) == ([], [])
 
 
@@ -297,7 +298,7 @@ def test_only_the_log_ages(database):
     init(database)
     ageing = [
         (name, index)
-        for name in schema.COLLECTIONS
+        for name in schema.collections_of()
         for index, facts in database[name].index_information().items()
         if "expireAfterSeconds" in facts
     ]

@@ -9,7 +9,7 @@ from damage import BESIDE, BREAKAGES, Scene, drift, forget_to_consume, keep_seat
 from scene import HOUR, NOWHERE, PAIRS, create, insert_booking, insert_lock, lock, run_recover
 
 import seatctl.services.verify as verify_module
-from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
+from seatctl.domain.faults import EXPLANATIONS
 from seatctl.domain.states import HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.errors import CursorLost
 from seatctl.mongo.aggregations import Aggregations
@@ -68,7 +68,7 @@ def test_each_broken_promise_is_found_and_nothing_beside_it(store, scene, fault)
     assert any(str(each) in document["message"] for each in ids)
 
     report = run_recover(store)
-    if fault in REPAIRABLE:
+    if EXPLANATIONS[fault].repairable:
         assert document["remedy"] == "seatctl recover"
         assert (report.error, list(verify(store))) == (None, [])
     else:

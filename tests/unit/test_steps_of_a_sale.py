@@ -19,7 +19,7 @@ from seatctl.errors import (
     SoldOut,
     WrongState,
 )
-from seatctl.mongo.ids import parse_event_id, parse_user
+from seatctl.mongo.ids import parse_document_id, parse_user
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.sales import ConfirmRequest, LockRequest, confirm, fail_payment, lock, pay, release
 
@@ -88,7 +88,7 @@ def test_a_sold_out_event_returns_what_is_overdue_first(
 
 def test_an_event_that_is_not_there_is_not_found(store: MockStore) -> None:
     with pytest.raises(NotFound):
-        lock(store, LockRequest(parse_event_id("0" * 24), ADA, 1))
+        lock(store, LockRequest(EventId(parse_document_id("0" * 24)), ADA, 1))
 
 
 def test_confirming_and_paying_take_no_seats(store: MockStore, event: EventId) -> None:

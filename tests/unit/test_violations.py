@@ -4,7 +4,7 @@ import pytest
 from bson import ObjectId
 
 from seatctl.domain.documents import Booking, Event, Flaw, Kind, SeatLock, Unreadable
-from seatctl.domain.faults import EXPLANATIONS, REPAIRABLE
+from seatctl.domain.faults import EXPLANATIONS
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
 from seatctl.services import violations
 from seatctl.services.verify import once
@@ -226,7 +226,7 @@ def test_the_remedy_is_recover_where_a_program_may_repair_and_else_what_a_person
     found = Violation(fault, "x", EVENT, LOCK, "B")
     unrepairable = Violation(fault, "x", EVENT, LOCK, "B", repairable=False)
 
-    if fault in REPAIRABLE:
+    if EXPLANATIONS[fault].repairable:
         assert found.remedy == "seatctl recover"
     for remedy in unrepairable.remedies:
         assert str(remedy) in unrepairable.remedy
