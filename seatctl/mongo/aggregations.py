@@ -14,7 +14,7 @@ from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
-from seatctl.mongo.collection import CURSOR_BATCH, FIRST_ID, NO_OBJECT_ID
+from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, aggregate
 from seatctl.mongo.document import Document
 from seatctl.mongo.locks import may_hold
 
@@ -119,7 +119,7 @@ class Aggregations:
             {"$match": {"_id": scope, "$expr": where}},
             {"$project": {"taken": {"$subtract": ["$totalSeats", "$availableSeats"]}}},
         ]
-        found = self._aggregate(self._events, pipeline)
+        found = aggregate(self._events, pipeline, self._session)
         return {EventId(event["_id"]): int(event["taken"]) for event in found}
 
     def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
@@ -171,19 +171,10 @@ class Aggregations:
             {"$sort": {event: 1}},  # or the planner would take the index on `_id` for this
             {"$group": {"_id": f"${event}", **sums}},
         ]
-        for group in self._aggregate(collection, pipeline):
+        for group in aggregate(collection, pipeline, self._session):
             named = group["_id"]
             for event_id in codec.ids_in(named) if isinstance(named, list) else (named,):
                 yield EventId(event_id), group
-
-    def _aggregate(self, collection: Collection[Document], pipeline: list[Document]) -> Iterator[Document]:
-        yield from collection.aggregate(
-            pipeline,
-            collation=schema.EXACT,
-            session=self._session,
-            allowDiskUse=True,
-            batchSize=CURSOR_BATCH,
-        )
 
     # --- documents that need a closer look -------------------------------------------------------------
 
@@ -202,7 +193,7 @@ class Aggregations:
             {"$group": {"_id": "$seatLockId", "times": {"$sum": 1}}},
             {"$match": {"times": {"$gt": 1}}},
         ]
-        for group in self._aggregate(self._bookings, pipeline):
+        for group in aggregate(self._bookings, pipeline, self._session):
             if not isinstance(group["_id"], list):
                 yield LockId(group["_id"])
 
@@ -223,7 +214,7 @@ class Aggregations:
             },
             {"$match": {"locks.1": {"$exists": True}}},
         ]
-        for group in self._aggregate(self._locks, pipeline):
+        for group in aggregate(self._locks, pipeline, self._session):
             of, locks = group["_id"], sorted(map(LockId, group["locks"]), key=str)
             yield SharedKey(EventId(of["event"]), str(of["key"]), locks, int(group["holding"]))
 

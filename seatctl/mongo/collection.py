@@ -102,9 +102,7 @@ class Documents:
         return self._documents.find_one(where, projection, collation=schema.EXACT, session=self._session)
 
     def _aggregate(self, pipeline: list[Document]) -> Iterator[Document]:
-        yield from self._documents.aggregate(
-            pipeline, collation=schema.EXACT, session=self._session, allowDiskUse=True
-        )
+        yield from aggregate(self._documents, pipeline, self._session)
 
     def _count(self, where: Document) -> int:
         return self._documents.count_documents(where, collation=schema.EXACT, session=self._session)
@@ -142,6 +140,15 @@ class Documents:
     ) -> Iterator[StoredDocument]:
         """What matches, in this order, with these fields or all; 0 for all documents. The server sorts."""
         yield from self._find(dict(where), fields, sort=list(order.items()), limit=limit)
+
+
+def aggregate(
+    collection: Collection[Document], pipeline: list[Document], session: ClientSession | None = None
+) -> Iterator[Document]:
+    """What a pipeline makes of a collection, texts compared exactly."""
+    yield from collection.aggregate(
+        pipeline, collation=schema.EXACT, session=session, allowDiskUse=True, batchSize=CURSOR_BATCH
+    )
 
 
 def none_of(collection: Collection[Document], index: schema.Index, values: Iterable[str]) -> Document:

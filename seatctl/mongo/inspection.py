@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +11,7 @@ from seatctl.domain.settings import DeletingIndex
 from seatctl.domain.states import HOLDING, LIVE
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import without_lock
+from seatctl.mongo.collection import aggregate
 from seatctl.mongo.document import Document
 from seatctl.mongo.validators import validators
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SAMPLE = 100
 FIELDS_OF_A_LOCK = ("eventId", "seats", "status", "expiresAt")
-BY_DAY: Document = {"$or": [{"eventType": "multi-day"}, {"dailySeats": {"$nin": [None, {}]}}]}
 OBJECT_ID = "objectId"
 
 
@@ -66,15 +65,16 @@ class Inspection:
         live = self._database[schema.BOOKINGS].count_documents(
             {"status": {"$in": sorted(LIVE)}}, collation=schema.EXACT
         )
-        missing = [*self._without_lock(), {"$count": "number"}]
-        return live, sum(int(group["number"]) for group in self._aggregate(schema.BOOKINGS, missing))
+        pipeline = [*self._without_lock(), {"$count": "number"}]
+        missing = aggregate(self._database[schema.BOOKINGS], pipeline)
+        return live, sum(int(group["number"]) for group in missing)
 
     def seats_without_lock(self) -> dict[EventId, int]:
         """By event, the seats of its live bookings whose locks do not exist, where the bookings say how
         many they are."""
         labels = {"$cond": [{"$isArray": "$seats"}, {"$size": "$seats"}, 0]}
         pipeline = [*self._without_lock(), {"$group": {"_id": "$event", "seats": {"$sum": labels}}}]
-        groups = self._aggregate(schema.BOOKINGS, pipeline)
+        groups = aggregate(self._database[schema.BOOKINGS], pipeline)
         return {EventId(group["_id"]): int(group["seats"]) for group in groups if group["seats"]}
 
     def _without_lock(self) -> list[Document]:
@@ -88,7 +88,7 @@ class Inspection:
             {"$sort": {"number": -1, "_id": 1}},
         ]
         found: Counter[str] = Counter()
-        for group in self._aggregate(collection, pipeline):
+        for group in aggregate(self._database[collection], pipeline):
             status = group["_id"]
             found[status if isinstance(status, str) else codec.describe(status)] += group["number"]
         return dict(found)
@@ -97,8 +97,8 @@ class Inspection:
         """How many locks and bookings name their user by an ObjectId, and how many by something else."""
         found: Counter[bool] = Counter()
         for collection, field in ((self._locks, "$userId"), (schema.BOOKINGS, "$user")):
-            groups = self._aggregate(
-                collection, [{"$group": {"_id": {"$type": field}, "number": {"$sum": 1}}}]
+            groups = aggregate(
+                self._database[collection], [{"$group": {"_id": {"$type": field}, "number": {"$sum": 1}}}]
             )
             for group in groups:
                 found[group["_id"] == OBJECT_ID] += group["number"]
@@ -118,15 +118,9 @@ class Inspection:
 
     def events_by_day(self) -> list[tuple[EventId, str]]:
         """The events that count their seats by day: id and name."""
-        found = self._database[schema.EVENTS].find(BY_DAY, {"name": 1}, collation=schema.EXACT).sort("_id", 1)
+        by_day = {"$expr": {"$not": [codec.counts_the_whole()]}}
+        found = self._database[schema.EVENTS].find(by_day, {"name": 1}, collation=schema.EXACT).sort("_id", 1)
         return [(EventId(event["_id"]), str(event.get("name", ""))) for event in found]
-
-    def deleting_indexes(self) -> list[DeletingIndex]:
-        return list(schema.deleting_indexes(self._database, schema.state(self._locks)))
-
-    def collations(self) -> list[str]:
-        """The collections of events, locks and bookings that do not compare texts exactly."""
-        return [name for name, _ in schema.collations(self._database, schema.state(self._locks))]
 
     def would_delete(self, index: DeletingIndex, now: datetime) -> Deletion:
         """What MongoDB deletes within a minute once this TTL index has its time back."""
@@ -140,6 +134,3 @@ class Inspection:
         """The collections of events, locks and bookings that have a validator."""
         there = validators(self._database)
         return [name for name in schema.state(self._locks) if name in there]
-
-    def _aggregate(self, collection: str, pipeline: list[Document]) -> Iterator[Document]:
-        yield from self._database[collection].aggregate(pipeline, collation=schema.EXACT, allowDiskUse=True)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId
-from seatctl.domain.settings import GRACE, Settings
+from seatctl.domain.settings import GRACE, DeletingIndex, Settings
 from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured
@@ -35,9 +35,12 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
         _check_there(store, names, needed)
     locks, why = _choose_locks(store, names, locks_collection)
     inspection = Inspection(store.database, locks)
+    ttl_indexes = store.with_settings(Settings(locks)).aggregations.deleting_indexes()
     live, missing_locks = inspection.live_bookings()
-    _check_locks(store, inspection, locks, live, missing_locks)
-    settings = _settings(store, inspection, locks)
+    may_be_gone = store.settings.adopted or bool(ttl_indexes)
+    _check_locks(inspection, locks, live, missing_locks, may_be_gone=may_be_gone)
+    users, labelled = inspection.users(), inspection.labelled_bookings()
+    settings = _settings(store, locks, ttl_indexes, users, labelled)
     adopted = store.with_settings(settings)
     sizes = adopted.sizes()
     choices = [
@@ -51,13 +54,13 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
         settings=replace(settings, created=(*settings.created, *missing)),
         choices=choices,
         states=_states(inspection, locks),
-        ttl_indexes=inspection.deleting_indexes(),
+        ttl_indexes=ttl_indexes,
         validators=inspection.validated(),
-        collations=inspection.collations(),
+        collations=[name for name, _ in adopted.aggregations.collations()],
         by_day=inspection.events_by_day(),
-        users=inspection.users(),
+        users=users,
         keys=inspection.keys(),
-        labelled=inspection.labelled_bookings(),
+        labelled=labelled,
         missing_locks=missing_locks,
         sold_twice=_sold_twice(adopted, inspection.seats_without_lock()),
         violations=_violations(adopted),
@@ -101,20 +104,21 @@ def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[s
     )
 
 
-def _check_locks(store: Store, inspection: Inspection, locks: str, live: int, missing: int) -> None:
+def _check_locks(inspection: Inspection, locks: str, live: int, missing: int, *, may_be_gone: bool) -> None:
     """Raises Misconfigured where these are not the locks that the bookings name. Once adopted they are, even
     if all of them are gone."""
     if unreadable := inspection.unreadable_sample():
         raise Misconfigured(f"the documents in {locks} are no locks that seatctl can read: {unreadable}")
-    told = store.settings.adopted or inspection.deleting_indexes()
-    if live and missing == live and not told:
+    if live and missing == live and not may_be_gone:
         raise Misconfigured(
             f"none of {count(live, 'live booking')} names a lock that is in {locks}: the locks are "
             "elsewhere, or were lost. Name their collection with --locks-collection, or restore them"
         )
 
 
-def _settings(store: Store, inspection: Inspection, locks: str) -> Settings:
+def _settings(
+    store: Store, locks: str, ttl_indexes: list[DeletingIndex], users: tuple[int, int], labelled: int
+) -> Settings:
     """What to write. Repeated, what it made before stays on record, for `--undo`."""
     before = store.settings
     if before.adopted and before.locks != locks:
@@ -123,14 +127,14 @@ def _settings(store: Store, inspection: Inspection, locks: str) -> Settings:
             "`seatctl adopt --undo`"
         )
     known = {(index.collection, index.name) for index in before.ttl_indexes}
-    new = [index for index in inspection.deleting_indexes() if (index.collection, index.name) not in known]
-    ids, others = inspection.users()
+    new = [index for index in ttl_indexes if (index.collection, index.name) not in known]
+    ids, others = users
     return Settings(
         locks=locks,
         grace=GRACE,
         # A program that casts users to ObjectIds cannot read a text, and one that does not can read both.
         object_id_users=ids > 0 or not others,
-        seat_labels=inspection.labelled_bookings() > 0,
+        seat_labels=labelled > 0,
         adopted_at=before.adopted_at or store.now(),
         ttl_indexes=(*before.ttl_indexes, *new),
         created=before.created,
