@@ -52,13 +52,16 @@ class AfterSales(Ledger):
         in_time = booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] > now
         if not in_time or lock is None or lock["status"] != "ACTIVE" or lock["eventId"] not in self.events:
             raise self._refuse(booking, "LATE_PAYMENT", ref)
+        self._settle(now, booking, lock, ref)
+        self.operations["pay"] += 1
+        return Answer(booking)
+
+    def _settle(self, now: datetime, booking: Document, lock: Document, ref: str | None) -> None:
+        ref = self._withdraw_late(booking["_id"], ref)
         booking.update(status="CONFIRMED", updatedAt=now)
         if ref is not None:
             booking["paymentRef"] = ref
         lock.update(status="CONSUMED", updatedAt=now)
-        self._withdraw_late(booking_id, ref)
-        self.operations["pay"] += 1
-        return Answer(booking)
 
     def _pay_again(self, now: datetime, booking: Document, ref: str | None) -> Answer:
         known = booking.get("paymentRef")
@@ -66,6 +69,7 @@ class AfterSales(Ledger):
             return Answer(booking, changed=False)
         if known is not None:
             raise self._refuse(booking, "DUPLICATE_PAYMENT", ref)
+        self._withdraw_late(booking["_id"], ref)
         booking.update(paymentRef=ref, updatedAt=now)
         self.operations["pay"] += 1
         return Answer(booking, changed=False)
@@ -251,6 +255,8 @@ class AfterSales(Ledger):
         found = next(iter(sorted(self._bookings_of(lock_id), key=lambda one: not is_live(one))), None)
         if found and found["status"] == "CONFIRMED":
             return Answer(found, changed=False)
+        if lock["status"] == "ACTIVE":
+            return self._sell(now, new, lock, ref)
         if lock["status"] != "CONSUMED":
             raise Refusal("wrong_state", str(lock_id))
         self._known(self.events, lock["eventId"])
@@ -260,11 +266,23 @@ class AfterSales(Ledger):
         self.operations["confirm --sold"] += 1
         if found is None:
             return Answer(self._new_sale(new, lock, now, ref, now))
-        found.update(status="CONFIRMED", updatedAt=now)
-        if ref is not None:
-            found["paymentRef"] = ref
-        self._withdraw_late(found["_id"], ref)
+        self._settle(now, found, lock, ref)
         return Answer(found)
+
+    def _sell(self, now: datetime, new: Document, lock: Document, ref: str | None) -> Answer:
+        """Confirmed and paid at once, or refused as either of them is."""
+        self._check_no_block(lock)
+        found = self._counting(self._bookings_of(lock["_id"]))
+        if found and found["status"] != "PAYMENT_PENDING":
+            raise Refusal("wrong_state", "recover")
+        if (found["paymentExpiresAt"] if found else lock["expiresAt"]) <= now:
+            raise Refusal("deadline_passed", "--overdue")
+        if "cancelledAt" in self._known(self.events, lock["eventId"]):
+            raise Refusal("closed", "cancelled")
+        booking = found or super().confirm(now, new, lock["_id"], None).document
+        self._settle(now, booking, lock, ref)
+        self.operations["confirm --sold"] += 1
+        return Answer(booking)
 
     def _new_sale(
         self, new: Document, lock: Document, deadline: datetime, ref: str | None, now: datetime
@@ -316,10 +334,19 @@ class AfterSales(Ledger):
         else:
             self._due(booking, "CANCELLED", ref, seats, len(parts))
 
-    def _withdraw_late(self, booking_id: Id, ref: str | None) -> None:
-        for refund in self._refunds_of(booking_id):
-            if (refund["cause"], refund["ref"], refund["status"]) == ("LATE_PAYMENT", ref, "DUE"):
-                refund["status"] = "WITHDRAWN"
+    def _withdraw_late(self, booking_id: Id, ref: str | None) -> str | None:
+        """The late payment of this reference, or, without one, the only one; returns its reference."""
+        late = [
+            refund
+            for refund in self._refunds_of(booking_id)
+            if (refund["cause"], refund["status"]) == ("LATE_PAYMENT", "DUE") and ref in (None, refund["ref"])
+        ]
+        if len(late) > 1:
+            raise Refusal("wrong_state", "--ref")
+        for refund in late:
+            refund["status"] = "WITHDRAWN"
+            ref = refund["ref"]
+        return ref
 
     def _due_of(self, booking_id: Id, ref: str | None) -> Document | None:
         """What is due of this payment, or, without one, the only one."""

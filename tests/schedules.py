@@ -469,6 +469,13 @@ def cancelled_while_recorded_as_sold(scene: Scene) -> list[str]:
     return violations(scene.store.database)
 
 
+def sold_too_late(scene: Scene) -> list[str]:
+    """A lock whose booking's deadline has passed is recorded as sold."""
+    held, _ = book(scene.store, create(scene.store, 10))
+    scene.clock.advance(minutes=16)
+    return ["7: a late payment was accepted"] if scene.try_to(rebooking.record_sale, held) else []
+
+
 def late(scene: Scene) -> Any:
     """A booking that expired, and was paid then."""
     _, unpaid = book(scene.store, scene.crowd(), 2)

@@ -259,6 +259,15 @@ class Command(TyperCommand):
         reason = [REASON] if changes else []
         super().__init__(*args, params=[*params, *reason, *common], **settings)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """An option without its value is an error of this command, whose --help it should name."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined] # of a usage error, which has no public name
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`EVENT_ID` as everywhere else; Typer writes `{EVENT_ID}`."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]

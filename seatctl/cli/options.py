@@ -43,6 +43,13 @@ def parse_whole_number(text: str) -> int:
     return int(text)
 
 
+def parse_seats(text: str) -> int:
+    """A number of seats: +50 would be read as 50 more, and is refused."""
+    if text.strip().startswith(("+", "-")):
+        raise ValueError("--seats takes the total, without a sign")
+    return parse_whole_number(text)
+
+
 def between(smallest: int, largest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = parse_whole_number(text)
@@ -152,11 +159,9 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None, kin
 
 EventArgument = Annotated[EventId, id_of("event", "events")]
 LockArgument = Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE)]
-Seats = Annotated[
-    int, option("--seats N", parse_whole_number, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")
-]
+Seats = Annotated[int, option("--seats N", parse_seats, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")]
 
-PaymentRef = Annotated[str | None, option("--ref REF", str, "What the payment is called where it was made.")]
+PaymentRef = Annotated[str | None, option("--ref REF", str, "The payment provider's reference.")]
 
 EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only of this event.")]
 UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only of this user.")]

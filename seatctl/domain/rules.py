@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from seatctl.domain.documents import Booking, Event, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count
+from seatctl.domain.words import count, ref_option
 from seatctl.errors import Closed, DeadlinePassed, KeyReused, RefundDue, WrongState
 
 MAX_SEATS = 1_000_000
@@ -142,7 +142,7 @@ def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
         raise WrongState(f"lock {lock.id} has booking {booking.id}, which is {booking.status}; {way_out}")
 
 
-def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> None:
+def check_payable(booking: Booking, lock: SeatLock | None, now: datetime, ref: str | None = None) -> None:
     """A payment settles a pending booking before its deadline whose lock still holds the seats. One that
     comes too late is refused, and a refund is due (invariants 6 and 7)."""
     if booking.status in ENDED_BOOKING:
@@ -154,7 +154,7 @@ def check_payable(booking: Booking, lock: SeatLock | None, now: datetime) -> Non
     if lock is not None and lock.status is LockStatus.CONSUMED:
         raise RefundDue(
             f"lock {lock.id} of booking {booking.id} is CONSUMED already; if it was sold by this payment, "
-            f"`seatctl confirm {lock.id} --sold` records that"
+            f"`seatctl confirm {lock.id} --sold{ref_option(ref)}` records that"
         )
     if lock is None or lock.status is not LockStatus.ACTIVE:
         raise RefundDue(
@@ -176,8 +176,8 @@ def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, 
     if not overdue and (deadline is None or deadline <= now):
         what = f"lock {lock.id}" if booking is None else f"booking {booking.id}"
         raise DeadlinePassed(
-            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held, so that "
-            "--overdue extends it"
+            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held; add "
+            "--overdue to extend it"
         )
 
 
@@ -211,7 +211,7 @@ def check_seats_to_give_back(booking: Booking, lock: SeatLock | None, cancelled:
         )
     if cancelled < booking.seats_cancelled:
         raise WrongState(
-            f"booking {booking.id} has returned {count(booking.seats_cancelled, 'seat')} in all already; "
+            f"booking {booking.id} has already returned {count(booking.seats_cancelled, 'seat')} in total; "
             "`seatctl lock` takes more seats"
         )
     seats = lock.seats + booking.seats_cancelled
@@ -233,7 +233,25 @@ def check_sold_without_booking(lock: SeatLock, booking: Booking | None) -> None:
         raise WrongState(f"lock {lock.id} is {lock.status}, not CONSUMED{way_out}")
 
 
-def check_rebookable(booking: Booking, lock: SeatLock | None, now: datetime) -> SeatLock:
+def check_sellable(lock: SeatLock, booking: Booking | None, now: datetime, ref: str | None) -> None:
+    """What an ACTIVE lock holds for a buyer is sold before its deadline, or that of its booking."""
+    check_no_block(lock)
+    deadline = lock.expires_at if booking is None else booking.payment_expires_at
+    if booking is not None and booking.status is not BookingStatus.PAYMENT_PENDING:
+        raise WrongState(
+            f"lock {lock.id} has booking {booking.id}, which is {booking.status}; run `seatctl recover`"
+        )
+    if deadline is None or deadline <= now:
+        what = f"lock {lock.id}" if booking is None else f"booking {booking.id} of lock {lock.id}"
+        raise DeadlinePassed(
+            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held: `seatctl extend "
+            f"{lock.id} --for 10m --overdue`, then `seatctl confirm {lock.id} --sold{ref_option(ref)}`"
+        )
+
+
+def check_rebookable(
+    booking: Booking, lock: SeatLock | None, now: datetime, ref: str | None = None
+) -> SeatLock:
     """Only what has ended, and holds no seats any more, is booked again."""
     match booking.status:
         case BookingStatus.CONFIRMED:
@@ -241,7 +259,8 @@ def check_rebookable(booking: Booking, lock: SeatLock | None, now: datetime) -> 
         case BookingStatus.PAYMENT_PENDING:
             late = booking.payment_expires_at is None or booking.payment_expires_at <= now
             first = f"`seatctl extend {booking.id} --for 10m --overdue`, then " if late else ""
-            raise WrongState(f"booking {booking.id} still has its seats; {first}`seatctl pay {booking.id}`")
+            pay = f"`seatctl pay {booking.id}{ref_option(ref)}`"
+            raise WrongState(f"booking {booking.id} still has its seats; {first}{pay}")
         case BookingStatus.INITIATED:
             raise WrongState(f"booking {booking.id} is INITIATED by another program")
     if lock is None:

@@ -11,3 +11,10 @@ def format_number(number: int) -> str:
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """`1 seat`, `3 seats`, `10,000 seats`; `plural` where an s is not enough."""
     return f"{format_number(number)} {singular if number == 1 else plural or singular + 's'}"
+
+
+def ref_option(ref: str | None) -> str:
+    """How a command line ends that repeats the payment which was named."""
+    import shlex
+
+    return "" if ref is None else f" --ref {shlex.quote(ref)}"

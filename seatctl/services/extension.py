@@ -49,12 +49,13 @@ class ExtendRequest(NamedTuple):
 
 class ExtendResult(NamedTuple):
     """What has the deadline now: the booking, if it waits for a payment, and its lock; whether this call
-    moved it; and the deadline."""
+    moved it; the deadline; and whether that is later than what was asked for."""
 
     lock: SeatLock
     booking: Booking | None
     changed: bool
     deadline: datetime
+    is_later: bool = False
 
 
 class ExtendAllRequest(NamedTuple):
@@ -105,7 +106,7 @@ def _extend_within(
     old = lock.expires_at if booking is None else booking.payment_expires_at
     assert old is not None  # it waits
     if old >= deadline:
-        return ExtendResult(lock, booking, changed=False, deadline=old)
+        return ExtendResult(lock, booking, changed=False, deadline=old, is_later=old > deadline)
     if booking is not None:
         booking = tx.bookings.extend(booking, deadline, now, overdue=request.overdue)
         if booking is None:

@@ -1,9 +1,10 @@
-"""A sale after all: of seats that came back before their payment was known, or of a sold lock without a
-booking."""
+"""A sale after all: of seats that came back before their payment was known, of a sold lock without a
+booking, or of a lock at once."""
 
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain.documents import (
@@ -19,8 +20,10 @@ from seatctl.domain.requests import text
 from seatctl.domain.rules import (
     LOCK_TTL,
     REBOOK_KEY,
+    check_not_cancelled,
     check_on_sale,
     check_rebookable,
+    check_sellable,
     check_sold_without_booking,
 )
 from seatctl.domain.states import BookingStatus, LockStatus
@@ -30,8 +33,9 @@ from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event, too_few_seats
 from seatctl.services.expiry import return_overdue
-from seatctl.services.found import bookings_of, get_booking, get_lock, lock_of, readable
+from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
+from seatctl.services.sales import ConfirmRequest, confirm_within, settle_payment
 from seatctl.services.seats import log_counter
 
 log = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.
     if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
         return _rebooked_before(tx, old, readable(made))
-    lock = check_rebookable(old, lock_of(tx, old), tx.now())
+    lock = check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
     paid = find_paid(tx.refunds.of_booking(old.id), request.ref)
     check_on_sale(get_event(tx, old.event))
     event = tx.events.take_seats(old.event, lock.seats)
@@ -106,7 +110,7 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
     kept = None if paid is None else keep_payment(tx, paid, lock.seats, now)
     operation = Operation("rebook", now, event.id, sold.id, new.id, None if kept is None else kept.id)
-    after = {"status": new.status.value}
+    after = {"status": new.status.value, "seats": sold.seats}
     tx.operations.record(operation_id, operation._replace(others=(old.id,), after=after))
     return RebookResult(new, sold, created=True, available=event.available, refund=kept)
 
@@ -120,12 +124,13 @@ def _rebooked_before(tx: Store, old: Booking, lock: SeatLock) -> RebookResult:
     return RebookResult(booking, lock, created=False)
 
 
-# --- a sold lock without a booking ---------------------------------------------------------------------
+# --- a lock that is sold at once, or was sold without a booking ----------------------------------------
 
 
 def record_sale(store: Store, lock_id: LockId, ref: str | None = None) -> RebookResult:
-    """The decision that a CONSUMED lock was paid for: its booking becomes CONFIRMED, or one is made. Again:
-    the same booking. Raises Usage, NotFound, WrongState, DamagedDocument (invariant 5)."""
+    """A lock was paid for: its booking becomes CONFIRMED, or one is made. An ACTIVE lock before its deadline
+    is CONSUMED with it; of a CONSUMED one it is a person's decision. Again: the same booking. Raises Usage,
+    NotFound, WrongState, DeadlinePassed, Closed, DamagedDocument, CountedByDay (invariants 4, 5, 6 and 7)."""
     ref = None if ref is None else text("ref", ref)
     operation_id = new_run_id()
     store.bookings.ensure_collection()
@@ -140,6 +145,8 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_i
     found = next(iter(bookings_of(tx, lock_id)), None)
     if found is not None and found.status is BookingStatus.CONFIRMED:
         return RebookResult(found, lock, created=False)
+    if lock.status is LockStatus.ACTIVE:
+        return _sell_within(tx, lock, ref, operation_id)
     check_sold_without_booking(lock, found)
     get_event(tx, lock.event)
     now, withdrawn = tx.now(), None
@@ -149,16 +156,44 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_i
     if found is None:
         booking = tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref)
     elif found.status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
-        confirmed = tx.bookings.set_payment(found, ref, now)
+        withdrawn = withdraw_late(tx, found, ref, now)
+        confirmed = tx.bookings.set_payment(found, withdrawn.payment_ref if withdrawn else ref, now)
         if confirmed is None:
             raise StaleRead
-        booking, withdrawn = confirmed, withdraw_late(tx, found, ref, now)
+        booking = confirmed
     else:
         raise WrongState(
             f"lock {lock.id} has booking {found.id}, which is {found.status}; `seatctl cancel {lock.id}` "
             f"returns the seats, then `seatctl rebook {found.id}` sells them"
         )
-    refund = None if withdrawn is None else withdrawn.id
-    operation = Operation("confirm --sold", now, lock.event, lock.id, booking.id, refund)
-    tx.operations.record(operation_id, operation._replace(after={"status": booking.status.value}))
-    return RebookResult(booking, lock, created=True, refund=withdrawn)
+    result = RebookResult(booking, lock, created=True, refund=withdrawn)
+    _record_sale(tx, found, result, now, operation_id)
+    return result
+
+
+def _sell_within(tx: Store, lock: SeatLock, ref: str | None, operation_id: RunId) -> RebookResult:
+    """`confirm` and `pay` in one: whatever refuses either refuses both."""
+    found, now = booking_of(tx, lock.id), tx.now()
+    check_sellable(lock, found, now, ref)
+    check_not_cancelled(get_event(tx, lock.event))
+    booking = found or confirm_within(tx, ConfirmRequest(lock.id)).booking
+    # By the time that `confirm` had: a person reads from it that this command made the booking.
+    made = now if found else booking.stored["createdAt"]
+    assert isinstance(made, datetime)
+    confirmed, withdrawn = settle_payment(tx, booking, ref, made)
+    result = RebookResult(confirmed, lock, created=True, refund=withdrawn)
+    _record_sale(tx, found, result, made, operation_id)
+    return result
+
+
+def _record_sale(
+    tx: Store, old: Booking | None, result: RebookResult, now: datetime, operation_id: RunId
+) -> None:
+    booking, lock, refund = result.booking, result.lock, result.refund
+    before = {} if old is None else {"status": old.status.value}
+    after: dict[str, object] = {"status": booking.status.value, "seats": lock.seats}
+    if booking.payment_ref is not None:
+        after["paymentRef"] = booking.payment_ref
+    refund_id = None if refund is None else refund.id
+    operation = Operation("confirm --sold", now, lock.event, lock.id, booking.id, refund_id)
+    tx.operations.record(operation_id, operation._replace(before=before, after=after))

@@ -11,7 +11,7 @@ from seatctl.domain.requests import text
 from seatctl.domain.rules import REBOOK_KEY
 from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
 from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count
+from seatctl.domain.words import count, ref_option
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
@@ -54,7 +54,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id
     if refund.status is not RefundStatus.DUE:
         return WrongState(f"{reason}; {_settled(refund)}")
     seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
-    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking, held=held)}")
+    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking, ref, held=held)}")
 
 
 def _counted_elsewhere(tx: Store, booking: Booking, ref: str | None) -> bool:
@@ -79,14 +79,15 @@ def _status_before(operation: StoredDocument) -> object:
     return cast("StoredDocument", before).get("status") if isinstance(before, Mapping) else None
 
 
-def _way_out(booking: Booking, *, held: bool) -> str:
+def _way_out(booking: Booking, ref: str | None, *, held: bool) -> str:
     """How the buyer may get the seats after all."""
     match booking.status:
         case BookingStatus.PAYMENT_PENDING if held:
             longer = f"`seatctl extend {booking.id} --for 10m --overdue`"
-            return f". While the seats are held, {longer} gives more time to pay"
+            pay = f"`seatctl pay {booking.id}{ref_option(ref)}`"
+            return f". While the seats are held, {longer} gives more time to pay, then {pay} counts"
         case BookingStatus.EXPIRED | BookingStatus.FAILED | BookingStatus.CANCELLED:
-            return f". `seatctl rebook {booking.id}` books the seats again if they are free"
+            return f". `seatctl rebook {booking.id}{ref_option(ref)}` books the seats again if they are free"
     return ""
 
 
@@ -99,12 +100,16 @@ def _settled(refund: Refund) -> str:
 
 
 def withdraw_late(tx: Store, booking: Booking, ref: str | None, now: datetime) -> Refund | None:
-    """A payment that was refused as late counts after all: the one of this reference, or without any."""
-    for refund in tx.refunds.of_booking(booking.id):
-        late = refund.cause is RefundCause.LATE_PAYMENT and refund.payment_ref == ref
-        if late and refund.status is RefundStatus.DUE:
-            return _settle(tx, refund, RefundStatus.WITHDRAWN, now)
-    return None
+    """A payment that was refused as late counts after all: the one of this reference, or, without one, the
+    only one that was. Raises WrongState where several were."""
+    late = [
+        refund
+        for refund in tx.refunds.of_booking(booking.id)
+        if refund.cause is RefundCause.LATE_PAYMENT and refund.status is RefundStatus.DUE
+        if ref in (None, refund.payment_ref)
+    ]
+    refund = find_paid(late, ref)
+    return None if refund is None else _settle(tx, refund, RefundStatus.WITHDRAWN, now)
 
 
 def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:
@@ -115,7 +120,7 @@ def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:
     if ref is not None:
         due, done = ([one for one in some if one.payment_ref == ref] for some in (due, done))
     if len(due) > 1:
-        refs = ", ".join(repr(refund.payment_ref or "") for refund in due)
+        refs = ", ".join(sorted(repr(refund.payment_ref or "") for refund in due))
         raise WrongState(
             f"several refunds of booking {due[0].booking} are due; --ref says which payment counts: {refs}"
         )

@@ -77,11 +77,14 @@ class ConfirmRequest(NamedTuple):
 
 
 class ConfirmResult(NamedTuple):
-    """The booking; whether this call made it; and whether its deadline is earlier than the lock's was."""
+    """The booking; whether this call made it, whether its deadline is earlier than the lock's was, of how
+    many seats it is, and when it was made."""
 
     booking: Booking
     created: bool
     shortened: bool = False
+    seats: int = 0
+    at: datetime | None = None
 
 
 class PayResult(NamedTuple):
@@ -170,13 +173,16 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _confirm_within(tx, request, operation_id)
+            result = confirm_within(tx, request)
+            if result.created:
+                _record_confirmation(tx, result, operation_id)
     booking = result.booking
     log.info("lock %s has booking %s, which is %s", request.lock, booking.id, booking.status)
     return result
 
 
-def _confirm_within(tx: Store, request: ConfirmRequest, operation_id: RunId) -> ConfirmResult:
+def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
+    """`confirm` within a transaction, without its entry in `operations`."""
     now = tx.now()
     found = get_lock(tx, request.lock)
     if earlier := next(iter(bookings_of(tx, found.id)), None):
@@ -190,11 +196,20 @@ def _confirm_within(tx: Store, request: ConfirmRequest, operation_id: RunId) -> 
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
     booking = tx.bookings.insert(found, deadline, now)
-    after = {"status": booking.status.value, "paymentExpiresAt": deadline}
-    operation = Operation("confirm", now, found.event, found.id, booking.id, after=after)
-    tx.operations.record(operation_id, operation)
     shortened = found.expires_at is not None and deadline < found.expires_at
-    return ConfirmResult(booking, created=True, shortened=shortened)
+    return ConfirmResult(booking, created=True, shortened=shortened, seats=found.seats, at=now)
+
+
+def _record_confirmation(tx: Store, result: ConfirmResult, operation_id: RunId) -> None:
+    booking, at = result.booking, result.at
+    assert at is not None  # this call made it
+    after = {
+        "status": booking.status.value,
+        "paymentExpiresAt": booking.payment_expires_at,
+        "seats": result.seats,
+    }
+    operation = Operation("confirm", at, booking.event, booking.lock, booking.id, after=after)
+    tx.operations.record(operation_id, operation)
 
 
 # --- pay and fail --------------------------------------------------------------------------------------
@@ -225,19 +240,30 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
         return _pay_again(tx, booking, ref, now, operation_id)
     held = lock_of(tx, booking)
     try:
-        check_payable(booking, held, now)
+        check_payable(booking, held, now, ref)
         assert held is not None
         _check_event_of(tx, booking, held)
     except RefundDue as late:
         seats = 0 if held is None else held.seats
         payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
-    confirmed = tx.bookings.confirm(booking_id, now, ref)
-    if confirmed is None or not tx.locks.change(held.id, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
-        raise StaleRead
-    withdrawn = withdraw_late(tx, booking, ref, now)
-    _record_payment(tx, booking, confirmed, now, operation_id, withdrawn)
+    confirmed, withdrawn = settle_payment(tx, booking, ref, now)
+    _record_payment(tx, booking, confirmed, held, now, operation_id, withdrawn)
     return PayResult(confirmed, changed=True)
+
+
+def settle_payment(
+    tx: Store, booking: Booking, ref: str | None, now: datetime
+) -> tuple[Booking, Refund | None]:
+    """Within a transaction: a booking that is paid in time becomes CONFIRMED, its lock CONSUMED. Returns it
+    with the refund that is not due any more, if this payment was refused as late before."""
+    withdrawn = withdraw_late(tx, booking, ref, now)
+    if withdrawn is not None:
+        ref = withdrawn.payment_ref
+    confirmed = tx.bookings.confirm(booking.id, now, ref)
+    if confirmed is None or not tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
+        raise StaleRead
+    return confirmed, withdrawn
 
 
 def _is_held(tx: Store, lock: SeatLock | None) -> bool:
@@ -260,10 +286,11 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, oper
     if ref is None or ref == booking.payment_ref:
         return PayResult(booking, changed=False)
     if booking.payment_ref is None:
+        withdrawn = withdraw_late(tx, booking, ref, now)
         named = tx.bookings.set_payment(booking, ref, now)
         if named is None:
             raise StaleRead
-        _record_payment(tx, booking, named, now, operation_id)
+        _record_payment(tx, booking, named, tx.locks.get(booking.lock), now, operation_id, withdrawn)
         return PayResult(named, changed=False)
     held = lock_of(tx, booking)
     payment = Payment(booking, 0 if held is None else held.seats, RefundCause.DUPLICATE_PAYMENT, ref)
@@ -275,11 +302,14 @@ def _record_payment(
     tx: Store,
     old: Booking,
     new: Booking,
+    held: SeatLock | Unreadable | None,
     now: datetime,
     operation_id: RunId,
-    withdrawn: Refund | None = None,
+    withdrawn: Refund | None,
 ) -> None:
     after: dict[str, object] = {"status": new.status.value}
+    if isinstance(held, SeatLock):
+        after["seats"] = held.seats
     if new.payment_ref is not None:
         after["paymentRef"] = new.payment_ref
     refund = None if withdrawn is None else withdrawn.id

@@ -119,7 +119,7 @@ def rebook(store: Store, ids: Ids) -> None:
 
 
 def record_sale(store: Store, ids: Ids) -> None:
-    rebooking.record_sale(store, ids["sold"], "R")
+    rebooking.record_sale(store, ids["sold"] if "sold" in ids else ids["lock"], "R")
 
 
 def mark_done(store: Store, ids: Ids) -> None:
@@ -407,6 +407,8 @@ SCENARIOS = {
     "cancel a sold lock that waits": Scenario(cancel, sold_and_waiting, decides=True),
     "confirm --sold": Scenario(record_sale, sold_without_booking, decides=True),
     "confirm --sold that waits": Scenario(record_sale, sold_and_waiting, decides=True),
+    "confirm --sold of a lock": Scenario(record_sale, with_lock),
+    "confirm --sold of a booking": Scenario(record_sale, with_booking),
     "rebook": Scenario(rebook, paid_late),
     "rebook on sold-out event": Scenario(rebook, paid_late_and_sold_out),
     "refund": Scenario(mark_done, paid_late),
@@ -580,6 +582,7 @@ def test_every_command_is_in_the_matrix() -> None:
     """A command or job that nobody put into the matrix is noticed."""
     killed = {scenario.command.__name__ for scenario in SCENARIOS.values()}
     shared = {"get_event", "too_few_seats", "owed", "refuse", "withdraw_late", "find_paid", "keep_payment"}
+    shared |= {"confirm_within", "settle_payment"}
     modules = (
         *(sales, events, jobs, capacity, closing, event_cancellation),
         *(relocking, extension, cancellation, rebooking, refunds),

@@ -91,6 +91,11 @@ def accept_late_payments(scene: Scene) -> None:
     scene.blind(Bookings, "confirm", "$expr")
 
 
+def sell_what_is_overdue(scene: Scene) -> None:
+    scene.skip(rebooking, "check_sellable")
+    scene.blind(Bookings, "confirm", "$expr")
+
+
 def extend_anything(scene: Scene) -> None:
     scene.skip(extension, "check_extendable")
     scene.blind(Bookings, "extend", "$expr")
@@ -347,6 +352,7 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         on.cancelled_while_recorded_as_sold,
         breaks="5",
     ),
+    "confirm --sold: the deadline": Control(sell_what_is_overdue, on.sold_too_late, breaks="7"),
     "rebook: its key is looked up": Control(skipping(SeatLocks, "by_key"), on.rebooked_twice, breaks="twice"),
     "rebook: the refund is not due any more": Control(
         skipping(rebooking, "keep_payment"), on.rebooked_with_a_late_payment, breaks="12"

@@ -422,6 +422,29 @@ def test_a_sold_lock_is_either_recorded_as_sold_or_cancelled(arena: Arena, round
     duel.check()
 
 
+def test_a_lock_that_is_sold_at_its_deadline_beside_a_sweep_is_sold_or_expired(
+    arena: Arena, rounds: Rounds
+) -> None:
+    """One instant before the deadline and one instant after it: never both (invariants 4 and 6)."""
+    duel = Duel(arena)
+    for _ in range(rounds(40, 500)):
+        event = arena.event(10)
+        lock = arena.lock(event)
+        held, deadline = lock.id, lock.expires_at
+        assert deadline
+        sale, run = duel.fight(
+            Call(record_sale, (held, "R"), deadline - SECOND),
+            Call(expire_locks, (deadline + SECOND,), deadline),
+            first_succeeded,
+        )
+        won = sale.error is None
+        assert won or isinstance(sale.error, WrongState)
+        assert complaints([run.value]) == []
+        assert arena.status("seatLocks", held) == ("CONSUMED" if won else "EXPIRED")
+        assert arena.available(event) == (9 if won else 10)
+    duel.check()
+
+
 def test_two_buyers_of_seats_that_are_overdue_return_them_once(arena: Arena, rounds: Rounds) -> None:
     """On a sold-out event `lock` returns overdue seats itself: of two that do so at once, beside a sweep,
     each seat comes back once and is sold once (invariant 6)."""

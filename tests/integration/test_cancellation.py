@@ -360,7 +360,7 @@ def test_a_target_below_what_came_back_or_of_all_seats_is_refused(store, paid):
     cancel(store, paid[1], 2)
     before = everything(store)
     for seats, says in (
-        (1, "returned 2 seats in all already"),
+        (1, "already returned 2 seats in total"),
         (5, "5 seats.* without --seats"),
         (6, "5 seats"),
     ):

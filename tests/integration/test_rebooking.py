@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from conftest import available, edit, everything
 from oracle import violations
@@ -9,6 +11,7 @@ from scene import (
     NOWHERE,
     book,
     booking_of,
+    confirm,
     create,
     delete,
     insert_booking,
@@ -17,14 +20,25 @@ from scene import (
     meanwhile,
     run_expire_bookings,
     sell,
+    states,
 )
 
 from seatctl.domain.settings import Settings
-from seatctl.errors import Closed, CountedByDay, DamagedDocument, NotFound, RefundDue, SoldOut, WrongState
+from seatctl.errors import (
+    Closed,
+    CountedByDay,
+    DamagedDocument,
+    DeadlinePassed,
+    NotFound,
+    RefundDue,
+    SoldOut,
+    WrongState,
+)
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import cancellation, rebooking, sales
+from seatctl.services import cancellation, closing, extension, rebooking, sales
 from seatctl.services.cancellation import CancelRequest
+from seatctl.services.extension import ExtendRequest
 from seatctl.services.rebooking import RebookRequest
 from seatctl.services.refunds import mark_done
 from seatctl.services.verify import verify
@@ -262,14 +276,57 @@ def test_a_sold_lock_gets_its_booking_once(store, clock, event, status):
 def test_a_payment_that_was_refused_because_its_lock_was_sold_is_not_due_then(store, event):
     held, booked = book(store, event, 2)
     edit(store, "seatLocks", held, status="CONSUMED")
-    with pytest.raises(RefundDue, match=f"`seatctl confirm {held} --sold` records that"):
+    with pytest.raises(RefundDue, match=f"`seatctl confirm {held} --sold --ref R` records that"):
         sales.pay(store, booked, "R")
     rebooking.record_sale(store, held, "R")
     assert due(store, booked) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
 
 
-@pytest.mark.parametrize("status", ["ACTIVE", "EXPIRED", "CANCELLED"])
-def test_only_a_sold_lock_is_recorded_as_sold(store, event, status):
+@pytest.mark.parametrize("confirmed", [False, True], ids=["locked", "confirmed"])
+def test_a_lock_becomes_a_paid_booking_in_one_step(store, clock, event, confirmed):
+    held = lock(store, event, 4)
+    waiting = confirm(store, held) if confirmed else None
+    clock.advance(minutes=5)
+    done = rebooking.record_sale(store, held, "R")
+
+    assert done.created
+    assert waiting in (None, done.booking.id)
+    assert states(store, held, done.booking.id) == ("CONSUMED", "CONFIRMED")
+    assert (done.booking.payment_ref, available(store, event)) == ("R", 6)
+    assert list(verify(store)) == []
+    sales_of = [one for one in store.operations.concerning([held]) if one["command"] == "confirm --sold"]
+    assert [one["after"] for one in sales_of] == [{"status": "CONFIRMED", "seats": 4, "paymentRef": "R"}]
+    before = everything(store)
+    assert not rebooking.record_sale(store, held, "R").created
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("confirmed", [False, True], ids=["locked", "confirmed"])
+def test_a_lock_that_is_overdue_is_not_sold_but_extended_first(store, clock, event, confirmed):
+    held = lock(store, event)
+    if confirmed:
+        confirm(store, held)
+    clock.advance(minutes=15)
+    before = everything(store)
+    says = f"`seatctl extend {held} --for 10m --overdue`, then `seatctl confirm {held} --sold --ref 'R 1'`"
+    with pytest.raises(DeadlinePassed, match=says):
+        rebooking.record_sale(store, held, "R 1")
+    assert everything(store) == before
+    extension.extend(store, ExtendRequest(held, timedelta(minutes=10), overdue=True))
+    assert rebooking.record_sale(store, held, "R 1").created
+
+
+def test_a_block_and_a_lock_of_a_cancelled_event_are_not_sold(store, event):
+    held, block = lock(store, event), closing.block(store, closing.BlockRequest(event, 1)).lock.id
+    with pytest.raises(WrongState, match=f"`seatctl unblock {block}`"):
+        rebooking.record_sale(store, block)
+    edit(store, "events", event, cancelledAt=store.now())
+    with pytest.raises(Closed):
+        rebooking.record_sale(store, held)
+
+
+@pytest.mark.parametrize("status", ["EXPIRED", "CANCELLED"])
+def test_only_a_lock_that_holds_seats_is_recorded_as_sold(store, event, status):
     held = lock(store, event)
     edit(store, "seatLocks", held, status=status)
     with pytest.raises(WrongState, match=f"lock {held} is {status}, not CONSUMED"):

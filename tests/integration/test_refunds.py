@@ -103,7 +103,9 @@ def test_a_second_payment_goes_back_and_the_first_one_counts(store: Store, event
 
 def test_each_late_payment_goes_back_once_and_names_the_way_out(store: Store, late):
     for ref in ("R", "R", "S", None, None):
-        assert f"`seatctl extend {late} --for 10m --overdue` gives more time" in refuse(store, late, ref)
+        then = f"then `seatctl pay {late}{'' if ref is None else f' --ref {ref}'}` counts"
+        longer = f"`seatctl extend {late} --for 10m --overdue` gives more time to pay, {then}"
+        assert longer in refuse(store, late, ref)
     assert [(ref, seats) for _, ref, seats, _ in due(store, late)] == [(None, 2), ("R", 2), ("S", 2)]
     assert booking_of(store, late)["status"] == "PAYMENT_PENDING"
 
@@ -114,6 +116,36 @@ def test_a_late_payment_that_gets_more_time_counts_and_is_not_due(store: Store, 
     extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
     assert sales.pay(store, late, "R").changed
     assert [(ref, status) for _, ref, _, status in due(store, late)] == [("R", "WITHDRAWN"), ("S", "DUE")]
+
+
+def test_without_a_reference_the_only_late_payment_counts(store: Store, late):
+    """What follows from the hint, with the reference left out, is no second payment."""
+    refuse(store, late, "R")
+    extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
+    assert sales.pay(store, late).booking.payment_ref == "R"
+    assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
+    before = everything(store)
+    assert not sales.pay(store, late, "R").changed
+    assert everything(store) == before
+
+
+def test_of_several_late_payments_the_one_that_counts_has_to_be_named(store: Store, late):
+    refuse(store, late, "R")
+    refuse(store, late, "S")
+    extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
+    before = everything(store)
+    with pytest.raises(WrongState, match="--ref says which payment counts: 'R', 'S'"):
+        sales.pay(store, late)
+    assert everything(store) == before
+
+
+def test_a_late_payment_that_is_named_once_the_booking_is_paid_is_not_due(store: Store, event, clock):
+    _, booked = sell(store, event, 2)
+    booking = store.bookings.get(booked)
+    store.refunds.record(booking, 2, RefundCause.LATE_PAYMENT, "R", clock())
+    assert not sales.pay(store, booked, "R").changed
+    assert booking_of(store, booked)["paymentRef"] == "R"
+    assert due(store, booked) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
 
 
 def test_a_payment_that_was_refused_and_paid_back_is_not_due_again(store: Store, late):
@@ -130,7 +162,8 @@ def test_the_payment_of_a_cancelled_booking_goes_back_once(store: Store, event, 
     _, booked = book(store, event, 2)
     sales.pay(store, booked, ref)
     cancellation.cancel(store, CancelRequest(booked))
-    assert f"`seatctl rebook {booked}`" in refuse(store, booked, ref)
+    again = f"`seatctl rebook {booked}{'' if ref is None else ' --ref R'}`"
+    assert again in refuse(store, booked, ref)
     assert due(store, booked) == [("CANCELLED", ref, 2, "DUE")]
     refuse(store, booked, "S")
     assert len(due(store, booked)) == 2

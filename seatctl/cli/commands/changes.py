@@ -17,7 +17,7 @@ from seatctl.cli.options import (
     option,
     parse_id,
     parse_moment,
-    parse_whole_number,
+    parse_seats,
     parser,
 )
 from seatctl.domain.documents import BookingId, EventId, Refund, RefundId
@@ -44,7 +44,7 @@ def extend(
         Any, typer.Argument(metavar="[ID]", parser=parser(parse_id), help="The id of a lock or booking.")
     ] = None,
     time: Annotated[
-        timedelta | None, option("--for DURATION", parse_duration, "How long from now it may take.")
+        timedelta | None, option("--for DURATION", parse_duration, "New deadline, counted from now.")
     ] = None,
     until: Annotated[
         Any,  # a datetime, a timedelta or None, but Typer knows no unions
@@ -62,7 +62,7 @@ def extend(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Give a lock or booking more time, or all of an event.
+    """Extend the deadline of a lock, a booking, or all of an event.
 
     A booking's lock moves with it. A deadline never becomes earlier."""
     from seatctl.services import extension
@@ -84,10 +84,14 @@ def extend(
 def _tell_extended(call: Invocation, result: ExtendResult, wanted: object, *, dry_run: bool) -> None:
     booking, lock, deadline = result.booking, result.lock, format_time(result.deadline)
     what = f"Lock {lock.id}" if booking is None else f"Booking {booking.id}"
-    sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
-    if booking is not None:
-        sentence += " to be paid"
-    sentence += f"; {count(lock.seats, 'seat')} held." if result.changed else " already (unchanged)."
+    if result.changed:
+        sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
+        sentence += f"{'' if booking is None else ' to be paid'}; {count(lock.seats, 'seat')} held."
+    else:
+        kept = "is already locked until" if booking is None else "must already be paid by"
+        later = " (--for counts from now)" if result.is_later else ""
+        which = ", which is later" if result.is_later else ""
+        sentence = f"{what} {kept} {deadline}{which}; nothing changed{later}."
     shown = lock if booking is None or wanted == lock.id else booking
     call.tell(shown.stored, sentence, quiet=shown.id)
 
@@ -128,14 +132,18 @@ def cancel(
     document_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.CONFIRMED)],
     seats: Annotated[
         int | None,
-        option("--seats N", parse_whole_number, "Return so many of its seats in all, and keep the booking."),
+        option(
+            "--seats N",
+            parse_seats,
+            "Return N of its seats in total, over the booking's life; the booking stays.",
+        ),
     ] = None,
     no_refund: Annotated[bool, flag("--no-refund", "Nothing has to be paid back.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Cancel a booking, paid or not, and return its seats.
 
-    What was paid stands in `seatctl refunds` from then on. With the id of a lock that is CONSUMED without a
+    Any payment is then listed in `seatctl refunds`. With the id of a lock that is CONSUMED without a
     paid booking: return its seats."""
     from seatctl.services import cancellation
 
@@ -152,7 +160,7 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
     name = f"booking {booking.id}" if booking is not None else f"lock {lock.id if lock else ''}"
     if not result.changed:
         if seats is not None:
-            return f"{name.capitalize()} has returned {count(seats, 'seat')} in all already (unchanged)."
+            return f"{name.capitalize()} has already returned {count(seats, 'seat')} in total (unchanged)."
         return f"{name.capitalize()} is CANCELLED already (unchanged)."
     done = f"{'Would cancel' if dry_run else 'Cancelled'} "
     done += name if seats is None or lock is None else f"seats of {name}, which keeps {lock.seats}"
@@ -216,7 +224,7 @@ def _kept(refund: Refund | None) -> str:
 def refund(
     call: Invocation,
     refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
-    ref: Annotated[str, option("--ref REF", str, "What the payment back is called.")],
+    ref: Annotated[str, option("--ref REF", str, "The provider's reference for the refund.")],
 ) -> None:
     """Record that a refund was paid back."""
     from seatctl.services import refunds

@@ -74,11 +74,14 @@ def confirm(
         ),
     ] = None,
     sold: Annotated[
-        bool, flag("--sold", "Record the sale of a CONSUMED lock that has no paid booking.")
+        bool,
+        flag(
+            "--sold", "The seats are paid: make a paid booking at once. Also for a CONSUMED lock without one."
+        ),
     ] = False,
     ref: PaymentRef = None,
 ) -> None:
-    """Turn a lock into a booking that waits for its payment."""
+    """Turn a lock into a booking that waits for its payment, or with --sold is paid."""
     from seatctl.services import sales
 
     if sold:
@@ -120,8 +123,8 @@ def pay(
 ) -> None:
     """Record the payment of a booking: paid, or failed.
 
-    A payment that comes too late, or a second one, is refused with exit code 3 (refund_due), and stands in
-    `seatctl refunds` from then on."""
+    A payment that comes too late, or a second one, is refused with exit code 3 (refund_due), and is then
+    listed in `seatctl refunds`."""
     from seatctl.services import sales
 
     if failed and ref is not None:

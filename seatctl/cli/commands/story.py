@@ -17,7 +17,7 @@ from seatctl.cli.options import (
     id_of,
     option,
     parse_id,
-    parse_whole_number,
+    parse_seats,
     parser,
 )
 from seatctl.domain.documents import BookingId
@@ -97,7 +97,7 @@ def relock(
     booking_id: Annotated[BookingId, id_of("booking", "bookings")],
     seats: Annotated[
         int | None,
-        option("--seats N", parse_whole_number, "How many seats it had, where its lock is gone."),
+        option("--seats N", parse_seats, "How many seats it had, where its lock is gone."),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
