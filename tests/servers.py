@@ -33,6 +33,7 @@ class Server:
     options: tuple[str, ...] = ()
     initiate: bool = True
     cache_gigabytes: float = 0.25
+    oplog_megabytes: int = 128
     directory: Path = field(default_factory=lambda: _new_directory())  # noqa: PLW0108 - defined below
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -63,7 +64,7 @@ class Server:
         ]
         command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self.options]
         if self.replica_set:
-            command += ["--replSet", self.replica_set, "--oplogSize", "128"]
+            command += ["--replSet", self.replica_set, "--oplogSize", str(self.oplog_megabytes)]
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -8,6 +8,7 @@ an event of 8 MB, whose update takes 17 ms; without it, each lock would be a que
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,9 @@ FIELDS = ("event", "eventId", "seatLockId", "seats", "status", "availableSeats")
 WRITTEN = ("status", "oldStatus", "seats", "availableSeats")
 
 HISTORY_LOST = 286
-UNKNOWN_TOKEN = frozenset({9, 260, 280})
-"""FailedToParse, InvalidResumeToken, and ChangeStreamFatalError, which says that the token was not found."""
+UNKNOWN_TOKEN = frozenset({9, 15, 260, 280})
+"""FailedToParse, Overflow, InvalidResumeToken, and ChangeStreamFatalError: the token was not found."""
+MALFORMED = re.compile("KeyString format error|Resume Token does not|Bad resume token", re.IGNORECASE)
 STARTING = frozenset({133, 134, 13436})
 """A server that is starting: FailedToSatisfyReadPreference, ReadConcernMajorityNotAvailableYet,
 NotPrimaryOrSecondary."""
@@ -123,7 +125,7 @@ def _in_words(error: Exception, token: str | None) -> Exception:
     code, reason = code_of(error), explain(error)
     if code == HISTORY_LOST:
         return HistoryLost()
-    if token is not None and code in UNKNOWN_TOKEN:
+    if token is not None and (code in UNKNOWN_TOKEN or MALFORMED.search(str(error))):
         return Misconfigured(
             "the token to go on after is none of this database; remove the file that holds it, and follow "
             "begins with what happens from then on"

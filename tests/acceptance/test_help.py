@@ -67,7 +67,7 @@ def all_commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 COMMANDS = {" ".join(path): command for path, command in all_commands()}
-ELSEWHERE = re.compile(r"demo|db |schedule|watch|help|batch|roles")
+ELSEWHERE = re.compile(r"demo|db |schedule|watch|help|batch|roles|follow")
 """Commands whose examples are not for a database that is given: tried by tests of their own."""
 ID = re.compile(r"[A-Z]+_ID")
 

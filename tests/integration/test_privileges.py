@@ -35,6 +35,7 @@ from seatctl.services import (
     closing,
     events,
     extension,
+    following,
     health,
     lookup,
     rebooking,
@@ -69,6 +70,7 @@ ROLES: dict[str, set[Grant]] = {
         SETTINGS,
         ("listCollections", ""),
     },
+    "seatctlFollow": {("changeStream", ""), ("find", "")},
     "seatctlOperator": {
         SETTINGS,
         *(("find", name) for name in ALL),
@@ -188,6 +190,16 @@ def watch(store: Store, _: Document) -> None:
     store.find_anywhere(ObjectId())
 
 
+def follow(store: Store, sample: Document) -> None:
+    """The stream of changes, and the lookups for its lines."""
+    assert store.exists()
+    steps = following.follow(store)
+    token = next(steps).token
+    steps.close()
+    assert next(following.follow(store, sample["event"], token)).token
+    assert store.locks.seats_of(sample["free"])
+
+
 def operate(store: Store, sample: Document) -> None:
     """Every command that an operator types."""
     assert store.exists()
@@ -225,6 +237,7 @@ def install(store: Store, _: Document) -> None:
 WORK: dict[str, Callable[[Store, Document], None]] = {
     "seatctlJobs": run_jobs,
     "seatctlWatch": watch,
+    "seatctlFollow": follow,
     "seatctlOperator": operate,
     "seatctlInit": install,
 }
@@ -314,6 +327,7 @@ COMMANDS = ("expire-locks", "recover", "health", "verify", "init", CREATE)
     [
         ("seatctlJobs", {"expire-locks", "recover", "verify"}),
         ("seatctlWatch", {"health", "verify", "init"}),  # which finds nothing to do
+        ("seatctlFollow", set()),
         ("seatctlOperator", {CREATE, "verify"}),
         ("seatctlInit", {"init"}),
     ],

@@ -77,29 +77,33 @@ def follow(
     Of events, locks and bookings, from now on, until Ctrl-C, or until the reader of a pipe leaves. It
     survives a lost database. The guide `scripting` lists the words that "what" can be."""
     from seatctl.services import following
+    from seatctl.services.interruption import listening
 
     file = None if resume is None else TokenFile(resume)
     token, printed = file.load() if file else None, 0
     try:
         for step in _connected(call, following.follow(call.store(writes=False), event, token)):
-            if step.line is not None:
-                _print(step)
-                printed += 1
-                if reader_is_gone():  # perhaps before it read that
-                    return
-            if file:
-                file.save(step.token)
+            with listening() as stop:  # an interrupted line would be written twice
+                if step.line is not None:
+                    _print(step)
+                    printed += 1
+                if file and not (step.line and reader_is_gone()):  # perhaps before it read the line
+                    file.save(step.token)
+            if stop.signal:
+                raise _ended(stop.signal, printed)
             if reader_is_gone():
                 return
     except HistoryLost as error:
         raise HistoryLost(_what_to_do(error, file)) from error
-    except (KeyboardInterrupt, Terminated) as error:
-        ended = (
-            ("terminated", signal.SIGTERM)
-            if isinstance(error, Terminated)
-            else ("interrupted", signal.SIGINT)
-        )
-        raise Interrupted(ended[1], f"{ended[0]} after {count(printed, 'line')}") from None
+    except KeyboardInterrupt:
+        raise _ended(signal.SIGINT, printed) from None
+    except Terminated:
+        raise _ended(signal.SIGTERM, printed) from None
+
+
+def _ended(number: int, printed: int) -> Interrupted:
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    return Interrupted(number, f"{word} after {count(printed, 'line')}")
 
 
 def _connected(call: Invocation, steps: Iterator[Step]) -> Iterator[Step]:
