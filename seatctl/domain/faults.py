@@ -98,9 +98,9 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         2,
         "Locks hold more seats than the event has.",
         "Another program sold without looking at the counter, or totalSeats was lowered by hand.",
-        "`seatctl recover` ends what is overdue there. If too many seats are sold even so, are there more "
-        "seats in the hall? Otherwise some buyers must go: `seatctl bookings --event EVENT_ID --status "
-        "confirmed` lists them, the last one first.",
+        "`seatctl recover` ends what is overdue there. If it is still oversold, can you add "
+        "seats? Otherwise some buyers must go: `seatctl bookings --event EVENT_ID --status confirmed` "
+        "lists them, the last one first.",
         (
             Remedy("end what is overdue", ("seatctl recover",)),
             Remedy("the hall has more seats", ("seatctl resize EVENT_ID --seats N",)),

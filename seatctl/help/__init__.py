@@ -12,7 +12,7 @@ TOPICS = {
     "adopt": "Beside another program on its database, step by step.",
     "privileges": "The database roles that each task needs, for mongosh.",
     "scripting": "Exit codes, JSON, CSV, batches, idempotency keys.",
-    "scenarios": "A batch of three stories with what they must come to.",
+    "scenarios": "A batch of three stories with their expected results.",
     "performance": "How fast it is, and how to measure it.",
     "contributing": "The code, the tests, and how to add a command.",
 }

@@ -122,11 +122,12 @@ class Events(Documents):
     def fullest(
         self, where: Mapping[str, object], limit: int, fields: Iterable[str] | None = None
     ) -> Iterator[StoredDocument]:
-        """By the share of their seats that is available, smallest first; 0 for all. What is sorted is small:
-        whole documents are read after it."""
+        """By the share of their seats that is available, smallest first, cancelled events last; 0 for all.
+        What is sorted is small: whole documents are read after it."""
         total = {"$max": [codec.number_or_zero("$totalSeats"), 1]}
         kept = () if fields is None else fields
-        free = {"$divide": [codec.number_or_zero("$availableSeats"), total]}
+        free: Document = {"$divide": [codec.number_or_zero("$availableSeats"), total]}
+        free = {"$cond": [{"$eq": [{"$type": "$cancelledAt"}, "date"]}, float("inf"), free]}
         pipeline: list[Document] = [
             {"$match": dict(where)},
             {"$project": {**dict.fromkeys(kept, 1), FREE: free}},

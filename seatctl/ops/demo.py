@@ -182,7 +182,7 @@ def _outcomes(store: Store, job: JobType) -> str:
 
 
 def _event_table(event: StoredDocument, title: str) -> Part:
-    return tables.list_table([event], _without(tables.LISTS["events"], "id", "date"), title)
+    return tables.list_table([event], _without(tables.LISTS["events"], "id", "date", "unaccounted #"), title)
 
 
 def _without(columns: Mapping[str, tables.Field], *names: str) -> dict[str, tables.Field]:

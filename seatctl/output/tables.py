@@ -34,11 +34,12 @@ STYLES = {
 }
 NUMBER = " #"
 """How the name of a column ends that holds numbers."""
-RARE = frozenset({"error", "state", "kind", "why"})
+RARE = frozenset({"error", "state", "kind", "why", "unaccounted #"})
 """Columns that say something only of few documents."""
 NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
 SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
 """Columns of a live table that lose their end where the window is too narrow: texts of any length."""
+HELD = ("locked", "sold")
 BAR, WIDE_BAR = 5, 12
 """Cells of a bar; with the short one a list of events fits 120 columns."""
 
@@ -97,6 +98,13 @@ def state_of_event(event: Mapping[str, Any]) -> str | None:
     return "cancelled" if cancelled else "closed" if closed else None
 
 
+def unaccounted(event: Mapping[str, Any]) -> int | None:
+    """Seats that are neither available nor held by a lock that can be read; None where there are none."""
+    total, *known = (whole_number(event.get(name)) for name in ("totalSeats", "availableSeats", *HELD))
+    rest = 0 if total is None else total - sum(number or 0 for number in known)
+    return rest if rest > 0 else None
+
+
 def _to_the_minute(moment: object) -> object:
     if not isinstance(moment, datetime):
         return moment
@@ -130,6 +138,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "available #": "availableSeats",
         "locked #": "locked",
         "sold #": "sold",
+        "unaccounted #": Made(unaccounted, ("totalSeats", "availableSeats", "locked", "sold")),
         "total #": "totalSeats",
     },
     "seatLocks": {

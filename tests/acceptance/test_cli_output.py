@@ -394,6 +394,53 @@ def test_the_summary_of_recover_has_the_counters_that_it_corrects_or_would(shell
     assert "counter" not in shell.ok("recover").stdout
 
 
+def test_a_plan_of_recover_that_changes_nothing_says_so(shell: Shell) -> None:
+    """What needs a person is none of its work; of such a fault `explain` says what comes after the decision,
+    with the ids filled in."""
+    event = shell.new_id("create-event", "Gala", "--seats", "10", "--date", "+1d")
+    lock = shell.new_id("lock", event, "--user", "ann", "--seats", "4")
+    with database_of(shell) as database:
+        database.seatLocks.update_one({"_id": ObjectId(lock)}, {"$set": {"status": "CONSUMED"}})
+
+    plan = shell("recover", "--dry-run")
+    explained = shell.ok("explain", "consumed_without_booking").stdout
+
+    assert plan.code == 5
+    said = "recover would change nothing; 1 violation needs a person to decide; `seatctl verify`"
+    assert said in one_line(plan)
+    assert f"(`seatctl history {lock}`)" in explained
+    assert explained.splitlines()[-1].startswith("Then run `seatctl recover`")
+
+
+def test_seats_that_no_lock_explains_are_shown_in_the_list_of_events(shell: Shell) -> None:
+    event = shell.new_id("create-event", "Gala", "--seats", "20", "--date", "+1d")
+    lock = shell.new_id("lock", event, "--user", "ann", "--seats", "4")
+    assert "unaccounted" not in shell.ok("events").stdout
+    with database_of(shell) as database:
+        database.seatLocks.update_one({"_id": ObjectId(lock)}, {"$set": {"seats": "four"}})
+
+    header, row = (
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in shell.ok("events").stdout.splitlines()[1:4:2]
+    )
+    cells = dict(zip(header, row, strict=True))
+    assert [cells[name] for name in ("available", "locked", "sold", "unaccounted", "total")] == [
+        "16",
+        "0",
+        "0",
+        "4",
+        "20",
+    ]
+
+
+def test_an_event_on_a_new_database_of_a_server_asks_for_init(shell: Shell) -> None:
+    with database_of(shell) as database:
+        database.client.drop_database(database.name)
+    create = ("create-event", "Gala", "--seats", "10", "--date", "+1d")
+    assert "has no indexes or validators yet: run `seatctl init`" in one_line(shell.ok(*create))
+    assert shell.ok(*create).stderr == ""
+
+
 @pytest.mark.parametrize("line", ["events", "locks", "bookings", "jobs", "verify"])
 def test_common_options_come_in_any_order_after_the_name(
     story: Story, line: str, capsys: pytest.CaptureFixture[str]

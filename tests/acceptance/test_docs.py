@@ -12,6 +12,7 @@ import pytest
 from conftest import open_store
 from examples import (
     DOCUMENTS,
+    GUIDES,
     README,
     blocks,
     known_commands,
@@ -30,7 +31,10 @@ from stories import new_event
 
 from seatctl.domain.documents import UserId
 from seatctl.help import TOPICS
+from seatctl.mongo.schema import OWN, STATE
+from seatctl.mongo.settings import SETTINGS
 from seatctl.mongo.store import Store
+from seatctl.ops.schedules import NEXT_COMMANDS
 from seatctl.services import sales
 from seatctl.services.blocks import BlockRequest
 from seatctl.services.blocks import block as take_off_sale
@@ -199,3 +203,33 @@ def test_an_operator_may_do_the_daily_tasks_and_look_when_something_is_wrong(
             task,
             output,
         )
+
+
+def test_what_was_set_up_is_removed_as_the_guide_says(secured: Server, tmp_path: Path) -> None:
+    """The program last of all, since it removes the rest; the collections are all that there are."""
+    guide = section(GUIDES["operations"], "Uninstall")
+    with MongoClient(secured.uri, username="root", password=PASSWORD) as root:
+        database = root["event_booking_db"]
+        database.command("createUser", "owner", pwd=PASSWORD, roles=["dbOwner"])
+        write_uri(secured, "seatctl_init", tmp_path / "init-uri")
+        write_uri(secured, "owner", tmp_path / "owner-uri")
+        commands = of_this_host("\n".join(blocks(guide, "sh")), tmp_path)
+        try:
+            done = play([f"seatctl init --uri-file {tmp_path}/init-uri", *commands], tmp_path)
+            left = {index for name in STATE for index in database[name].index_information()}
+        finally:
+            database.command("dropUser", "owner")
+    assert [line.split()[1:3] for line in commands] == [["db", "stop"], ["init", "--remove"]]
+    assert [code for _, code in done] == [0] * 3, done
+    assert left == {"_id_"}
+
+    (dropped,) = blocks(guide, "js")
+    assert set(re.findall(r'"(\w+)"', dropped.partition("of [")[2])) == {*STATE, *OWN, SETTINGS}
+    removed = [line for line in "\n".join(blocks(guide, "sh")).splitlines() if " rm " in f" {line} "]
+    assert "/usr/local/bin/seatctl" in removed[-1]
+    assert set(re.findall(r"/etc/seatctl(?= |$)|/opt/seatctl", " ".join(removed))) == {
+        "/etc/seatctl",
+        "/opt/seatctl",
+    }
+    created = set(re.findall(r"seatctl-[\w@-]+\.(?:service|timer)", guide))
+    assert created == set(re.findall(r"seatctl-[\w-]+\.(?:service|timer)", NEXT_COMMANDS))

@@ -13,6 +13,7 @@ from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import Day
 from seatctl.errors import NotFound, Usage
 from seatctl.services import lookup, sales
+from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.lookup import Order
 
 
@@ -157,6 +158,15 @@ def test_the_fullest_events_come_first_and_one_that_cannot_be_read_breaks_nothin
     assert len(events(store, Order.FULLEST, limit=2)) == 2
     assert {each["_id"]: each["locked"] for each in found}[sold_out] == 1
     assert "free" not in found[0]
+
+
+def test_cancelled_events_are_no_full_ones(store, event):
+    open_one, cancelled = create(store, 10), create(store, 1)
+    lock(store, cancelled)
+    name = store.database.events.find_one(cancelled)["name"]
+    cancel_event(store, CancelEventRequest(cancelled, name))
+
+    assert ids(events(store, Order.FULLEST)) == [event, open_one, cancelled]
 
 
 def test_a_shell_completes_the_newest_ids_of_what_is_in_a_state(store, event):

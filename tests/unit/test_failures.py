@@ -51,6 +51,11 @@ def transient(code=112, message="no"):
             Misconfigured,
             "not authorized to run listCollections on box;",
         ),
+        (
+            failure(13, 'not authorized on typo to execute command { find: "seatctlSettings", filter: {} }'),
+            Misconfigured,
+            "the database user has no rights on database typo: check the name",
+        ),
         (failure(13, "command find requires authentication"), Misconfigured, "the URI names no user"),
         (failure(121), WriteRefused, "validator refused"),
         (transient(), Contention, "kept winning"),

@@ -308,11 +308,14 @@ def test_what_cannot_be_looked_at_is_no_reason_to_warn(monkeypatch: pytest.Monke
     assert schedules.why_unreadable("nobody", "/no/such/uri") is None
 
 
-@pytest.mark.parametrize(("kind", "reader"), [("cron", "nobody"), ("systemd", "root")])
-def test_the_schedule_warns_when_there_is_no_uri_file(shell: Shell, kind: str, reader: str) -> None:
-    told = shell.ok("schedule", kind, "--user", "nobody", "--uri-file", "/no/such/uri").stderr
-    words = f"{reader} cannot read /no/such/uri, so every job would fail: there is no such file"
-    assert told == f"seatctl: warning: {words}\n"
+def test_a_schedule_for_a_uri_file_that_is_not_there_is_told(shell: Shell) -> None:
+    """One that is named must be there; the standard one may follow, after a warning."""
+    assert schedules.why_unreadable("nobody", "/no/such/uri") == "there is no such file"
+    for kind, reader in (("cron", "nobody"), ("systemd", "root")):
+        assert shell("schedule", kind, "--user", "nobody", "--uri-file", "/no/such/uri").code == 11
+        told = shell.with_env(SEATCTL_URI_FILE="").ok("schedule", kind, "--user", "nobody").stderr
+        warning = f"warning: {reader} cannot read {URI_FILE}, so every job would fail: there is no such file"
+        assert (warning in told) != Path(URI_FILE).exists()
 
 
 # --- systemd ---------------------------------------------------------------------------------------

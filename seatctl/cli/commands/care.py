@@ -117,11 +117,11 @@ def init(
             help="Install validators.  [default: yes, but not on an adopted database]",
         ),
     ] = None,
-    remove: Annotated[bool, flag("--remove", "Take its indexes and validators away again.")] = False,
+    remove: Annotated[bool, flag("--remove", "Remove its indexes and validators.")] = False,
 ) -> None:
     """Create missing collections, indexes and validators.
 
-    What stands against one of them is named, and that one is left out."""
+    Anything that cannot be created is reported and skipped."""
     if remove and (check or retention or validators is not None):
         raise Usage("--remove goes with no other option of init")
     if remove:
@@ -153,7 +153,7 @@ def _create_setup(call: Invocation, retention: timedelta | None, validators: boo
         lines.append("no validators and no unique indexes: another program uses this database")
     kept = _retention(store)
     state = "is ready" if created else "is checked" if wrong or left_out else "has all it needs"
-    lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    lines.append(f"Database {store.name} {state}; {_kept(kept)}.")
     document = {"created": created, "leftOut": left_out, "missing": [], "wrong": wrong, "retention": kept}
     call.tell(document, "\n".join(lines))
 
@@ -168,7 +168,7 @@ def _check_setup(call: Invocation, retention: timedelta | None, validators: bool
     notes = [violation.message for violation in verification.collations(store)]
     lines = [f"missing {name}" for name in missing] + [f"wrong: {message}" for message in wrong]
     lines += [f"note: {message}" for message in notes]
-    lines.append(f"Database {store.name} {state}; its job log is kept for {kept}.")
+    lines.append(f"Database {store.name} {state}; {_kept(kept)}.")
     document = {"created": [], "leftOut": [], "missing": missing, "wrong": wrong, "retention": kept}
     if notes:
         document["notes"] = notes
@@ -178,7 +178,8 @@ def _check_setup(call: Invocation, retention: timedelta | None, validators: bool
         changes.append(f"the job log is kept for {kept}, not for {format_duration(retention)}")
     complaints = []
     if changes:
-        complaints.append(f"{' and '.join(changes)}; the same command without --check changes that")
+        done = "create them" if len(missing) > 1 else "create it" if missing else "change that"
+        complaints.append(f"{' and '.join(changes)}; run it without --check to {done}")
     if wrong:
         where = "`seatctl verify` says" if call.quiet or call.json else "the lines above say"
         complaints.append(f"{count(len(wrong), 'index', 'indexes')} wrong; {where} what to do")
@@ -190,6 +191,12 @@ def _wrong(store: Store) -> list[str]:
     from seatctl.services import verify as verification
 
     return [f"{violation.message}; {violation.remedy}" for violation in verification.indexes(store)]
+
+
+def _kept(retention: str) -> str:
+    return (
+        "job log entries are never deleted" if retention == "ever" else f"its job log is kept for {retention}"
+    )
 
 
 def _retention(store: Store) -> str:

@@ -61,7 +61,8 @@ def create_event(
     from seatctl.services import events
 
     store = call.store(create=True)
-    if call.target.uri is None and not store.exists():
+    is_new = not store.exists()
+    if is_new and call.target.uri is None:
         store.init()
     request = events.CreateEventRequest(name, seats, date, description, key)
     result = events.create_event(store, request)
@@ -70,6 +71,8 @@ def create_event(
         sentence = f"This key already created event {result.id} on {when} (unchanged)."
         call.tell(result.event, sentence, quiet=result.id)
         return
+    if is_new and call.target.uri is not None:
+        call.note(f"database {store.name} was new and has no indexes or validators yet: run `seatctl init`")
     if store.settings.adopted:
         call.note(
             "the other program may need fields of an event that seatctl does not write, such as a price"

@@ -48,7 +48,8 @@ def events(
 ) -> None:
     """List events, newest first, with their seats.
 
-    The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .)."""
+    The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .).
+    A column "unaccounted" has the seats that are neither; `seatctl verify` says why."""
     from seatctl.services import lookup
 
     call.show(lambda request: lookup.events(call.store(writes=False), lookup.Order(sort), request))

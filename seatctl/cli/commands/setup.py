@@ -53,16 +53,21 @@ def db_start(call: Invocation) -> None:
 
 @command(db, "stop", finds=(), example="seatctl db stop")
 def db_stop(call: Invocation) -> None:
-    """Stop the embedded MongoDB. Its data is kept."""
+    """Stop the embedded MongoDB. Its data is kept.
+
+    The one of this user, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
     from seatctl.mongo import embedded
 
-    state = "is stopped" if embedded.stop() else "was not running"
-    call.tell(_db_status(), f"The embedded MongoDB {state}.")
+    files = embedded.files()
+    state = f"is stopped (pid {files.pid})" if embedded.stop() else "was not running"
+    call.tell(_db_status(), f"The embedded MongoDB in {files.data} {state}.")
 
 
 @command(db, "status", finds=(), example="seatctl db status")
 def db_status(call: Invocation) -> None:
-    """Show the state and the files of the embedded MongoDB."""
+    """Show the state and the files of the embedded MongoDB.
+
+    The one of this user, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
     status = _db_status()
     state = f"is running (pid {status['pid']})" if status["running"] else "is not running"
     if not status["exists"]:
