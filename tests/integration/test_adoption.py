@@ -11,6 +11,7 @@ from mongoose import DAYS, Backend, seats_in_order
 from pymongo.errors import OperationFailure
 from scene import AT_ONCE, run_expire_bookings, run_expire_locks, run_recover
 
+from seatctl.domain.documents import Unreadable
 from seatctl.domain.settings import GRACE, NOT_ADOPTED
 from seatctl.domain.states import Fault
 from seatctl.errors import CountedByDay, KeyReused, Misconfigured, RefundDue, Usage
@@ -93,6 +94,15 @@ def test_a_backends_database_is_recognized_and_told_with_reasons(store, backend)
     assert "Fair" in str(found.remarks)
     assert state_of(store) == before
     assert store.settings == open_again(store).settings == NOT_ADOPTED
+
+
+def test_by_day_it_names_the_events_that_every_command_leaves_alone(store, backend):
+    backend.event(dailySeats=[])
+    backend.event(eventType=None)
+    odd = [backend.event(dailySeats=0), backend.event(eventType=5), backend.event_by_day()]
+
+    assert [event for event, _ in adoption.inspect(store).by_day] == odd
+    assert [isinstance(store.events.get(event), Unreadable) for event in odd] == [True] * 3
 
 
 @pytest.mark.usefixtures("backend")
