@@ -101,6 +101,15 @@ class Refunds(Documents):
         since = None if oldest is None else oldest.get("dueAt")
         return number, since if isinstance(since, datetime) else None
 
+    def due_of_bookings(self, booking_ids: Sequence[BookingId]) -> list[Refund]:
+        """What is due for these bookings, the oldest first."""
+        where: Document = {"bookingId": {"$in": [*booking_ids]}, "status": RefundStatus.DUE.value}
+        found = self._find(where, sort=[("dueAt", 1), ("_id", 1)])
+        return [refund for document in found if (refund := _refund(document))]
+
+    def count_due_of(self, event_id: EventId) -> int:
+        return self._count({"eventId": event_id, "status": RefundStatus.DUE.value})
+
     def due_of_event(self, event_id: EventId) -> Iterator[Refund]:
         """What is due for an event, the oldest first."""
         where = {"eventId": event_id, "status": RefundStatus.DUE.value}

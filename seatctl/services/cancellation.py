@@ -139,12 +139,20 @@ def _owe(tx: Store, booking: Booking, seats: int, now: datetime) -> Refund:
 
 
 def _record(
-    tx: Store, operation_id: RunId, old: Booking, new: Booking, now: datetime, refund: Refund | None
+    tx: Store,
+    operation_id: RunId,
+    old: Booking,
+    new: Booking,
+    now: datetime,
+    refund: Refund | None,
+    seats: tuple[int, int] | None = None,
 ) -> None:
+    """With the seats that its lock had and has, where the booking stays."""
     before: dict[str, object] = {"status": old.status.value}
     after: dict[str, object] = {"status": new.status.value}
-    if old.seats_cancelled != new.seats_cancelled:
+    if seats is not None:
         before["seatsCancelled"], after["seatsCancelled"] = old.seats_cancelled, new.seats_cancelled
+        before["seats"], after["seats"] = seats
     refund_id = None if refund is None else refund.id
     operation = Operation("cancel", now, new.event, new.lock, new.id, refund_id, before=before, after=after)
     tx.operations.record(operation_id, operation)
@@ -178,7 +186,7 @@ def _give_back(
     refund = None
     if request.refund and booking.status is BookingStatus.CONFIRMED:
         refund = _owe(tx, booking, seats, now)
-    _record(tx, operation_id, booking, changed, now, refund)
+    _record(tx, operation_id, booking, changed, now, refund, (held.seats, smaller.seats))
     if doubt is not None:
         return CancelResult(smaller, changed, changed=True, doubt=str(doubt), refund=refund)
     return CancelResult(smaller, changed, True, seats, _available(tx, held), refund=refund)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from seatctl.domain.documents import (
@@ -22,8 +23,8 @@ from seatctl.domain.documents import (
     LockId,
     Operation,
     Refund,
+    RefundId,
     SeatLock,
-    StoredDocument,
     Unreadable,
 )
 from seatctl.domain.rules import BATCH
@@ -35,6 +36,7 @@ from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
+from seatctl.services.cancelled_event import LISTED, Cancellation
 from seatctl.services.closed_block import add_to_block, block_again, take_off_sale
 from seatctl.services.events import get_event
 from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
@@ -44,8 +46,6 @@ from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 
-LISTED = 100
-"""Skipped items that are named; their number is always complete."""
 COMMAND = "cancel-event"
 ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}
 
@@ -60,56 +60,6 @@ class CancelEventRequest(NamedTuple):
 
 
 @dataclass(slots=True)
-class Cancellation:
-    """What was done, or in a dry run would be."""
-
-    event: StoredDocument
-    already: bool
-    """Whether the event was cancelled before."""
-    bookings: int = 0
-    locks: int = 0
-    """Those that ended, also with their bookings."""
-    seats: int = 0
-    refunds: int = 0
-    skipped: int = 0
-    skipped_items: list[SkippedItem] = field(default_factory=list)
-
-    @property
-    def done(self) -> str:
-        """How far it is, in words."""
-        return f"{count(self.bookings, 'booking')} and {count(self.locks, 'lock')}"
-
-    @property
-    def error(self) -> str | None:
-        """Why it is no success, or None."""
-        if not self.skipped:
-            return None
-        more = f" and {self.skipped - 1} more" if self.skipped > 1 else ""
-        return f"skipped {self.skipped_items[0]}{more}"
-
-    def skip(self, kind: Kind, item: object, reason: str) -> None:
-        self.skipped += 1
-        if len(self.skipped_items) < LISTED:
-            self.skipped_items.append(SkippedItem(kind, item, reason))
-
-    def as_document(self) -> StoredDocument:
-        items = [
-            {"kind": item.kind.value, "id": item.id, "reason": item.reason} for item in self.skipped_items
-        ]
-        return {
-            **self.event,
-            "cancellation": {
-                "bookings": self.bookings,
-                "locks": self.locks,
-                "seats": self.seats,
-                "refunds": self.refunds,
-                "skippedCount": self.skipped,
-                "skipped": items,
-            },
-        }
-
-
-@dataclass(slots=True)
 class Batch:
     """What one transaction ends."""
 
@@ -118,6 +68,8 @@ class Batch:
     seats_of: dict[BookingId, int] = field(default_factory=dict)
     """By booking, the seats that its lock holds."""
     skipped: list[SkippedItem] = field(default_factory=list)
+    increased: int = 0
+    """Refunds that were due before, for fewer seats."""
     kept: list[LockId] = field(default_factory=list)
     """Locks whose buyers confirmed them behind the pass over the bookings."""
 
@@ -149,6 +101,7 @@ def cancel_event(store: Store, request: CancelEventRequest, progress: Progress =
         stop.check(f"interrupted after {result.done}; the same command again goes on")
     if not request.dry_run:
         result.event = store.events.stored(request.event) or result.event
+    run.say_who_is_owed()
     return result
 
 
@@ -193,6 +146,9 @@ class _Run:
         self._scope = some([request.event])
         self._protected: dict[LockId, Unreadable] = {}
         self._kept: set[LockId] = set()
+        self._planned: dict[RefundId, Refund] = {}
+        """In a dry run, refunds as they would be: all that increase, and of the new ones as many as are
+        listed."""
 
     def end_everything(self, stop: Stop) -> None:
         """Pass after pass until one ends nothing: a buyer may have confirmed a lock behind the first."""
@@ -217,6 +173,17 @@ class _Run:
             for attempt in self._store.transaction_attempts():
                 with attempt as tx:
                     block_again(tx, self._event, tx.now())
+
+    def say_who_is_owed(self) -> None:
+        """Put what is due into the result, and in a dry run what would be, the oldest first."""
+        result, refunds = self._result, self._store.refunds
+        due = islice(refunds.due_of_event(self._event), LISTED + 1)
+        planned = dict(self._planned)
+        shown = [planned.pop(refund.id, refund) for refund in due]
+        result.owed = [refund.stored for refund in [*shown, *planned.values()][: LISTED + 1]]
+        result.due = refunds.count_due_of(self._event)
+        if self._request.dry_run:
+            result.due += result.refunds - result.increased
 
     def _count(self) -> int:
         bookings = sum(self._store.bookings.count_of(self._event, status) for status in LIVE)
@@ -263,7 +230,10 @@ class _Run:
                 batch = self._plan(tx, kind, ids)
                 if batch.bookings or batch.locks:
                     _write(tx, self._event, batch)
+                planned = self._plan_refunds(tx, batch) if self._request.dry_run else []
+        self._planned |= {refund.id: refund for refund in planned}
         result = self._result
+        result.increased += batch.increased
         result.bookings += len(batch.bookings)
         result.locks += len(batch.locks)
         result.seats += batch.seats
@@ -273,6 +243,11 @@ class _Run:
         self._kept.update(() if self._request.dry_run else batch.kept)
         log.info("%s ended so far", result.done)
         self._progress.advance(len(batch.bookings) + (len(batch.locks) if kind is Kind.LOCK else 0))
+
+    def _plan_refunds(self, tx: Store, batch: Batch) -> list[Refund]:
+        wanted = max(LISTED + 1 - len(self._planned), 0)
+        increased = [booking.id for booking in batch.paid if booking.seats_cancelled]
+        return tx.refunds.due_of_bookings([*increased, *(booking.id for booking in batch.paid[:wanted])])
 
     def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> Batch:
         if kind is Kind.BOOKING:
@@ -398,4 +373,6 @@ def _owe(tx: Store, batch: Batch, now: datetime) -> None:
     for booking in batch.paid:
         # One at a time is how a batch ends that met a refund which nobody expected.
         if booking.seats_cancelled or len(batch.bookings) == 1:
-            tx.refunds.owe(booking, batch.seats_of.get(booking.id, 0), cause, booking.payment_ref, now)
+            seats = batch.seats_of.get(booking.id, 0)
+            refund = tx.refunds.owe(booking, seats, cause, booking.payment_ref, now)
+            batch.increased += refund.seats > seats

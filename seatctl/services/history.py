@@ -35,7 +35,9 @@ from seatctl.services.stored_values import (
 COMMANDS = {
     "create-event": "event created",
     "confirm": "lock confirmed",
+    "confirm --sold": "sale recorded",
     "pay": "payment recorded",
+    "pay --failed": "payment failed",
     "release": "lock released",
     "relock": "booking given a lock of its own",
     "extend": "deadline moved",
@@ -166,7 +168,7 @@ def _of_sale(
     ids = [document["_id"] for document in documents]
     operations = list(store.operations.concerning(ids))
     runs = {str(run["_id"]): run for each in ids for run in store.job_logs.concerning(each)}
-    told = [] if lock is None or _is_told(lock, operations) else [_lock_created(lock)]
+    told = [] if lock is None or _is_told(lock, operations) else [_lock_created(lock, operations)]
     for booking in bookings:
         if not _is_told(booking, operations):
             what = f"booking {booking['_id']} made, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
@@ -200,8 +202,11 @@ def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> 
     )
 
 
-def _lock_created(lock: StoredDocument) -> Entry:
-    what = f"{seats_in_words(lock.get('seats'))} locked"
+def _lock_created(lock: StoredDocument, operations: Sequence[StoredDocument]) -> Entry:
+    """With the seats that it had before some of them were returned."""
+    had = (mapping_in(one.get("before")).get("seats") for one in operations if _name(one) == "cancel")
+    seats = next((number for number in had if number is not None), lock.get("seats"))
+    what = f"{seats_in_words(seats)} locked"
     what += " off sale" if lock.get("kind") == BLOCK else f" for {shorten(str(lock.get('userId')))}"
     return Entry(created(lock), f"{what}: lock {lock['_id']}", ids_of_lock(lock))
 
@@ -303,9 +308,7 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
     fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
     ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
     before, after = flat(entry.get("before")), flat(entry.get("after"))
-    what = COMMANDS.get(_name(entry), str(entry.get("command")))
-    if after.get("refund") == RefundStatus.DUE and _name(entry) == "pay":
-        what = "payment refused"
+    what = _what(entry, before, after)
     parts = [kind for kind in ("booking", "refund") if kind in ids] or [*ids][-1:]
     if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
         what += f" ({named})"
@@ -324,6 +327,23 @@ def _told(entry: StoredDocument, about: object = None) -> Entry:
         by=_by_operator(entry),
         reason=_reason(entry),
     )
+
+
+def _what(entry: StoredDocument, before: dict[str, object], after: dict[str, object]) -> str:
+    """What a command did, in words; what those say is taken out of the fields."""
+    command, name = str(entry.get("command")), _name(entry)
+    if name == "pay" and after.get("refund") == RefundStatus.DUE:
+        return "payment refused"
+    if name == "cancel" and "bookingId" not in entry:
+        return "sold lock cancelled"
+    if name == "cancel" and "seatsCancelled" in after:
+        before.pop("seatsCancelled", None)
+        after.pop("seatsCancelled")
+        had, has = before.get("seats"), after.pop("seats", None)
+        if isinstance(had, int) and isinstance(has, int):
+            return f"{had - has} of {seats_in_words(had)} returned"
+        return "some seats returned"
+    return COMMANDS.get(command) or COMMANDS.get(name, command)
 
 
 def _name(entry: StoredDocument) -> str:

@@ -3,10 +3,11 @@ seats of another event. It is how a person carries out "this booking keeps its s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock
+from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock, StoredDocument
 from seatctl.domain.requests import seat_count
 from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
@@ -42,8 +43,9 @@ def relock(
     store: Store, booking_id: BookingId, seats: int | None = None, *, dry_run: bool = False
 ) -> RelockResult:
     """Give a booking a lock of its own. A live one takes its seats again, if its event has seats that no lock
-    holds; an ended one gets a lock that holds nothing. `seats` is needed only where the old lock is gone.
-    Again: once. Raises Usage, NotFound, WrongState, DeadlinePassed, SoldOut, DamagedDocument, CountedByDay.
+    holds; an ended one gets a lock that holds nothing. `seats` is needed only where nothing says how many it
+    had. Again: once. Raises Usage, NotFound, WrongState, DeadlinePassed, SoldOut, DamagedDocument,
+    CountedByDay.
     """
     wanted = None if seats is None else seat_count(seats)
     for attempt in store.transaction_attempts(dry_run=dry_run):
@@ -69,7 +71,7 @@ def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> Relo
                 f"booking {booking.id} had to be paid by {format_time(booking.payment_expires_at)}; "
                 "`seatctl expire-bookings` ends it"
             )
-    seats = wanted or _seats_of(booking, old)
+    seats = _seats_of(tx, booking, old, wanted)
     if booking.status in LIVE:
         _take(tx, get_event(tx, booking.event), seats, now)
     if old is not None and not tx.locks.touch(old, now):  # two bookings must not both leave it
@@ -108,16 +110,31 @@ def _is_settled(tx: Store, booking: Booking, lock: SeatLock | None) -> bool:
     return True
 
 
-def _seats_of(booking: Booking, lock: SeatLock | None) -> int:
-    """How many seats a booking had, by its lock or by its labels. Raises Usage where nothing says so."""
-    if lock is not None:
-        return lock.seats
-    labels = booking.stored.get("seats")
-    if isinstance(labels, list) and labels:
-        return len(labels)
-    raise Usage(
-        f"nothing says how many seats booking {booking.id} had: its lock is gone; say so with --seats N"
-    )
+def _seats_of(tx: Store, booking: Booking, lock: SeatLock | None, wanted: int | None) -> int:
+    """How many seats a booking had, by what commands recorded of it, by its labels, or by its lock. Raises
+    Usage where nothing says so, WrongState where that is not what was `wanted`."""
+    known = _recorded_seats(tx, booking) or len(booking.labels or ())
+    if wanted is not None and known and wanted != known:
+        raise WrongState(
+            f"booking {booking.id} has {count(known, 'seat')}, not {wanted}; leave out --seats, or `seatctl "
+            f"history {booking.id}` says where they went"
+        )
+    seats = wanted or known or (0 if lock is None else lock.seats)
+    if not seats:
+        raise Usage(
+            f"nothing says how many seats booking {booking.id} had: its lock is gone; say so with --seats N"
+        )
+    return seats
+
+
+def _recorded_seats(tx: Store, booking: Booking) -> int:
+    """The seats of a booking after the newest command that recorded them; 0 where none did."""
+    for entry in tx.operations.concerning([booking.id], newest_first=True):
+        after = entry.get("after")
+        seats = cast("StoredDocument", after).get("seats") if isinstance(after, Mapping) else None
+        if entry.get("bookingId") == booking.id and isinstance(seats, int):
+            return seats
+    return 0
 
 
 def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:

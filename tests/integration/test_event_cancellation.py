@@ -21,6 +21,7 @@ from scene import (
     run_expire_bookings,
     run_expire_locks,
     run_recover,
+    sell,
     states,
 )
 
@@ -495,3 +496,25 @@ def test_a_server_that_fails_for_good_leaves_nothing_half_done(store, event, mon
             run(store, event)
     assert list(verify(store)) == []
     assert done(run(store, event)) == (1, 1, 1, 1, 0)
+
+
+def test_a_dry_run_names_what_is_due_and_what_would_be(store, clock):
+    """Beside a refund that is due and stays as it is, one that would increase, and a new one."""
+    event = create(store, 20)
+    _, earlier = sell(store, event, 2)
+    cancel(store, CancelRequest(earlier))
+    _, part = sell(store, event, 3)
+    cancel(store, CancelRequest(part, seats=1))
+    _, new = sell(store, event, 4)
+    clock.advance(minutes=1)
+    before = everything(store)
+    planned = run(store, event, dry_run=True)
+    assert everything(store) == before
+
+    def told(result):
+        owed = sorted((refund["bookingId"], refund["seats"]) for refund in result.owed)
+        return owed, result.refunds, result.increased, result.due
+
+    assert told(planned) == (sorted([(earlier, 2), (part, 3), (new, 4)]), 2, 1, 3)
+    assert told(run(store, event)) == told(planned)
+    assert told(run(store, event))[1:] == (0, 0, 3)

@@ -23,7 +23,9 @@ from seatctl.domain.states import RefundCause
 from seatctl.errors import NotFound
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
+from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.history import history, newest
+from seatctl.services.rebooking import record_sale
 
 
 @pytest.fixture
@@ -129,6 +131,33 @@ def test_of_a_long_story_the_newest_is_told_in_order(store: Store, clock, event)
 
     assert [what[-1] for what in sentences(history(store, event, 2))] == ["3", "4"]
     assert len(history(store, event, 0)) >= 6
+
+
+def test_seats_that_were_returned_are_told_as_a_part_of_those_that_were_locked(store: Store, clock, event):
+    held = lock(store, event, 6)
+    booked = record_sale(store, held, "R").booking.id
+    for seats in (2, 3):
+        clock.advance(minutes=1)
+        cancel(store, CancelRequest(booked, seats=seats))
+
+    assert sentences(history(store, booked, 0)) == [
+        f"6 seats locked for u: lock {held}",
+        "sale recorded: status CONFIRMED, seats 6, paymentRef R",
+        told_of_refund(store, booked, "2 of 6 seats returned"),
+        told_of_refund(store, booked, "1 of 4 seats returned"),
+    ]
+
+
+def told_of_refund(store: Store, booked, what):
+    return f"{what} (refund {store.refunds.of_booking(booked)[0].id})"
+
+
+def test_a_sold_lock_without_a_booking_is_told_as_cancelled(store: Store, event):
+    held = lock(store, event, 2)
+    edit(store, "seatLocks", held, status="CONSUMED")
+    cancel(store, CancelRequest(held))
+
+    assert "sold lock cancelled: status CONSUMED → CANCELLED" in sentences(history(store, held, 0))
 
 
 def test_an_event_is_told_with_the_runs_that_returned_its_seats_or_corrected_its_counter(

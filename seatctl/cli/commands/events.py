@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,8 +27,7 @@ from seatctl.errors import ItemsLeft
 from seatctl.output import console, progress, tables
 
 if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
-    from seatctl.services.event_cancellation import Cancellation
+    from seatctl.services.cancelled_event import Cancellation
 
 commands = typer.Typer()
 
@@ -264,31 +262,34 @@ def cancel_event(
     done = cancellation.cancel_event(store, request, shown)
     call.tell(done.as_document(), _cancelled(event, done, dry_run), quiet=event)
     if not (call.json or call.quiet):
-        _show_owed(call, store, event)
+        _show_owed(call, event, done, dry_run)
     if done.error is not None:
         raise ItemsLeft(done.error)
 
 
 def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
-    """`Event … is cancelled: 2 bookings and 3 locks ended, 7 seats taken off sale, 2 refunds due.`"""
+    """`Event … is cancelled; 1 booking and 3 locks were ended; refunds: 1 new, 1 increased, 2 due in all.`"""
     if done.already and not (done.bookings or done.locks):
-        return f"Event {event} is cancelled already; nothing was left to end."
+        refunds = count(done.due, "refund")
+        return f"Event {event} is cancelled already; nothing was left to end, {refunds} due."
     were = "would be" if dry_run else "were"
     ended = f"{count(done.bookings, 'booking')} and {count(done.locks, 'lock')} {were} ended"
-    refunds = f"{count(done.refunds, 'refund')} {_was(done.refunds, dry_run)} recorded"
+    refunds = f"refunds: {format_number(done.refunds - done.increased)} new"
+    if done.increased:
+        refunds += f", {format_number(done.increased)} increased"
+    refunds += f", {format_number(done.due)} due in all"
     state = "would be" if dry_run and not done.already else "is"
-    return f"Event {event} {state} cancelled; {ended}, {refunds}."
+    return f"Event {event} {state} cancelled; {ended}; {refunds}."
 
 
-def _show_owed(call: Invocation, store: Store, event: EventId) -> None:
+def _show_owed(call: Invocation, event: EventId, done: Cancellation, dry_run: bool) -> None:
     """Who is owed money, as far as a screen can take it."""
-    from seatctl.services.event_cancellation import owed
-
-    refunds = [refund.stored for refund in islice(owed(store, event), LIST_LIMIT + 1)]
-    if refunds:
-        console.show(tables.list_table(refunds[:LIST_LIMIT], tables.OWED, "refunds due"))
-    if len(refunds) > LIST_LIMIT:
-        call.note(f"{LIST_LIMIT} refunds shown; `seatctl refunds --event {event} --format csv` lists all")
+    if done.owed:
+        title = "refunds that would be due" if dry_run else "refunds due"
+        console.show(tables.list_table(done.owed[:LIST_LIMIT], tables.OWED, title))
+    if len(done.owed) > LIST_LIMIT:
+        lists_all = "" if dry_run else f"; `seatctl refunds --event {event} --format csv` lists all"
+        call.note(f"{LIST_LIMIT} of {format_number(done.due)} refunds shown{lists_all}")
 
 
 def _was(number: int, dry_run: bool) -> str:
