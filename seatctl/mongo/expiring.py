@@ -140,10 +140,18 @@ class ExpiringDocuments(Documents, Generic[Id, Status, Read, Overdue]):
         return self._compare_and_set_many({"_id": {"$in": ids}, "status": old}, change)
 
     def expire_overdue(
-        self, ids: Sequence[Id], before: datetime, now: datetime, ended_by: RunId | None = None
+        self,
+        ids: Sequence[Id],
+        before: datetime,
+        now: datetime,
+        ended_by: RunId | None = None,
+        seats: int | None = None,
     ) -> int:
-        """Expired by a job, those that are open and overdue still; returns how many."""
+        """Expired by a job, those that are open and overdue still, and hold so many `seats` if that is given;
+        returns how many."""
         where = {**self._open_among(ids), self.deadline_field: {"$lt": before}}
+        if seats is not None:
+            where["seats"] = seats
         return self._compare_and_set_many(
             where, self._by_job(self.open_status, self.expired_status, now, ended_by)
         )

@@ -128,8 +128,9 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         """The ACTIVE blocks that hold what is not for sale on a closed event: one, unless another program
         made more."""
         key = {"$gte": CLOSING, "$lt": f"{CLOSING[:-1]}.", "$type": "string"}
-        where = {"eventId": event_id, "userId": self.block_user, "idempotencyKey": key}
-        found = map(codec.lock, self._find({**where, "status": LockStatus.ACTIVE, "kind": BLOCK}))
+        # Of whatever user: it is another one once the database was adopted.
+        where = {"eventId": event_id, "idempotencyKey": key, "status": LockStatus.ACTIVE, "kind": BLOCK}
+        found = map(codec.lock, self._find(where))
         return [lock for lock in found if isinstance(lock, SeatLock)]
 
     def set_seats(self, lock: SeatLock, seats: int, now: datetime) -> SeatLock | None:
@@ -167,11 +168,13 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         found = self._one({"eventId": {"$eq": event_id}, "userId": {"$eq": user}, "idempotencyKey": same_key})
         return None if found is None else codec.lock(found)
 
-    def expire_booked(self, lock_ids: Sequence[LockId], now: datetime, ended_by: RunId | None = None) -> int:
-        """ACTIVE → EXPIRED by a job, for locks whose bookings ended: the booking's deadline rules, and
-        the lock's own may be anything."""
+    def expire_booked(
+        self, lock_ids: Sequence[LockId], now: datetime, ended_by: RunId | None, seats: int
+    ) -> int:
+        """ACTIVE → EXPIRED by a job, for locks that hold so many seats and whose bookings ended: a booking's
+        deadline rules, and its lock's own may be anything."""
         change = self._by_job(LockStatus.ACTIVE, LockStatus.EXPIRED, now, ended_by)
-        return self._compare_and_set_many(self._open_among(lock_ids), change)
+        return self._compare_and_set_many({**self._open_among(lock_ids), "seats": seats}, change)
 
     def touch(self, lock: SeatLock, now: datetime) -> bool:
         """Write a lock that stays as it is, so that two changes of what belongs to it exclude each other."""

@@ -60,21 +60,31 @@ def expire(
         raise StaleRead
     endings = [*returning, *without_seats]
     bookings = [ending.booking for ending in endings if ending.booking is not None]
-    locks = [ending.lock.id for ending in endings if ending.lock is not None]
     if bookings and tx.bookings.expire_overdue(bookings, before, now, run_id) != len(bookings):
         raise StaleRead
-    if not locks:
-        return
-    if bookings:
-        expired = tx.locks.expire_booked(locks, now, run_id)
-    else:
-        expired = tx.locks.expire_overdue(locks, before, now, run_id)
-    if expired != len(locks):
-        raise StaleRead
+    locks = [ending.lock for ending in endings if ending.lock is not None]
+    _expire_locks(tx, locks, None if bookings else before, now, run_id)
     # As of now, the deadline that `confirm` moved keeps a lock from being overdue. A sweep as of the
     # future (--force) may reach beyond that deadline, too.
-    if not bookings and before > now and next(tx.bookings.protecting(locks), None) is not None:
+    if not bookings and before > now and next(tx.bookings.protecting([lock.id for lock in locks]), None):
         raise StaleRead
+
+
+def _expire_locks(
+    tx: Store, locks: Sequence[OverdueLock], before: datetime | None, now: datetime, run_id: RunId | None
+) -> None:
+    """Those that hold as many seats as they did when this was planned: a buyer may have given some back.
+    Without a time their bookings have ended, and their own deadline may be anything."""
+    by_seats: dict[int, list[LockId]] = {}
+    for lock in locks:
+        by_seats.setdefault(lock.seats, []).append(lock.id)
+    for seats, ids in by_seats.items():
+        if before is None:
+            expired = tx.locks.expire_booked(ids, now, run_id, seats)
+        else:
+            expired = tx.locks.expire_overdue(ids, before, now, run_id, seats)
+        if expired != len(ids):
+            raise StaleRead
 
 
 def seats_of(endings: Sequence[Ending]) -> Counter[EventId]:

@@ -110,7 +110,7 @@ def test_a_compare_and_set_compares_exactly(store, status):
     held = insert_lock(store, NOWHERE, status=status)
     changed = store.locks.change(held, LockStatus.ACTIVE, LockStatus.EXPIRED, store.now())
     several = store.locks.expire_booked(
-        [insert_lock(store, NOWHERE, status=status)], store.now(), ended_by=ObjectId()
+        [insert_lock(store, NOWHERE, status=status)], store.now(), ended_by=ObjectId(), seats=1
     )
     booked = insert_booking(store, NOWHERE, held, status=status.replace("ACTIVE", "PAYMENT_PENDING"))
     pending = store.bookings.still_pending([booked])
