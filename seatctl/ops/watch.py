@@ -23,7 +23,7 @@ from seatctl.services import lookup
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
     from seatctl.mongo.store import Store
-    from seatctl.output.console import Part
+    from seatctl.output.console import Drawing
 
 SMALLEST_SECTION = 4
 """Lines that a section needs: its headings, two rows, and an empty line."""
@@ -70,7 +70,7 @@ def read(store: Store, rows: int) -> Snapshot:
     return Snapshot(store.name, store.now(), documents, names)
 
 
-def render(snapshot: Snapshot, width: int, height: int, state: str) -> Part:
+def render(snapshot: Snapshot, width: int, height: int, state: str) -> Drawing:
     """The whole screen: the sections, and at the bottom `state`, when it was read, and from where."""
     parts = []
     for name, rows in share_lines(height - 1, snapshot.documents).items():
