@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from seatctl.cli.boundary import log_steps
 from seatctl.domain.requests import text
-from seatctl.domain.timespec import printable
+from seatctl.domain.timespec import format_duration, printable
 from seatctl.errors import Misconfigured, Unreachable, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
@@ -85,7 +86,7 @@ class Invocation(typer.Context):
         Tries for `wait` seconds while the server is unreachable.
         Raises Misconfigured, Unreachable.
         """
-        give_up = time.monotonic() + wait
+        give_up, told = time.monotonic() + wait, False
         while True:
             try:
                 store = self._open(create, guard)
@@ -95,6 +96,9 @@ class Invocation(typer.Context):
             except Unreachable as error:
                 if time.monotonic() >= give_up:
                     raise
+                if not told:
+                    self.note(f"waiting up to {format_duration(timedelta(seconds=wait))}: {error}")
+                told = True
                 logging.getLogger(__name__).info("%s; waiting", error)
                 time.sleep(1)
 
@@ -242,7 +246,8 @@ FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
 
 class Command(TyperCommand):
     """A command that also takes the common options, in any order; its `--help` shows them last. Of those
-    that say where the database is, it takes only `finds`: none is offered that would be ignored."""
+    that say where the database is, it takes only `finds`, and of the others those that are not `without`:
+    none is offered that would be ignored."""
 
     context_class = Invocation
 
@@ -251,10 +256,11 @@ class Command(TyperCommand):
         *args: Any,
         params: list[Any],
         finds: Collection[str] = FIND_DATABASE,
+        without: Collection[str] = (),
         changes: bool = False,
         **settings: Any,
     ) -> None:
-        ignored = FIND_DATABASE - set(finds)
+        ignored = (FIND_DATABASE - set(finds)).union(without)
         common = [option for option in COMMON_OPTIONS if not ignored.intersection(option.opts)]
         reason = [REASON] if changes else []
         super().__init__(*args, params=[*params, *reason, *common], **settings)
@@ -318,10 +324,11 @@ def command(
     panel: str | None = None,
     example: str,
     finds: Collection[str] = FIND_DATABASE,
+    without: Collection[str] = (),
     changes: bool = False,
     cls: Callable[..., Command] = Command,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options. Its docstring is the help, with `example`
     below. One that changes something by an operator's decision takes `--reason`."""
-    made: Any = partial(cls, finds=finds, changes=changes)
+    made: Any = partial(cls, finds=finds, without=without, changes=changes)
     return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")

@@ -285,14 +285,14 @@ def test_ctrl_c_is_success_and_leaves_the_terminal_as_it_was(shell: Shell) -> No
     assert ended.stdout.endswith("\x1b[?25h\x1b[?1049l")
 
 
-@pytest.mark.parametrize("where", ["pipe", "dumb terminal", "json"])
+@pytest.mark.parametrize("where", ["pipe", "dumb terminal"])
 def test_it_refuses_where_it_cannot_draw(shell: Shell, where: str) -> None:
-    """Without a terminal, in one that cannot move its cursor, and for a program: a usage error."""
+    """Without a terminal and in one that cannot move its cursor: a usage error."""
     if where == "dumb terminal":
         result = shell.with_env(TERM="dumb").tty("watch")
         message = result.stdout
     else:
-        result = shell("watch", *(["--json"] if where == "json" else []))
+        result = shell("watch")
         message = result.stderr
 
     assert result.code == 2

@@ -196,7 +196,13 @@ def show(
         console.show(tables.document_table(shown.document, shown.kind), *lists, story)
 
 
-@command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")
+@command(
+    commands,
+    "watch",
+    panel=INSPECT,
+    without=("--json", "--quiet", "--verbose"),
+    example="seatctl watch --interval 5s",
+)
 def watch(
     call: Invocation,
     interval: Annotated[timedelta, duration("Time between updates.", INTERVAL)] = INTERVAL,
@@ -205,7 +211,7 @@ def watch(
 
     Ctrl-C ends it, with exit code 0."""
     dumb = os.environ.get("TERM") in ("dumb", "unknown")
-    if call.json or call.quiet or dumb or not sys.stdout.isatty():
+    if dumb or not sys.stdout.isatty():
         raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
     from seatctl.ops.watch import watch
 

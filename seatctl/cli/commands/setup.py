@@ -19,12 +19,22 @@ from seatctl.errors import ItemsLeft, SeatctlError, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 from seatctl.output import console, formats, tables
 
+UNLOGGED = ("--verbose",)
+"""Their one step is what they print."""
+
 commands = typer.Typer()
 db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start, stop, status, uri.")
 schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or systemd units for this host.")
 
 
-@command(commands, "roles", panel=SET_UP, finds=("--database",), example="seatctl roles --database shop")
+@command(
+    commands,
+    "roles",
+    panel=SET_UP,
+    finds=("--database",),
+    without=UNLOGGED,
+    example="seatctl roles --database shop",
+)
 def roles(call: Invocation) -> None:
     """Print the database roles for mongosh.
 
@@ -40,7 +50,7 @@ def roles(call: Invocation) -> None:
 # --- the embedded MongoDB ---------------------------------------------------------------------------
 
 
-@command(db, "start", finds=(), example="seatctl db start")
+@command(db, "start", finds=(), without=UNLOGGED, example="seatctl db start")
 def db_start(call: Invocation) -> None:
     """Start the embedded MongoDB.
 
@@ -51,7 +61,7 @@ def db_start(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.files().pid}).")
 
 
-@command(db, "stop", finds=(), example="seatctl db stop")
+@command(db, "stop", finds=(), without=UNLOGGED, example="seatctl db stop")
 def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept.
 
@@ -63,7 +73,7 @@ def db_stop(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB in {files.data} {state}.")
 
 
-@command(db, "status", finds=(), example="seatctl db status")
+@command(db, "status", finds=(), without=UNLOGGED, example="seatctl db status")
 def db_status(call: Invocation) -> None:
     """Show the state and the files of the embedded MongoDB.
 
@@ -75,7 +85,7 @@ def db_status(call: Invocation) -> None:
     call.tell(status, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
 
 
-@command(db, "uri", finds=("--database",), example='mongosh "$(seatctl db uri)"')
+@command(db, "uri", finds=("--database",), without=UNLOGGED, example='mongosh "$(seatctl db uri)"')
 def db_uri(call: Invocation) -> None:
     """Print a URI that mongosh or Compass can open.
 
@@ -112,6 +122,7 @@ IN_SCHEDULE = ("--uri-file", "--database")
     schedule,
     "cron",
     finds=IN_SCHEDULE,
+    without=UNLOGGED,
     example="sudo seatctl schedule cron --user seatctl --uri-file /etc/seatctl/uri \\\n"
     "    > seatctl.crontab && sudo crontab -u seatctl seatctl.crontab",
 )
@@ -132,6 +143,7 @@ def schedule_cron(call: Invocation, user: ScheduleUser = None) -> None:
     schedule,
     "systemd",
     finds=IN_SCHEDULE,
+    without=UNLOGGED,
     example="sudo seatctl schedule systemd --user seatctl \\\n"
     "    --uri-file /etc/seatctl/uri --write /etc/systemd/system",
 )
