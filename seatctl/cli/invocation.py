@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -26,6 +27,8 @@ from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from seatctl.mongo.client import Deployment
     from seatctl.mongo.store import Store
 
@@ -128,13 +131,27 @@ class Invocation(typer.Context):
     def _start_embedded(self, create: bool) -> str:
         from seatctl.mongo import embedded
 
-        is_new = not embedded.exists()
+        is_new, was_running = not embedded.exists(), embedded.answers(embedded.files())
         if is_new and not create:
             raise Misconfigured(NO_EMBEDDED_DATABASE.format(self.target.database or DEFAULT_DATABASE))
         uri = embedded.ensure_running()
         if is_new:
             self.note(f"created the embedded MongoDB in {embedded.files().data}; SEATCTL_URI selects another")
+        self._mention_server(embedded.files().data, ask_cron=not was_running)
         return uri
+
+    def _mention_server(self, data: Path, *, ask_cron: bool) -> None:
+        """Say once that this host seems to have a server, where the embedded MongoDB is used."""
+        from seatctl.ops.schedules import uri_files_of_host
+
+        told = data / "told-of-server"
+        if self.quiet or self.json or told.exists() or not (files := uri_files_of_host(ask_cron=ask_cron)):
+            return
+        self.note(
+            f"this is the embedded MongoDB, but {files[0]} seems to name this host's server; "
+            f"`export SEATCTL_URI_FILE={shlex.quote(files[0])}` selects that (said once)"
+        )
+        told.touch()
 
     def _check_new_name(self, store: Store, create: bool) -> None:
         """Raises Misconfigured unless the database, which nobody has used yet, may be created."""

@@ -12,15 +12,18 @@ from typing import Annotated
 
 import typer
 
-from seatctl.cli.invocation import Group, Invocation, command
+from seatctl.cli.invocation import SYSTEM_DATABASES, Group, Invocation, command
 from seatctl.cli.options import SET_UP, ScheduleUser, flag, option
 from seatctl.domain.timespec import shorten
+from seatctl.domain.words import count
 from seatctl.errors import ItemsLeft, SeatctlError, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 from seatctl.output import console, formats, tables
 
 UNLOGGED = ("--verbose",)
 """Their one step is what they print."""
+
+SHOWN_SIZES = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
 
 commands = typer.Typer()
 db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start, stop, status, uri.")
@@ -82,7 +85,11 @@ def db_status(call: Invocation) -> None:
     state = f"is running (pid {status['pid']})" if status["running"] else "is not running"
     if not status["exists"]:
         state = "was never started"
-    call.tell(status, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
+    lines = [f"The embedded MongoDB {state}.", f"data  {status['data']}", f"log   {status['log']}"]
+    if status["running"]:
+        status["databases"] = contents = _contents()
+        lines += [f"holds {name}: {_sizes(sizes)}" for name, sizes in contents.items()] or ["holds nothing"]
+    call.tell(status, "\n".join(lines))
 
 
 @command(db, "uri", finds=("--database",), without=UNLOGGED, example='mongosh "$(seatctl db uri)"')
@@ -95,6 +102,23 @@ def db_uri(call: Invocation) -> None:
     name = call.target.database or DEFAULT_DATABASE
     uri = embedded.ensure_running().replace("/?", f"/{name}?")
     call.tell({"uri": uri}, uri, quiet=uri)
+
+
+def _contents() -> dict[str, dict[str, int]]:
+    """The databases in it, each with the sizes of its collections."""
+    from seatctl.mongo import embedded
+    from seatctl.mongo.client import connect
+    from seatctl.mongo.store import Store
+
+    def store(name: str) -> Store:
+        return Store(connect(embedded.files().uri, name, DEFAULT_DATABASE))
+
+    names = [name for name in store(DEFAULT_DATABASE).databases() if name not in SYSTEM_DATABASES]
+    return {name: store(name).sizes() for name in names}
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return ", ".join(count(sizes[collection], what) for collection, what in SHOWN_SIZES.items())
 
 
 def _db_status() -> dict[str, object]:
