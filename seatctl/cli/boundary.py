@@ -188,6 +188,9 @@ def _check_text(arguments: Sequence[str]) -> None:
         raise Usage("an argument is not valid UTF-8") from None  # quoting it could quote a password
 
 
+FEW = 4
+"""Commands that are named where an option is theirs."""
+
 # --- errors -----------------------------------------------------------------------------------------
 
 
@@ -199,7 +202,23 @@ def _usage_message(error: typer.TyperException) -> str:
     commands = getattr(context.command, "commands", {}) if context else {}
     if any(option in parameter.opts for command in commands.values() for parameter in command.params):
         message = f"{option} goes after the command: {path} COMMAND {option}"
+    elif option and (takers := _commands_with(option, context)):
+        message = f"{path.removeprefix('seatctl ')} takes no {option}; {takers}"
     return f"{message} (see `{path} --help`)"
+
+
+def _commands_with(option: str, context: Any) -> str:
+    """Which commands take an option that this one does not, where it is of a few."""
+    program = context.find_root().command if context else None
+    names = [
+        name
+        for name, each in getattr(program, "commands", {}).items()
+        if any(option in parameter.opts for parameter in each.params)
+    ]
+    if not 0 < len(names) <= FEW:
+        return ""
+    *others, last = names
+    return f"{', '.join(others)} and {last} do" if others else f"{last} does"
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,12 +21,14 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from seatctl.cli.boundary import log_steps
 from seatctl.domain.requests import text
-from seatctl.domain.timespec import printable
+from seatctl.domain.timespec import format_duration, printable
 from seatctl.errors import Misconfigured, Unreachable, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from seatctl.mongo.client import Deployment
     from seatctl.mongo.store import Store
 
@@ -85,7 +89,7 @@ class Invocation(typer.Context):
         Tries for `wait` seconds while the server is unreachable.
         Raises Misconfigured, Unreachable.
         """
-        give_up = time.monotonic() + wait
+        give_up, told = time.monotonic() + wait, False
         while True:
             try:
                 store = self._open(create, guard)
@@ -95,6 +99,9 @@ class Invocation(typer.Context):
             except Unreachable as error:
                 if time.monotonic() >= give_up:
                     raise
+                if not told:
+                    self.note(f"waiting up to {format_duration(timedelta(seconds=wait))}: {error}")
+                told = True
                 logging.getLogger(__name__).info("%s; waiting", error)
                 time.sleep(1)
 
@@ -124,13 +131,27 @@ class Invocation(typer.Context):
     def _start_embedded(self, create: bool) -> str:
         from seatctl.mongo import embedded
 
-        is_new = not embedded.exists()
+        is_new, was_running = not embedded.exists(), embedded.answers(embedded.files())
         if is_new and not create:
             raise Misconfigured(NO_EMBEDDED_DATABASE.format(self.target.database or DEFAULT_DATABASE))
         uri = embedded.ensure_running()
         if is_new:
             self.note(f"created the embedded MongoDB in {embedded.files().data}; SEATCTL_URI selects another")
+        self._mention_server(embedded.files().data, ask_cron=not was_running)
         return uri
+
+    def _mention_server(self, data: Path, *, ask_cron: bool) -> None:
+        """Say once that this host seems to have a server, where the embedded MongoDB is used."""
+        from seatctl.ops.schedules import uri_files_of_host
+
+        told = data / "told-of-server"
+        if self.quiet or self.json or told.exists() or not (files := uri_files_of_host(ask_cron=ask_cron)):
+            return
+        self.note(
+            f"this is the embedded MongoDB, but {files[0]} seems to name this host's server; "
+            f"`export SEATCTL_URI_FILE={shlex.quote(files[0])}` selects that (said once)"
+        )
+        told.touch()
 
     def _check_new_name(self, store: Store, create: bool) -> None:
         """Raises Misconfigured unless the database, which nobody has used yet, may be created."""
@@ -242,7 +263,8 @@ FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
 
 class Command(TyperCommand):
     """A command that also takes the common options, in any order; its `--help` shows them last. Of those
-    that say where the database is, it takes only `finds`: none is offered that would be ignored."""
+    that say where the database is, it takes only `finds`, and of the others those that are not `without`:
+    none is offered that would be ignored."""
 
     context_class = Invocation
 
@@ -251,10 +273,11 @@ class Command(TyperCommand):
         *args: Any,
         params: list[Any],
         finds: Collection[str] = FIND_DATABASE,
+        without: Collection[str] = (),
         changes: bool = False,
         **settings: Any,
     ) -> None:
-        ignored = FIND_DATABASE - set(finds)
+        ignored = (FIND_DATABASE - set(finds)).union(without)
         common = [option for option in COMMON_OPTIONS if not ignored.intersection(option.opts)]
         reason = [REASON] if changes else []
         super().__init__(*args, params=[*params, *reason, *common], **settings)
@@ -318,10 +341,11 @@ def command(
     panel: str | None = None,
     example: str,
     finds: Collection[str] = FIND_DATABASE,
+    without: Collection[str] = (),
     changes: bool = False,
     cls: Callable[..., Command] = Command,
 ) -> Callable[[Function], Function]:
     """Register a function as a command with the common options. Its docstring is the help, with `example`
     below. One that changes something by an operator's decision takes `--reason`."""
-    made: Any = partial(cls, finds=finds, changes=changes)
+    made: Any = partial(cls, finds=finds, without=without, changes=changes)
     return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")

@@ -24,8 +24,11 @@ from seatctl.output.formats import Format
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
+    from seatctl.mongo.store import Store
 
+    Read = Callable[[Store, ListRequest], Iterator[StoredDocument]]
     Fold = Callable[[Iterator[StoredDocument]], Iterator[StoredDocument]]
+    Extend = Callable[[Store, Iterator[StoredDocument]], Iterator[StoredDocument]]
 
 
 class ListCall(Invocation):
@@ -48,8 +51,9 @@ class ListCall(Invocation):
             raise Usage("--format ids prints ids alone; --columns goes with the other formats")
         return form
 
-    def show(self, read: Callable[[ListRequest], Iterator[StoredDocument]], fold: Fold | None = None) -> None:
-        """Print what `read` finds. In a table, `fold` makes rows of several documents."""
+    def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:
+        """Print what `read` finds. In a table, `fold` makes rows of several documents, and `extend` gives
+        each what only people need."""
         from seatctl.output import lists
 
         name, form, columns = self.command.listing, self.form, self.columns  # type: ignore[attr-defined]
@@ -58,14 +62,22 @@ class ListCall(Invocation):
             limit = LIST_LIMIT if form is Format.TABLE else 0
         folds = fold is not None and form is Format.TABLE and not columns
         fields = lists.fields_of(name, form, columns)
-        found = read(ListRequest(0 if folds else limit, self.since, self.until, fields))
+        store = self.store(writes=False)
+        found = read(store, ListRequest(0 if folds else limit, self.since, self.until, fields))
         if fold is not None and folds:
             found = islice(fold(found), limit or None)
-        shown = lists.print_list(name, takewhile(lambda _: not reader_has_left(), found), form, columns)
-        if form is Format.TABLE and not shown:
-            self.note("nothing to show")
-        elif form is Format.TABLE and shown == limit:
+        if extend is not None and form is Format.TABLE:
+            found = extend(store, found)
+        found = takewhile(lambda _: not reader_has_left(), found)
+        shown = lists.print_list(name, found, form, columns, store.now)
+        if form is Format.TABLE and not shown.rows:
+            self.note(f"nothing to show in database {store.name}")
+        elif form is Format.TABLE and shown.rows == limit:
             self.note(f"{count(limit, 'row')} shown; --limit 0 shows all")
+        if shown.hidden:
+            self.note(
+                f"no room for {', '.join(shown.hidden)}; a wider window has it, and `seatctl show ID` has all"
+            )
 
 
 def _listing(*names: str, metavar: str, parse: Callable[[str], Any], help: str) -> TyperOption:  # noqa: A002

@@ -41,6 +41,9 @@ TEMPORARILY_UNAVAILABLE = 365
 FULL_ERROR = ", full error:"
 """Begins the driver's copy of the whole answer behind the server's words."""
 
+OTHER_SET = r'No replica set members available for replica set name "(.+?)"'
+"""What the driver says of a server that does not have the `replicaSet` of the URI."""
+
 REASONS = {
     "refused": "connection refused",
     "No such file": "no such socket",
@@ -115,6 +118,11 @@ def explain(error: Exception, hosts: str = "") -> SeatctlError:
         return errors.Misconfigured(f"the MongoDB URI cannot be used: {_one_line(error)}")
     hosts = hosts or _hosts_named_by(str(error))
     server = f"MongoDB at {hosts}" if hosts else "MongoDB"
+    if other := re.search(OTHER_SET, str(error)):
+        return errors.Misconfigured(
+            f"{server} is no member of a replica set {other[1]!r}; correct replicaSet in the URI, or leave "
+            "it out (`rs.status().set` in mongosh is its name)"
+        )
     if isinstance(error, driver.ConnectionFailure):
         reason = next((REASONS[sign] for sign in REASONS if sign in str(error)), "the connection failed")
         return errors.Unreachable(f"cannot reach {server} ({reason}); check that it runs, then try again")

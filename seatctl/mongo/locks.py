@@ -161,6 +161,14 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         found = self._one(id_is(lock_id), ("seats",))
         return None if found is None else found.get("seats")
 
+    def seats_of_all(self, references: Sequence[object]) -> list[object]:
+        """For each of these references to a lock, the `seats` of the first one that it names; None where
+        there is no such lock."""
+        named = [next(iter(codec.ids_in(reference)), None) for reference in references]
+        wanted = [each for each in named if each is not None]
+        found = {lock["_id"]: lock.get("seats") for lock in self._find({"_id": {"$in": wanted}}, ("seats",))}
+        return [found.get(each) for each in named]
+
     def by_key(self, event_id: EventId, user: UserId, key: str) -> SeatLock | Unreadable | None:
         """The lock that this request got before."""
         # The $type repeats the guard's partial filter; without it the planner scans the collection.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from seatctl.domain.documents import UserId
 from seatctl.domain.states import BookingStatus, JobType, LockStatus
 from seatctl.output import tables
+from seatctl.output.health import health_parts
 from seatctl.services import events, health, jobs, lookup, sales
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def final_health(store: Store) -> Scenario:
     state = health.check(store)
     return Scenario(
         "Health after all this: seatctl health",
-        tables.health_parts(state.as_document()),
+        health_parts(state.as_document()),
         [
             ("healthy", True, state.healthy),
             ("inconsistent events", 0, len(state.inconsistent_events)),

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
+import shutil
+import subprocess
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from seatctl.errors import Usage
 
 URI_FILE = "/etc/seatctl/uri"
 """Where the URI belongs when it is in no file yet."""
+CRONTAB, CRON_DIRECTORY = Path("/etc/crontab"), Path("/etc/cron.d")
+NAMED_IN_CRON = re.compile(
+    r"""^(?!\s*\#) (?:\s*SEATCTL_URI_FILE\s*=\s* | .*\bseatctl\b.*\ --uri-file[ =])
+    ('[^']*' | "[^"]*" | \S+)""",
+    re.MULTILINE | re.VERBOSE,
+)
+"""A setting, or an option of a command."""
 WAIT = "5m"
 """How long `recover` waits at boot for a database that starts at the same time."""
 
@@ -76,6 +87,21 @@ def crontab(program: str, user: str, uri_file: str, database: str | None = None)
 # Also check jobs, backlog, consistency and refunds every quarter of an hour (remove the # to enable):
 #7,22,37,52 * * * * {command} health {options}
 """
+
+
+def uri_files_of_host(*, ask_cron: bool) -> list[str]:
+    """The files with a server's URI that this host seems to use: in the usual directory, or named by cron
+    entries, of the system and, with `ask_cron`, of this user."""
+    texts = []
+    for path in (CRONTAB, *sorted(CRON_DIRECTORY.glob("*"))):
+        with suppress(OSError):
+            texts.append(path.read_text(errors="replace"))
+    if ask_cron and (program := shutil.which("crontab")):
+        asked = subprocess.run([program, "-l"], capture_output=True, text=True, check=False)  # noqa: S603
+        texts.append(asked.stdout)
+    found = [match[1] for text in texts for match in NAMED_IN_CRON.finditer(text)]
+    usual = [URI_FILE] if os.access(URI_FILE, os.F_OK) else []
+    return list(dict.fromkeys([*usual, *(name.strip("\"'") for name in found)]))
 
 
 def why_unreadable(user: str, path: str) -> str | None:

@@ -1,4 +1,5 @@
-"""A live dashboard of one database: the fullest events, the last job runs, the newest locks and bookings.
+"""A live dashboard of one database: the fullest events, the last job runs, and locks and
+bookings, the overdue ones first.
 
 Made for 80 columns and 24 lines. A wider window shows more columns, ids last. In a lower one sections
 have fewer rows, and the last sections go first.
@@ -8,22 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.requests import ListRequest
-from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.words import count
 from seatctl.errors import Unreachable
 from seatctl.mongo.failures import explain
 from seatctl.output import console, tables
-from seatctl.services import lookup
+from seatctl.output.deadlines import DEADLINES, time_left
+from seatctl.services import health, lookup
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
     from seatctl.mongo.store import Store
-    from seatctl.output.console import Part
+    from seatctl.output.console import Drawing
+    from seatctl.services.health import Glance
 
 SMALLEST_SECTION = 4
 """Lines that a section needs: its headings, two rows, and an empty line."""
@@ -36,13 +39,14 @@ class Snapshot(NamedTuple):
     now: datetime
     documents: Mapping[str, Sequence[StoredDocument]]
     names: Mapping[object, str]
+    glance: Glance
 
 
 def watch(store: Store, interval: timedelta) -> None:
     """Redraw every `interval` until Ctrl-C. When the database cannot be reached any more, the last reading
     stays, and the status line says so. Raises Unreachable when there is none yet."""
     with contextlib.suppress(KeyboardInterrupt), console.live_screen() as screen:
-        snapshot, updated = None, f"updated every {format_duration(interval)}"
+        snapshot, updated = None, f"every {format_duration(interval)}"
         while True:
             try:
                 snapshot, state = read(store, screen.console.height), updated
@@ -56,22 +60,34 @@ def watch(store: Store, interval: timedelta) -> None:
 
 
 def read(store: Store, rows: int) -> Snapshot:
-    """The first `rows` documents of each section."""
+    """The first `rows` documents of each section; of locks and bookings those that are overdue come first."""
+    now = store.now()
     shown = {name: ListRequest(rows, fields=tables.columns_of(name)) for name in SECTIONS}
     documents = {
         "events": list(lookup.events(store, lookup.Order.FULLEST, shown["events"])),
         "jobLogs": list(lookup.job_runs(store, request=shown["jobLogs"])),
-        "seatLocks": list(lookup.locks(store, request=shown["seatLocks"])),
-        "bookings": list(lookup.bookings(store, request=shown["bookings"])),
+        "seatLocks": _overdue_first(lookup.locks, store, shown["seatLocks"]),
+        "bookings": _overdue_first(lookup.bookings, store, shown["bookings"]),
     }
     named = [lock.get("eventId") for lock in documents["seatLocks"]]
     named += [booking.get("event") for booking in documents["bookings"]]
     names = store.events.names({event for event in named if _is_hashable(event)})
-    return Snapshot(store.name, store.now(), documents, names)
+    return Snapshot(store.name, now, documents, names, health.glance(store, now))
 
 
-def render(snapshot: Snapshot, width: int, height: int, state: str) -> Part:
-    """The whole screen: the sections, and at the bottom `state`, when it was read, and from where."""
+def _overdue_first(
+    listed: Callable[..., Iterator[StoredDocument]], store: Store, request: ListRequest
+) -> list[StoredDocument]:
+    """Overdue ones by their deadline, then the newest."""
+    overdue = list(listed(store, request=request, order=lookup.Order.DEADLINE, overdue=True))
+    known = {str(document["_id"]) for document in overdue}
+    newest = [document for document in listed(store, request=request) if str(document["_id"]) not in known]
+    return [*overdue, *newest][: request.limit]
+
+
+def render(snapshot: Snapshot, width: int, height: int, state: str) -> Drawing:
+    """The whole screen: the sections, and at the bottom the verdict, `state`, when it was read, and from
+    where."""
     parts = []
     for name, rows in share_lines(height - 1, snapshot.documents).items():
         columns = {column: cell for column, (least, cell) in SECTIONS[name].items() if width >= least}
@@ -84,7 +100,17 @@ def render(snapshot: Snapshot, width: int, height: int, state: str) -> Part:
         ]
         parts.append(tables.live_table(tuple(columns), cells))
     now = format_time(snapshot.now.replace(microsecond=0))
-    return console.full_screen(parts, f"Ctrl-C to quit, {state}  {now}  {snapshot.database}")
+    line = f"Ctrl-C to quit  {state}  {_verdict(snapshot.glance)}  {now}  {snapshot.database}"
+    return console.full_screen(parts, line)
+
+
+def _verdict(glance: Glance) -> str:
+    """Of the jobs and the backlog; the inventory takes too long to check it every other second."""
+    overdue = {"lock": glance.overdue_locks, "booking": glance.overdue_bookings}
+    backlog = ", ".join(count(number, what) for what, number in overdue.items() if number) or "nothing"
+    if glance.jobs_are_fresh:
+        return f"jobs ok, overdue: {backlog}"
+    return f"jobs NOT ok, overdue: {backlog} (see seatctl health)"
 
 
 def share_lines(lines: int, documents: Mapping[str, Sequence[object]]) -> dict[str, int]:
@@ -114,17 +140,14 @@ def _event_name(field: str) -> Cell:
     return cell
 
 
-def _time_left(status: str, field: str) -> Cell:
-    """Until the deadline, of documents in the state in which there is one."""
+def _time_left(name: str) -> Cell:
+    """What is left until a deadline; one that is no time is shown as it is."""
+    status, field = DEADLINES[name]
 
     def cell(document: StoredDocument, snapshot: Snapshot) -> object:
-        deadline, now = document.get(field), snapshot.now
-        if document.get("status") != status:
-            return None
-        if not isinstance(deadline, datetime):
-            return deadline
-        left = format_duration(deadline - now)
-        return left if deadline > now else f"overdue {left}"
+        deadline = document.get(field)
+        is_odd = document.get("status") == status and not isinstance(deadline, datetime)
+        return deadline if is_odd else time_left(name, document, snapshot.now)
 
     return cell
 
@@ -170,7 +193,7 @@ SECTIONS: dict[str, dict[str, tuple[int, Cell]]] = {
     "seatLocks": {
         "id": (130, "_id"),
         "lock": (0, "status"),
-        "time left": (0, _time_left(LockStatus.ACTIVE, "expiresAt")),
+        "time left": (0, _time_left("seatLocks")),
         "seats #": (0, "seats"),
         "user": (60, "userId"),
         "of event": (0, _event_name("eventId")),
@@ -178,7 +201,7 @@ SECTIONS: dict[str, dict[str, tuple[int, Cell]]] = {
     "bookings": {
         "id": (130, "_id"),
         "booking": (0, "status"),
-        "time left": (0, _time_left(BookingStatus.PAYMENT_PENDING, "paymentExpiresAt")),
+        "time left": (0, _time_left("bookings")),
         "user": (60, "user"),
         "of event": (0, _event_name("event")),
     },

@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from seatctl.domain.timespec import printable
-from seatctl.output.fitting import ANY_WIDTH, fit
+from seatctl.output.fitting import ANY_WIDTH, Spare, fit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    Part: TypeAlias = RenderableType
+    Part: TypeAlias = RenderableType | Spare
     """A table or a line."""
+    Drawing: TypeAlias = RenderableType
+    """What can stand on a live screen."""
 
 
 def console() -> Console:
@@ -36,17 +38,24 @@ def console() -> Console:
     )
 
 
-def show(*parts: Part) -> None:
-    """Print tables and lines in order, outside a terminal without trailing spaces."""
+def show(*parts: Part) -> list[str]:
+    """Print tables and lines in order, outside a terminal without trailing spaces. Returns the headings of
+    the columns for which the window has no room."""
+    from rich.text import Text
+
     screen = console()
+    hidden: list[str] = []
     with screen.capture() as captured:
         for part in parts:
+            shown, left_out = fit(screen, part, screen.width)
+            hidden += left_out
             # A line is left to the terminal to wrap, so that a command in it can be copied.
-            screen.print(fit(screen, part, screen.width), soft_wrap=isinstance(part, str))
-    shown = captured.get()
+            screen.print(shown, soft_wrap=isinstance(shown, str | Text))
+    printed = captured.get()
     if not screen.is_terminal:
-        shown = "".join(line.rstrip() + "\n" for line in shown.splitlines())
-    sys.stdout.write(shown)
+        printed = "".join(line.rstrip() + "\n" for line in printed.splitlines())
+    sys.stdout.write(printed)
+    return list(dict.fromkeys(hidden))
 
 
 def live_screen() -> Live:
@@ -59,7 +68,7 @@ def live_screen() -> Live:
     )
 
 
-def full_screen(parts: Iterable[Part], last_line: str) -> Part:
+def full_screen(parts: Iterable[Drawing], last_line: str) -> Drawing:
     """Several parts, one below the other, and a line at the bottom of the screen."""
     from rich.console import Group
     from rich.layout import Layout

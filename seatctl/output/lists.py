@@ -5,13 +5,15 @@ A new list needs its columns in `tables.LISTS`, nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seatctl.domain.words import count
 from seatctl.output import console, formats, tables
+from seatctl.output.deadlines import DEADLINES
 from seatctl.output.formats import Format, value_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1_000
 """Rows of one table: a longer list comes as several, since a table needs the widths of all its cells."""
+BAR = "filled"
+"""The column of an event's bar, which has a legend."""
 NOTHING_DONE = {"status": "SUCCESS", "details.recordsProcessed": 0, "details.seatsRestored": 0}
 """What a run has in these fields that found nothing to do."""
 
@@ -32,14 +36,25 @@ def fields_of(name: str, form: Format, columns: Sequence[str] | None) -> Sequenc
     return columns or tables.columns_of(name)
 
 
+class Shown(NamedTuple):
+    """How many rows a table has, and the headings of the columns for which the window has no room."""
+
+    rows: int = 0
+    hidden: Sequence[str] = ()
+
+
 def print_list(
-    name: str, documents: Iterable[StoredDocument], form: Format, columns: Sequence[str] | None = None
-) -> int:
-    """Print a list with its columns, or with these; as JSON with all fields, unless these are given.
-    Returns how many rows a table has."""
+    name: str,
+    documents: Iterable[StoredDocument],
+    form: Format,
+    columns: Sequence[str] | None = None,
+    clock: Callable[[], datetime] | None = None,
+) -> Shown:
+    """Print a list with its columns, or with these; as JSON with all fields, unless these are given. With the
+    server's `clock` a table shows what is left until a deadline."""
     match form:
         case Format.TABLE:
-            return _print_table(name, documents, columns)
+            return _print_table(name, documents, columns, clock)
         case Format.JSON:
             formats.print_json_list(formats.only(documents, columns) if columns else documents)
         case Format.NDJSON:
@@ -48,16 +63,25 @@ def print_list(
             formats.print_csv(documents, columns or tables.columns_of(name))
         case Format.IDS:
             formats.print_ids(documents)
-    return 0
+    return Shown()
 
 
-def _print_table(name: str, documents: Iterable[StoredDocument], columns: Sequence[str] | None) -> int:
+def _print_table(
+    name: str,
+    documents: Iterable[StoredDocument],
+    columns: Sequence[str] | None,
+    clock: Callable[[], datetime] | None,
+) -> Shown:
     chosen = None if columns is None else tables.headed(name, columns)
-    rows, shown = iter(documents), 0
+    rows, number = iter(documents), 0
+    hidden: list[str] = []
     while some := list(islice(rows, ROWS_AT_ONCE)):
-        console.show(tables.list_of(name, some, chosen))
-        shown += len(some)
-    return shown
+        now = clock() if clock and name in DEADLINES else None
+        hidden += console.show(tables.list_of(name, some, chosen, now=now))
+        number += len(some)
+    if number and BAR in (chosen or tables.LISTS[name]) and BAR not in hidden and sys.stdout.isatty():
+        console.show(tables.legend())
+    return Shown(number, list(dict.fromkeys(hidden)))
 
 
 def fold_idle_runs(runs: Iterable[StoredDocument]) -> Iterator[StoredDocument]:

@@ -35,7 +35,7 @@ def show_markdown(text: str) -> None:
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for part in super().__rich_console__(console, options):
-                yield fit(console, part, options.max_width) if isinstance(part, Table) else part
+                yield fit(console, part, options.max_width)[0] if isinstance(part, Table) else part
 
     guide = Markdown(text, hyperlinks=False)
     elements = {"fence": Code, "code_block": Code, "table_open": Rows}

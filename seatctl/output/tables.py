@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from seatctl.domain.timespec import format_duration, format_time, printable
-from seatctl.domain.words import count, format_number
+from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.words import format_number
+from seatctl.output.deadlines import presented
+from seatctl.output.fitting import Spare
 from seatctl.output.formats import stdout_is_utf8, text, value_of, whole_number
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from seatctl.domain.documents import StoredDocument
-    from seatctl.output.console import Part
 
 STYLES = {
     "ACTIVE": "cyan",
@@ -34,9 +35,9 @@ STYLES = {
 }
 NUMBER = " #"
 """How the name of a column ends that holds numbers."""
-RARE = frozenset({"error", "state", "kind", "why", "unaccounted #"})
+RARE = frozenset({"error", "state", "kind", "why", "time left", "unaccounted #"})
 """Columns that say something only of few documents."""
-NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled"})
+NEVER_WRAPPED = frozenset({"id", "event", "lock", "booking", "status", "filled", "time left"})
 SHORTENED = frozenset({"event", "of event", "user", "host", "error"})
 """Columns of a live table that lose their end where the window is too narrow: texts of any length."""
 HELD = ("locked", "sold")
@@ -82,7 +83,7 @@ def occupancy(event: Mapping[str, Any], width: int = BAR) -> Text:
     total, sold, locked = (whole_number(event.get(name)) or 0 for name in ("totalSeats", "sold", "locked"))
     if total < 1:
         return Text("?")
-    solid, half, empty = "█▒·" if stdout_is_utf8() else "#+."
+    solid, half, empty = _signs()
     # Rounded up: the first seat sold can be seen.
     sold_cells = min(width, math.ceil(width * sold / total))
     cells = min(width, max(sold_cells, math.ceil(width * (sold + locked) / total)))
@@ -90,6 +91,20 @@ def occupancy(event: Mapping[str, Any], width: int = BAR) -> Text:
     bar.append(half * (cells - sold_cells), "cyan")
     bar.append(empty * (width - cells), "dim")
     return bar.append(f" {round(100 * (sold + locked) / total):>3}%")
+
+
+def _signs() -> tuple[str, str, str]:
+    """For a sold, a locked and an available part of a bar."""
+    return ("█", "▒", "·") if stdout_is_utf8() else ("#", "+", ".")
+
+
+def legend() -> Text:
+    """What the signs of a bar mean."""
+    from rich.text import Text
+
+    sold, locked, available = _signs()
+    parts = ((sold, "green"), " sold  ", (locked, "cyan"), " locked  ", (available, "dim"), " available")
+    return Text.assemble(*parts)
 
 
 def state_of_event(event: Mapping[str, Any]) -> str | None:
@@ -148,6 +163,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "seats #": "seats",
         "status": "status",
         "expires": "expiresAt",
+        "time left": lambda lock: lock.get("timeLeft"),
         "kind": "kind",
         "key": "idempotencyKey",
     },
@@ -156,8 +172,10 @@ LISTS: dict[str, dict[str, Field]] = {
         "event": "event",
         "user": "user",
         "lock": "seatLockId",
+        "seats #": lambda booking: booking.get("seatsOfLock"),
         "status": "status",
         "pay by": "paymentExpiresAt",
+        "time left": lambda booking: booking.get("timeLeft"),
     },
     "refunds": {
         "id": "_id",
@@ -201,6 +219,17 @@ MORE: dict[str, tuple[str, ...]] = {
     "violations": ("invariant", "event", "lock", "booking", "index"),
 }
 """Fields of each list that its table shows only if it is asked for them."""
+
+
+SPARE: dict[str, tuple[str, ...]] = {
+    "events": ("filled", "total", "date", "state"),
+    "seatLocks": ("key", "kind", "expires", "event", "user"),
+    "bookings": ("lock", "pay by", "event", "user"),
+    "refunds": ("event", "cause", "status", "user", "booking"),
+    "jobLogs": ("host", "ms", "processed", "seats returned"),
+    "history": ("ago",),
+}
+"""Columns of a list that a narrow window does without, the least needed first. Its own id is never one."""
 
 
 def columns_of(name: str) -> tuple[str, ...]:
@@ -257,16 +286,22 @@ def list_table(
 
 
 def list_of(
-    name: str, documents: Sequence[StoredDocument], chosen: Mapping[str, Field] | None = None
-) -> Table:
+    name: str,
+    documents: Iterable[StoredDocument],
+    chosen: Mapping[str, Field] | None = None,
+    *,
+    now: datetime | None = None,
+    title: str | None = None,
+) -> Spare:
     """A list with its columns, or with those that are `chosen`. A column of RARE is there only if a document
-    has it: without it a list fits 120 columns."""
+    has it: without it a list fits 120 columns. `now`, by the server, is for what is left until deadlines."""
+    shown = [presented(name, document, now) for document in documents]
     columns = chosen or {
         column: field
         for column, field in LISTS[name].items()
-        if column not in RARE or any(value(document, field) for document in documents)
+        if column not in RARE or any(value(document, field) for document in shown)
     }
-    return list_table(documents, columns)
+    return Spare(list_table(shown, columns, title), () if chosen else SPARE.get(name, ()))
 
 
 def ago(moment: object, now: datetime) -> str:
@@ -322,68 +357,3 @@ def live_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Tabl
         result.add_row(Text("none", "dim"))
     result.add_row()
     return result
-
-
-# --- health -------------------------------------------------------------------------------------------
-
-
-def health_parts(state: Mapping[str, Any]) -> list[Part]:
-    """`Health.as_document()` for people: the verdict, the jobs, backlog and inventory, what is wrong."""
-    return [
-        "healthy" if state["healthy"] else "NOT healthy",
-        _job_health_table(state["jobs"]),
-        _inventory_table(state["backlog"], state["refunds"], state["inventory"]),
-        *(printable(f"problem: {problem}") for problem in state["problems"]),
-        *(printable(f"warning: {warning}") for warning in state["warnings"]),
-    ]
-
-
-def _job_health_table(jobs: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns: dict[str, Field] = {
-        "job": "job",
-        "runs #": "runs",
-        "outcomes": lambda facts: ", ".join(
-            f"{status} {format_number(runs)}" for status, runs in facts["statuses"].items()
-        ),
-        "last run": "lastRun",
-        "last outcome": lambda facts: facts["lastStatus"] or "never ran",
-    }
-    # Where every last run succeeded this column would say nothing, and the table fits 80 columns.
-    if any(facts["lastSuccess"] != facts["lastRun"] for facts in jobs.values()):
-        columns["last success"] = "lastSuccess"
-    return list_table(({"job": job, **facts} for job, facts in jobs.items()), columns)
-
-
-def _inventory_table(
-    backlog: Mapping[str, Any], refunds: Mapping[str, Any], inventory: Mapping[str, Any]
-) -> Table:
-    facts = [
-        ("overdue locks", _overdue(backlog["overdueLocks"], backlog["oldestLockSeconds"])),
-        ("overdue bookings", _overdue(backlog["overdueBookings"], backlog["oldestBookingSeconds"])),
-        ("refunds due", _overdue(refunds["due"], refunds["oldestSeconds"])),
-        ("events", inventory["events"]),
-        ("total seats", inventory["totalSeats"]),
-        ("available", inventory["availableSeats"]),
-        ("locked", inventory["lockedSeats"]),
-        ("sold", inventory["soldSeats"]),
-        ("inconsistent events", _ids(inventory["inconsistentEvents"], inventory["inconsistentEventsCount"])),
-    ]
-    return table(("what", "now #"), facts)
-
-
-def _overdue(number: int, oldest: int) -> str:
-    if not number:
-        return "none"
-    return f"{format_number(number)}, the oldest for {format_duration(timedelta(seconds=oldest))}"
-
-
-def _ids(ids: Sequence[object], total: int) -> object:
-    """One id a line: side by side a narrow window would cut them."""
-    from rich.text import Text
-
-    if not ids:
-        return "none"
-    lines = [text(item) for item in ids]
-    if total > len(ids):
-        lines.append(f"and {count(total - len(ids), 'other')}")
-    return Text("\n".join(lines))

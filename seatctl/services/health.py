@@ -316,6 +316,28 @@ def check(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What can be told at once, however large the database is: are the jobs fresh, and what is overdue?"""
+
+    jobs_are_fresh: bool
+    overdue_locks: int
+    overdue_bookings: int
+
+
+def glance(store: Store, now: datetime) -> Glance:
+    """As `check` judges the jobs, without the inventory, for who asks every other second."""
+    last = {job: store.job_logs.last(job, until=now) for job in JobType}
+    jobs = [
+        JobHealth(job, {}, run, None, now - run.executed_at if run else None) for job, run in last.items()
+    ]
+    return Glance(
+        not any(job.problem(MAX_AGE, WINDOW) for job in jobs),
+        store.locks.count_overdue(now),
+        store.bookings.count_overdue(now),
+    )
+
+
 def _job(store: Store, job: JobType, now: datetime, window: timedelta) -> JobHealth:
     last = store.job_logs.last(job, until=now)
     succeeded = store.job_logs.last(job, until=now, status=JobStatus.SUCCESS)

@@ -197,6 +197,14 @@ def _with_seats(
             yield {**event, "locked": seats[LockStatus.ACTIVE], "sold": seats[LockStatus.CONSUMED]}
 
 
+def with_seats_of_locks(store: Store, found: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
+    """Bookings with `seatsOfLock`, the seats of the lock that each names, where there is one."""
+    for some in chunks(found, EVENTS_AT_ONCE):
+        seats = store.locks.seats_of_all([booking.get("seatLockId") for booking in some])
+        for booking, its in zip(some, seats, strict=True):
+            yield booking if its is None else {**booking, "seatsOfLock": its}
+
+
 # --- one document ----------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ VARIABLE = (
     (re.compile(r"│ +\d+ │ (?!\d+ )[\w.-]+ +│$", re.MULTILINE), "│ N │ HOST │"),
     (re.compile(r"│ \w+ on "), "│ USER on "),
     (re.compile(r" on [\w.-]+ +│"), " on HOST │"),
+    (re.compile(r"│ (?:\d+[dhms])+ left +│"), "│ TIME LEFT │"),
     (re.compile(r"│ \d+[smh](?:\d+[smh])? +│"), "│ AGO │"),
     (re.compile(r"[╭├╰][─┬┼┴]+[╮┤╯]"), "RULE"),
     (re.compile(r" +"), " "),

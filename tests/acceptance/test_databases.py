@@ -10,6 +10,8 @@ import pytest
 from stories import database_of, new_shell, one_line
 from terminal import Shell, here
 
+from seatctl.ops import schedules
+
 if TYPE_CHECKING:
     from servers import Server
 
@@ -65,6 +67,27 @@ def test_the_embedded_database_is_announced_when_it_is_created(tmp_path: Path) -
         said = one_line(shell.ok(*CREATE))
         assert re.match(rf"created the embedded MongoDB in {tmp_path}/\S+; SEATCTL_URI", said)
         assert shell.ok("init", "--check").stderr == ""
+    finally:
+        shell.ok("db", "stop", "-q")
+
+
+def test_a_host_that_seems_to_have_a_server_is_told_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the embedded MongoDB is used; not with -q, as cron mails whatever is said."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    uri_file = tmp_path / "uri of the server"
+    monkeypatch.setattr(schedules, "URI_FILE", str(uri_file))
+    shell = Shell({"HOME": str(tmp_path)})
+    try:
+        shell.ok("init", "-q")
+        uri_file.touch()
+        assert here(capsys, "events", "-q").stderr == ""
+        told = one_line(here(capsys, "init", "--check"))
+        assert f"`export SEATCTL_URI_FILE='{uri_file}'` selects that (said once)" in told
+        assert here(capsys, "init", "--check").stderr == ""
+        holds = shell.ok("db", "status").stdout.splitlines()[-1]
+        assert holds == "holds event_booking_db: 0 events, 0 locks, 0 bookings"
     finally:
         shell.ok("db", "stop", "-q")
 

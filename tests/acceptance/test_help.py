@@ -136,15 +136,16 @@ def test_the_list_of_commands_shows_each_purpose_in_80_columns(story: Story) -> 
 
 FINDS = ("--uri", "--uri-file", "--database")
 IGNORES = {
-    "db start": FINDS,
-    "db stop": FINDS,
-    "db status": FINDS,
-    "db uri": ("--uri", "--uri-file"),
-    "schedule cron": ("--uri",),
-    "schedule systemd": ("--uri",),
+    "db start": (*FINDS, "--verbose"),
+    "db stop": (*FINDS, "--verbose"),
+    "db status": (*FINDS, "--verbose"),
+    "db uri": ("--uri", "--uri-file", "--verbose"),
+    "schedule cron": ("--uri", "--verbose"),
+    "schedule systemd": ("--uri", "--verbose"),
     "demo": ("--database",),
-    "help": FINDS,
-    "roles": ("--uri", "--uri-file"),
+    "help": (*FINDS, "--quiet", "--verbose"),
+    "roles": ("--uri", "--uri-file", "--verbose"),
+    "watch": ("--json", "--quiet", "--verbose"),
 }
 
 
@@ -153,12 +154,19 @@ def test_a_command_offers_no_option_that_it_would_ignore(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = here(capsys, *name.split(), "--help").stdout
-    for option in FINDS:
+    for option in (*FINDS, "--json", "--quiet", "--verbose"):
         offered = option not in IGNORES.get(name, ())
-        assert offered == bool(re.search(rf"^  {option} ", shown, re.MULTILINE))
+        assert offered == bool(re.search(rf"^  (-\w, )?{option} ", shown, re.MULTILINE))
     for option in IGNORES.get(name, ()):
         refused = here(capsys, *name.split(), option, "x")
         assert (refused.code, "No such option" in refused.stderr) == (2, True)
+
+
+def test_an_option_of_a_few_other_commands_is_said_to_be_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = here(capsys, "verify", "--as-of", "+11m")
+    assert refused.code == 2
+    assert "verify takes no --as-of; expire-locks, expire-bookings and recover do (see" in refused.stderr
+    assert "lock takes no --prometheus; health does (see" in here(capsys, "lock", "--prometheus").stderr
 
 
 def test_the_help_of_events_explains_the_signs_of_the_bar(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,11 @@ def transient(code=112, message="no"):
         (driver.NetworkTimeout("timed out"), Unreachable, "no answer in time"),
         (driver.ServerSelectionTimeoutError("No primary available"), Unreachable, "may be electing one"),
         (driver.AutoReconnect("SSL handshake failed"), Unreachable, "TLS handshake failed"),
+        (
+            driver.ServerSelectionTimeoutError('No replica set members available for replica set name "rs1"'),
+            Misconfigured,
+            "db.example:27017 is no member of a replica set 'rs1'; correct replicaSet in the URI",
+        ),
         (driver.NotPrimaryError("not primary"), Unreachable, "the primary changed"),
         (driver.AutoReconnect("connection closed"), Unreachable, "the connection was closed"),
     ],

@@ -114,7 +114,7 @@ def test_a_long_table_is_several_each_with_its_headings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lists, "ROWS_AT_ONCE", 2)
-    assert lists.print_list("bookings", [{"_id": ID}] * 5, Format.TABLE) == 5
+    assert lists.print_list("bookings", [{"_id": ID}] * 5, Format.TABLE).rows == 5
     printed = capsys.readouterr().out
     assert (printed.count(str(ID)), printed.count("│ id ")) == (5, 3)
 

@@ -8,7 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from bson.decimal128 import Decimal128
 from seatctl.domain.states import BookingStatus, JobStatus, LockStatus
 from seatctl.domain.words import count
 from seatctl.output import console, formats, tables
+from seatctl.output.health import health_parts
 from seatctl.output.progress import Progress
 
 ID = ObjectId("65f000000000000000000001")
@@ -277,6 +278,94 @@ def test_data_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert "[bold]line[/bold]" in printed
 
 
+def open_lock(left: timedelta, **fields: Any) -> dict[str, Any]:
+    lock = {
+        "_id": ID,
+        "eventId": ID,
+        "userId": "ada",
+        "seats": 2,
+        "status": "ACTIVE",
+        "expiresAt": NOON + left,
+    }
+    return {**lock, "idempotencyKey": "seatctl-65f000000000000000000001", **fields}
+
+
+def test_what_is_left_until_a_deadline_is_beside_it_while_it_matters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the server's time, of what is open; a block has no deadline."""
+    left = timedelta(minutes=9, seconds=57)
+    locks = [
+        open_lock(left),
+        open_lock(-timedelta(seconds=20)),
+        open_lock(left, status="CONSUMED"),
+        open_lock(left, kind="BLOCK", expiresAt=datetime(9999, 12, 31, tzinfo=UTC)),
+    ]
+    pending = {"_id": ID, "status": "PAYMENT_PENDING", "paymentExpiresAt": NOON, "seatsOfLock": 3}
+    console.show(
+        tables.list_of("seatLocks", locks, now=NOON), tables.list_of("bookings", [pending], now=NOON)
+    )
+    printed = capsys.readouterr().out
+
+    assert printed.count(" left ") == 3, "two headings and one lock"
+    assert re.search(r"12:09:57Z │ 9m57s left ", printed)
+    assert re.search(r"11:59:40Z │ overdue 20s ", printed)
+    assert re.search(r"│ +3 │ PAYMENT_PENDING │ 2027-01-01T12:00:00Z │ overdue 0s", printed)
+    assert "9999" not in printed
+
+
+def test_an_overdue_lock_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch, 200)
+    console.show(tables.list_of("seatLocks", [open_lock(-timedelta(seconds=20))], now=NOON))
+
+    assert "\x1b[1;31mACTIVE" in terminal.getvalue()
+    assert "\x1b[1;31moverdue 20s" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "hidden", "time"),
+    [
+        (160, [], "12:09:57Z"),
+        (120, ["key"], "12:09:57Z"),
+        (80, ["event", "expires", "key"], "9m57s left"),
+        (40, [], "12:09:57Z"),
+    ],
+)
+def test_a_narrow_list_leaves_out_what_is_least_needed_and_then_is_cards(
+    columns: int, hidden: list[str], time: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards have all of it again; in a table no id and no time is ever broken."""
+    terminal = use_terminal(monkeypatch, columns)
+    lock = open_lock(timedelta(minutes=9, seconds=57))
+    left_out = console.show(tables.list_of("seatLocks", [lock], now=NOON))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+
+    assert sorted(left_out) == hidden
+    assert max(map(len, lines)) <= columns
+    assert time in "\n".join(lines)
+    assert str(ID) in "\n".join(lines)
+
+
+def test_seconds_go_before_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = open_lock(timedelta(minutes=9, seconds=57), userId="ada")
+    lock.pop("idempotencyKey")
+    for columns, shown in ((115, "T12:09:57Z"), (112, "T12:09Z")):
+        assert shown in "".join(
+            screen_of(monkeypatch, columns, tables.list_of("seatLocks", [lock], now=NOON))
+        )
+
+
+@pytest.mark.parametrize("columns", [40, 44])
+def test_cards_have_no_lines_where_an_id_needs_the_room(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {key: item for key, item in RUN.items() if key != "host"}
+    shown = screen_of(monkeypatch, columns, tables.list_of("jobLogs", [run]))
+
+    assert any(str(ID) in line for line in shown)
+    assert max(map(len, shown)) <= columns
+
+
 # --- tables ----------------------------------------------------------------------------------------------
 
 
@@ -377,9 +466,16 @@ def test_a_job_that_never_ran_has_no_success_rate(capsys: pytest.CaptureFixture[
 
 
 def health_state(**changes: Any) -> dict[str, Any]:
-    job = {"runs": 3, "statuses": {"SUCCESS": 1_440}, "lastRun": NOON, "lastStatus": "SUCCESS"}
+    job = {
+        "runs": 3,
+        "statuses": {"SUCCESS": 1_440},
+        "lastRun": NOON,
+        "lastStatus": "SUCCESS",
+        "ageSeconds": 60,
+    }
     return {
         "healthy": True,
+        "maxAgeSeconds": 180,
         "jobs": {"BOOKING_EXPIRY": {**job, "lastSuccess": NOON}},
         "backlog": {
             "overdueLocks": 0,
@@ -404,7 +500,7 @@ def health_state(**changes: Any) -> dict[str, Any]:
 
 
 def test_health_starts_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show(*tables.health_parts(health_state()))
+    console.show(*health_parts(health_state()))
     printed = capsys.readouterr().out
 
     assert printed.startswith("healthy\n")
@@ -413,12 +509,19 @@ def test_health_starts_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> N
     assert "last success" not in printed, "every last run succeeded"
     assert max(map(len, printed.splitlines())) <= 80
     assert "problem" not in printed
-    assert printed.endswith("warning: clocks differ\n")
+    assert printed.splitlines()[1] == "warning: clocks differ", "what is wrong comes before the tables"
 
 
 def test_health_shows_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    never = {"runs": 0, "statuses": {}, "lastRun": None, "lastStatus": None, "lastSuccess": None}
-    failed = {"runs": 1, "statuses": {"FAILED": 1}, "lastRun": NOON, "lastStatus": "FAILED"}
+    never = {
+        "runs": 0,
+        "statuses": {},
+        "lastRun": None,
+        "lastStatus": None,
+        "lastSuccess": None,
+        "ageSeconds": None,
+    }
+    failed = {"runs": 1, "statuses": {"FAILED": 1}, "lastRun": NOON, "lastStatus": "FAILED", "ageSeconds": 9}
     jobs = {"RECOVERY": never, "LOCK_EXPIRY": {**failed, "lastSuccess": None}}
     inventory = {
         **health_state()["inventory"],
@@ -426,7 +529,7 @@ def test_health_shows_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
         "inconsistentEventsCount": 5,
     }
     wrong = health_state(healthy=False, jobs=jobs, inventory=inventory, problems=["never\nran"])
-    console.show(*tables.health_parts(wrong))
+    console.show(*health_parts(wrong))
     printed = capsys.readouterr().out
 
     assert printed.startswith("NOT healthy\n")
@@ -434,7 +537,25 @@ def test_health_shows_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert "last success" in printed
     assert f" {ID} │\n" in printed
     assert "and 3 others" in printed
-    assert "problem: never\\nran\n" in printed
+    assert printed.splitlines()[1] == "problem: never\\nran"
+
+
+def test_a_job_that_has_not_run_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = health_state()["jobs"].values()
+    never = {**job, "lastRun": None, "lastStatus": None, "ageSeconds": None}
+    jobs = {"LOCK_EXPIRY": never, "BOOKING_EXPIRY": {**job, "ageSeconds": 181}, "RECOVERY": job}
+    never["lastSuccess"] = None
+    terminal = use_terminal(monkeypatch, 200)
+    console.show(*health_parts(health_state(jobs=jobs)))
+    rows = {
+        line.replace("│", " ").split()[0]: line
+        for line in terminal.getvalue().splitlines()
+        if "_EXP" in line or "RECOV" in line
+    }
+
+    green = {job: bool(re.search(r"\x1b\[32mSUCCESS", row)) for job, row in rows.items()}
+    assert green == {"LOCK_EXPIRY": False, "BOOKING_EXPIRY": False, "RECOVERY": True}
+    assert "SUCCESS, too old" in rows["BOOKING_EXPIRY"]
 
 
 # --- a live screen -----------------------------------------------------------------------------------------

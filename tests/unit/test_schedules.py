@@ -455,3 +455,31 @@ def test_bundle_names_each_file() -> None:
 
     for name, text in units.items():
         assert f"# /etc/systemd/system/{name}\n{text}" in schedules.bundle(units)
+
+
+# --- a host that has a server -----------------------------------------------------------------------------
+
+
+def test_the_uri_files_of_a_host_are_the_usual_one_and_those_of_cron(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, crontab, directory = tmp_path / "uri", tmp_path / "crontab", tmp_path / "cron.d"
+    for name, path in {"URI_FILE": str(usual), "CRONTAB": crontab, "CRON_DIRECTORY": directory}.items():
+        monkeypatch.setattr(schedules, name, path)
+    assert schedules.uri_files_of_host(ask_cron=False) == []
+
+    usual.touch()
+    directory.mkdir()
+    text = schedules.crontab("/usr/bin/seatctl", "u", "/srv/the uri ")
+    (directory / "seatctl").write_text(text)
+    crontab.write_text("#SEATCTL_URI_FILE=/old\nSEATCTL_URI_FILE=/srv/b\n")
+    assert schedules.uri_files_of_host(ask_cron=False) == [str(usual), "/srv/b", "/srv/the uri "]
+
+
+def test_a_users_own_crontab_is_asked_for_if_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "crontab"
+    program.write_text("#!/bin/sh\necho SEATCTL_URI_FILE=/srv/mine\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert "/srv/mine" in schedules.uri_files_of_host(ask_cron=True)
+    assert "/srv/mine" not in schedules.uri_files_of_host(ask_cron=False)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from seatctl.ops import watch
 from seatctl.ops.watch import Snapshot
+from seatctl.services.health import Glance
 
 if TYPE_CHECKING:
     from terminal import Shell
@@ -62,9 +63,9 @@ def documents() -> Found:
 def lines_of(found: Mapping[str, Sequence[Mapping[str, Any]]], width: int, height: int) -> list[str]:
     """The lines of a window of that size."""
     names = {EVENTS[0]: "Spring gala ☃", EVENTS[1]: LONG}
-    snapshot = Snapshot("event_booking_db", NOW, found, names)
+    snapshot = Snapshot("event_booking_db", NOW, found, names, Glance(False, 3, 1))
     screen = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    screen.print(watch.render(snapshot, width, height, "updated every 2s"))
+    screen.print(watch.render(snapshot, width, height, "every 2s"))
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue().splitlines()
 
@@ -88,12 +89,12 @@ def test_a_window_of_80_by_24_has_all_sections_on_whole_lines() -> None:
     assert re.match(r"An event whose name \S+.*… ", lines[2])
     shown = "\n".join(lines)
     assert re.search(r"^RECOVERY +SUCCESS +40s ago +12,345 +3 ", shown, re.MULTILINE)
-    assert re.search(r"^ACTIVE +9m30s +7 +buyer 2 +Spring gala ☃ +$", shown, re.MULTILINE)
+    assert re.search(r"^ACTIVE +9m30s left +7 +buyer 2 +Spring gala ☃ +$", shown, re.MULTILINE)
     assert re.search(r"^CONSUMED {10,}7", shown, re.MULTILINE), "no deadline counts for a sold lock"
-    assert re.search(r"^PAYMENT_PENDING +14m +buyer 1 ", shown, re.MULTILINE)
+    assert re.search(r"^PAYMENT_PENDING +14m left +buyer 1 ", shown, re.MULTILINE)
     assert re.search(r"^PAYMENT_PENDING +overdue 2m +buyer 1 ", shown, re.MULTILINE)
     assert not ID.search(shown), "an id has no room here, and is never cut"
-    assert lines[-1].rstrip() == "Ctrl-C to quit, updated every 2s  2027-01-01T12:00:00Z  event_booking_db"
+    assert lines[-1].startswith("Ctrl-C to quit  every 2s  jobs NOT ok, overdue: 3 locks, 1 booking (see")
 
 
 def test_a_wide_window_has_whole_ids_and_names() -> None:
@@ -180,10 +181,14 @@ def fake_database(monkeypatch: pytest.MonkeyPatch, found: Found) -> Any:
     }.items():
         listed = found[collection]
 
-        def first(*given: Any, request: Any = None, listed: Any = listed) -> Any:
-            return iter(listed[: (request or given[-1]).limit])
+        def first(
+            *given: Any, request: Any = None, listed: Any = listed, overdue: bool = False, **_: Any
+        ) -> Any:
+            shown = [document for document in listed if document is listed[-1]] if overdue else listed
+            return iter(shown[: (request or given[-1]).limit])
 
         monkeypatch.setattr(watch.lookup, function, first)
+    monkeypatch.setattr(watch.health, "glance", lambda *_: Glance(True, 0, 0))
     names = {EVENTS[0]: "Spring gala"}
 
     def names_of(ids: Any) -> dict[object, str]:
@@ -197,7 +202,9 @@ def test_a_snapshot_has_each_list_and_the_names_of_its_events(monkeypatch: pytes
     found["seatLocks"][1]["eventId"] = [1]  # no key of a dictionary
     snapshot = watch.read(fake_database(monkeypatch, found), 1)
 
-    assert snapshot.documents == {name: listed[:1] for name, listed in found.items()}
+    first = {name: listed[:1] for name, listed in found.items()}
+    overdue = {name: found[name][-1:] for name in ("seatLocks", "bookings")}
+    assert snapshot.documents == {**first, **overdue}, "the last ones are overdue"
     assert snapshot.names == {EVENTS[0]: "Spring gala"}
     assert (snapshot.database, snapshot.now) == ("event_booking_db", NOW)
     assert watch.read(fake_database(monkeypatch, found), 9).names == {EVENTS[0]: "Spring gala"}
@@ -285,14 +292,14 @@ def test_ctrl_c_is_success_and_leaves_the_terminal_as_it_was(shell: Shell) -> No
     assert ended.stdout.endswith("\x1b[?25h\x1b[?1049l")
 
 
-@pytest.mark.parametrize("where", ["pipe", "dumb terminal", "json"])
+@pytest.mark.parametrize("where", ["pipe", "dumb terminal"])
 def test_it_refuses_where_it_cannot_draw(shell: Shell, where: str) -> None:
-    """Without a terminal, in one that cannot move its cursor, and for a program: a usage error."""
+    """Without a terminal and in one that cannot move its cursor: a usage error."""
     if where == "dumb terminal":
         result = shell.with_env(TERM="dumb").tty("watch")
         message = result.stdout
     else:
-        result = shell("watch", *(["--json"] if where == "json" else []))
+        result = shell("watch")
         message = result.stderr
 
     assert result.code == 2

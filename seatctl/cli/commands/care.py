@@ -13,8 +13,9 @@ from seatctl.cli.options import CHECK, SET_UP, WINDOW, duration, flag, option
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
 from seatctl.errors import Unhealthy, Usage
-from seatctl.output import console, formats, tables
+from seatctl.output import console, formats
 from seatctl.output.formats import Format
+from seatctl.output.health import health_parts
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
@@ -95,7 +96,7 @@ def health(
     if call.json:
         formats.print_json(document)
     elif not call.quiet:
-        console.show(*tables.health_parts(document))
+        console.show(*health_parts(document))
     if not state.healthy:
         listed = "; ".join(state.problems) if call.quiet or call.json else "the problems are listed above"
         raise Unhealthy(f"unhealthy: {listed}")

@@ -29,7 +29,14 @@ def _complete(invocation: Invocation) -> list[str]:
     return [*invocation.find_root().command.commands, *TOPICS]  # type: ignore[attr-defined]
 
 
-@command(commands, "help", panel=SET_UP, finds=(), example="seatctl help scripting")
+@command(
+    commands,
+    "help",
+    panel=SET_UP,
+    finds=(),
+    without=("--quiet", "--verbose"),
+    example="seatctl help scripting",
+)
 def show_help(
     call: Invocation,
     words: Annotated[

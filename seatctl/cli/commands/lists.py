@@ -52,7 +52,7 @@ def events(
     A column "unaccounted" has the seats that are neither; `seatctl verify` says why."""
     from seatctl.services import lookup
 
-    call.show(lambda request: lookup.events(call.store(writes=False), lookup.Order(sort), request))
+    call.show(lambda store, request: lookup.events(store, lookup.Order(sort), request))
 
 
 @list_command(
@@ -72,9 +72,7 @@ def locks(
     _check_overdue(status, LockStatus.ACTIVE, overdue)
     order = lookup.Order(sort)
     call.show(
-        lambda request: lookup.locks(
-            call.store(writes=False), event, status, user, request, order, overdue=overdue
-        )
+        lambda store, request: lookup.locks(store, event, status, user, request, order, overdue=overdue)
     )
 
 
@@ -95,9 +93,8 @@ def bookings(
     _check_overdue(status, BookingStatus.PAYMENT_PENDING, overdue)
     order = lookup.Order(sort)
     call.show(
-        lambda request: lookup.bookings(
-            call.store(writes=False), event, status, user, request, order, overdue=overdue
-        )
+        lambda store, request: lookup.bookings(store, event, status, user, request, order, overdue=overdue),
+        extend=None if call.columns else lookup.with_seats_of_locks,
     )
 
 
@@ -125,7 +122,7 @@ def refunds(
 
     wanted = None if status == "all" else RefundStatus(status.upper())
     order = lookup.Order(sort)
-    call.show(lambda request: lookup.refunds(call.store(writes=False), event, wanted, request, order))
+    call.show(lambda store, request: lookup.refunds(store, event, wanted, request, order))
 
 
 @list_command(
@@ -160,9 +157,7 @@ def jobs(
 
     if not summary:
         order, fold = lookup.Order(sort), None if every else lists.fold_idle_runs
-        call.show(
-            lambda request: lookup.job_runs(call.store(writes=False), job, status, request, order), fold
-        )
+        call.show(lambda store, request: lookup.job_runs(store, job, status, request, order), fold)
         return
     given = (status, call.limit, call.until, call.columns)
     if any(value is not None for value in given) or call.form not in (Format.TABLE, Format.JSON, Format.IDS):
@@ -182,22 +177,32 @@ def show(
     """Show any document by its id, with related documents."""
     from seatctl.services import lookup
 
-    shown = lookup.show(call.store(writes=False), document_id)
+    store = call.store(writes=False)
+    shown = lookup.show(store, document_id)
     if call.json:
         formats.print_json(shown.as_document())
     elif call.quiet:
         formats.print_ids([shown.document])
     else:
-        related = [
-            tables.list_table(documents, tables.LISTS[name], name)
-            for name, documents in shown.related.items()
+        now, related = store.now(), dict(shown.related)
+        if bookings := related.get("bookings"):
+            related["bookings"] = list(lookup.with_seats_of_locks(store, iter(bookings)))
+        lists = [
+            tables.list_of(name, documents, now=now, title=name)
+            for name, documents in related.items()
             if documents
         ]
         story = f"`seatctl history {document_id}` tells what happened to it."
-        console.show(tables.document_table(shown.document, shown.kind), *related, story)
+        console.show(tables.document_table(shown.document, shown.kind), *lists, story)
 
 
-@command(commands, "watch", panel=INSPECT, example="seatctl watch --interval 5s")
+@command(
+    commands,
+    "watch",
+    panel=INSPECT,
+    without=("--json", "--quiet", "--verbose"),
+    example="seatctl watch --interval 5s",
+)
 def watch(
     call: Invocation,
     interval: Annotated[timedelta, duration("Time between updates.", INTERVAL)] = INTERVAL,
@@ -206,7 +211,7 @@ def watch(
 
     Ctrl-C ends it, with exit code 0."""
     dumb = os.environ.get("TERM") in ("dumb", "unknown")
-    if call.json or call.quiet or dumb or not sys.stdout.isatty():
+    if dumb or not sys.stdout.isatty():
         raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
     from seatctl.ops.watch import watch
 

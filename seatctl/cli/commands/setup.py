@@ -12,19 +12,32 @@ from typing import Annotated
 
 import typer
 
-from seatctl.cli.invocation import Group, Invocation, command
+from seatctl.cli.invocation import SYSTEM_DATABASES, Group, Invocation, command
 from seatctl.cli.options import SET_UP, ScheduleUser, flag, option
 from seatctl.domain.timespec import shorten
+from seatctl.domain.words import count
 from seatctl.errors import ItemsLeft, SeatctlError, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 from seatctl.output import console, formats, tables
+
+UNLOGGED = ("--verbose",)
+"""Their one step is what they print."""
+
+SHOWN_SIZES = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
 
 commands = typer.Typer()
 db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start, stop, status, uri.")
 schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or systemd units for this host.")
 
 
-@command(commands, "roles", panel=SET_UP, finds=("--database",), example="seatctl roles --database shop")
+@command(
+    commands,
+    "roles",
+    panel=SET_UP,
+    finds=("--database",),
+    without=UNLOGGED,
+    example="seatctl roles --database shop",
+)
 def roles(call: Invocation) -> None:
     """Print the database roles for mongosh.
 
@@ -40,7 +53,7 @@ def roles(call: Invocation) -> None:
 # --- the embedded MongoDB ---------------------------------------------------------------------------
 
 
-@command(db, "start", finds=(), example="seatctl db start")
+@command(db, "start", finds=(), without=UNLOGGED, example="seatctl db start")
 def db_start(call: Invocation) -> None:
     """Start the embedded MongoDB.
 
@@ -51,7 +64,7 @@ def db_start(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.files().pid}).")
 
 
-@command(db, "stop", finds=(), example="seatctl db stop")
+@command(db, "stop", finds=(), without=UNLOGGED, example="seatctl db stop")
 def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept.
 
@@ -63,7 +76,7 @@ def db_stop(call: Invocation) -> None:
     call.tell(_db_status(), f"The embedded MongoDB in {files.data} {state}.")
 
 
-@command(db, "status", finds=(), example="seatctl db status")
+@command(db, "status", finds=(), without=UNLOGGED, example="seatctl db status")
 def db_status(call: Invocation) -> None:
     """Show the state and the files of the embedded MongoDB.
 
@@ -72,10 +85,14 @@ def db_status(call: Invocation) -> None:
     state = f"is running (pid {status['pid']})" if status["running"] else "is not running"
     if not status["exists"]:
         state = "was never started"
-    call.tell(status, f"The embedded MongoDB {state}.\ndata  {status['data']}\nlog   {status['log']}")
+    lines = [f"The embedded MongoDB {state}.", f"data  {status['data']}", f"log   {status['log']}"]
+    if status["running"]:
+        status["databases"] = contents = _contents()
+        lines += [f"holds {name}: {_sizes(sizes)}" for name, sizes in contents.items()] or ["holds nothing"]
+    call.tell(status, "\n".join(lines))
 
 
-@command(db, "uri", finds=("--database",), example='mongosh "$(seatctl db uri)"')
+@command(db, "uri", finds=("--database",), without=UNLOGGED, example='mongosh "$(seatctl db uri)"')
 def db_uri(call: Invocation) -> None:
     """Print a URI that mongosh or Compass can open.
 
@@ -85,6 +102,23 @@ def db_uri(call: Invocation) -> None:
     name = call.target.database or DEFAULT_DATABASE
     uri = embedded.ensure_running().replace("/?", f"/{name}?")
     call.tell({"uri": uri}, uri, quiet=uri)
+
+
+def _contents() -> dict[str, dict[str, int]]:
+    """The databases in it, each with the sizes of its collections."""
+    from seatctl.mongo import embedded
+    from seatctl.mongo.client import connect
+    from seatctl.mongo.store import Store
+
+    def store(name: str) -> Store:
+        return Store(connect(embedded.files().uri, name, DEFAULT_DATABASE))
+
+    names = [name for name in store(DEFAULT_DATABASE).databases() if name not in SYSTEM_DATABASES]
+    return {name: store(name).sizes() for name in names}
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return ", ".join(count(sizes[collection], what) for collection, what in SHOWN_SIZES.items())
 
 
 def _db_status() -> dict[str, object]:
@@ -112,6 +146,7 @@ IN_SCHEDULE = ("--uri-file", "--database")
     schedule,
     "cron",
     finds=IN_SCHEDULE,
+    without=UNLOGGED,
     example="sudo seatctl schedule cron --user seatctl --uri-file /etc/seatctl/uri \\\n"
     "    > seatctl.crontab && sudo crontab -u seatctl seatctl.crontab",
 )
@@ -132,6 +167,7 @@ def schedule_cron(call: Invocation, user: ScheduleUser = None) -> None:
     schedule,
     "systemd",
     finds=IN_SCHEDULE,
+    without=UNLOGGED,
     example="sudo seatctl schedule systemd --user seatctl \\\n"
     "    --uri-file /etc/seatctl/uri --write /etc/systemd/system",
 )

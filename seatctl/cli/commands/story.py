@@ -30,6 +30,7 @@ from seatctl.output.formats import Format
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
+    from seatctl.mongo.store import Store
 
 commands, checks, repairs = typer.Typer(), typer.Typer(), typer.Typer()
 
@@ -50,9 +51,9 @@ def history(
     `--format ids` prints the records of it: operations and runs."""
     from seatctl.services import history as story
 
-    store, form = call.store(writes=False), call.form
+    form = call.form
 
-    def read(request: ListRequest) -> Iterator[StoredDocument]:
+    def read(store: Store, request: ListRequest) -> Iterator[StoredDocument]:
         now = store.now()
         for entry in story.listed(store, document_id, request, now):
             document = entry.as_document()
