@@ -584,7 +584,7 @@ def test_every_command_is_in_the_matrix() -> None:
     shared = {"get_event", "too_few_seats", "owed", "refuse", "withdraw_late", "find_paid", "keep_payment"}
     shared |= {"confirm_within", "settle_payment"}
     modules = (
-        *(sales, events, jobs, capacity, closing, event_cancellation),
+        *(sales, events, jobs, capacity, blocks, closing, event_cancellation),
         *(relocking, extension, cancellation, rebooking, refunds),
     )
     commands = {
