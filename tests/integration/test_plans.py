@@ -115,6 +115,7 @@ NO_QUERIES = {
     "abortTransaction",
     "endSessions",
     "explain",
+    "connectionStatus",
 }
 
 

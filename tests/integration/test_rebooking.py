@@ -36,7 +36,7 @@ from seatctl.errors import (
 )
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import cancellation, closing, extension, rebooking, sales
+from seatctl.services import blocks, cancellation, extension, rebooking, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.extension import ExtendRequest
 from seatctl.services.rebooking import RebookRequest
@@ -317,7 +317,7 @@ def test_a_lock_that_is_overdue_is_not_sold_but_extended_first(store, clock, eve
 
 
 def test_a_block_and_a_lock_of_a_cancelled_event_are_not_sold(store, event):
-    held, block = lock(store, event), closing.block(store, closing.BlockRequest(event, 1)).lock.id
+    held, block = lock(store, event), blocks.block(store, blocks.BlockRequest(event, 1)).lock.id
     with pytest.raises(WrongState, match=f"`seatctl unblock {block}`"):
         rebooking.record_sale(store, block)
     edit(store, "events", event, cancelledAt=store.now())

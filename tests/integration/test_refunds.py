@@ -11,7 +11,7 @@ from scene import NOWHERE, book, booking_of, create, meanwhile, sell
 from seatctl.domain.documents import RefundId
 from seatctl.domain.states import RefundCause, RefundStatus
 from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongState
-from seatctl.mongo.refunds import Refunds
+from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.store import Store
 from seatctl.services import cancellation, extension, lookup, refunds, sales
 from seatctl.services.cancellation import CancelRequest
@@ -188,7 +188,7 @@ def test_a_booking_that_was_cancelled_before_it_was_paid_is_paid_too_late(store:
 
 
 def test_two_payments_that_are_late_at_once_are_recorded_once(store: Store, late, monkeypatch):
-    happened = meanwhile(monkeypatch, Refunds, "get", lambda: refuse(store, late, "R"))
+    happened = meanwhile(monkeypatch, Bookings, "touch", lambda: refuse(store, late, "R"), before=True)
     refuse(store, late, "R")
     assert happened
     assert len(due(store, late)) == 1
