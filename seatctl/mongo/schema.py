@@ -335,10 +335,10 @@ def ensure_collection(database: Database[Document], name: str) -> None:
     """Create a collection, unless another writer is faster."""
     try:
         database.create_collection(name)
-    except WriteConcernError:
-        raise  # it is there, but no majority has it: everything after it would wait as long
-    except PyMongoError:
-        if name not in database.list_collection_names():
+    except PyMongoError as error:
+        # One that is there and that no majority has in time is not enough: what follows would wait as long.
+        late = error.timeout or isinstance(error, WriteConcernError)
+        if late or name not in database.list_collection_names():
             raise
 
 

@@ -125,6 +125,16 @@ def test_without_a_majority_every_change_ends_with_an_unknown_outcome(
     assert [result.stderr for result in results.values() if "Nothing was changed" in result.stderr] == []
 
 
+def test_without_a_majority_init_gives_up_with_the_first_collection(
+    without_a_majority: tuple[str, dict[str, list[str]], Store], hurried: Shell
+) -> None:
+    """Each further one would be waited for as long."""
+    uri, _, store = without_a_majority
+    result = hurried.with_env(SEATCTL_URI=uri.replace("/box?", "/fresh?"))("init")
+    assert (result.code, MISSING in result.stderr) == (10, True), result
+    assert store.deployment.client["fresh"].list_collection_names() == ["events"]
+
+
 def test_without_a_majority_everything_can_be_read_and_health_says_what_is_missing(
     without_a_majority: tuple[str, dict[str, list[str]], Store], hurried: Shell
 ) -> None:
@@ -253,7 +263,9 @@ def test_a_sweep_whose_embedded_server_dies_is_logged_as_failed(hurried: Shell) 
                 scene.insert_lock(store, ObjectId(event))
             scene.add(store, ObjectId(event), -100)
         server = hurried("db", "status", "--json").json["pid"]
-        with hurried.started("expire-locks", "-v", "--batch-size", "1") as process:
+        # An entry on a server that has just started may take a while.
+        program = (sys.executable, "-c", HURRY.replace("2.0, 0.5", "2.0, 30.0"))
+        with Shell(hurried.env, program).started("expire-locks", "-v", "--batch-size", "1") as process:
             assert process.stderr
             next(line for line in process.stderr if "expired in this batch" in line)
             os.kill(server, signal.SIGKILL)

@@ -106,6 +106,7 @@ def _values(name: str, tree: Any) -> Iterator[Any]:
 
 OF_THE_SESSION = {"lsid", "txnNumber", "autocommit", "startTransaction", "readConcern", "writeConcern"}
 NO_QUERIES = {
+    "connectionStatus",
     "insert",
     "getMore",
     "createIndexes",
