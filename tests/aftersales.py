@@ -51,13 +51,13 @@ class AfterSales(Ledger):
             return self._pay_again(now, booking, ref)
         in_time = booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] > now
         if not in_time or lock is None or lock["status"] != "ACTIVE" or lock["eventId"] not in self.events:
-            raise self._refuse(booking, "LATE_PAYMENT", ref)
+            raise self._refuse(now, booking, "LATE_PAYMENT", ref)
         self._settle(now, booking, lock, ref)
         self.operations["pay"] += 1
         return Answer(booking)
 
     def _settle(self, now: datetime, booking: Document, lock: Document, ref: str | None) -> None:
-        ref = self._withdraw_late(booking["_id"], ref)
+        ref = self._withdraw_late(booking["_id"], ref, lock["seats"])
         booking.update(status="CONFIRMED", updatedAt=now)
         if ref is not None:
             booking["paymentRef"] = ref
@@ -68,14 +68,16 @@ class AfterSales(Ledger):
         if ref is None or ref == known:
             return Answer(booking, changed=False)
         if known is not None:
-            raise self._refuse(booking, "DUPLICATE_PAYMENT", ref)
-        self._withdraw_late(booking["_id"], ref)
+            raise self._refuse(now, booking, "DUPLICATE_PAYMENT", ref)
+        lock = self.locks.get(booking["seatLockId"])
+        self._withdraw_late(booking["_id"], ref, 0 if lock is None else lock["seats"])
         booking.update(paymentRef=ref, updatedAt=now)
         self.operations["pay"] += 1
         return Answer(booking, changed=False)
 
-    def _refuse(self, booking: Document, cause: str, ref: str | None) -> Refusal:
+    def _refuse(self, now: datetime, booking: Document, cause: str, ref: str | None) -> Refusal:
         """What a payment is told that is not for seats: a refund of it is due, once, whatever for."""
+        ref = booking.get("paymentRef") if ref is None else ref
         again = self._rebooked(booking)
         counts = again and self._counting(self._bookings_of(again["_id"]))
         if counts and counts.get("paymentRef") == ref:
@@ -87,6 +89,7 @@ class AfterSales(Ledger):
         if not same:
             lock = self.locks.get(booking["seatLockId"])
             self._due(booking, cause, ref, 0 if lock is None else lock["seats"])
+            booking["updatedAt"] = now
             self.operations["pay"] += 1
             return Refusal("refund_due", "a refund is due")
         if any(one["status"] == "DUE" for one in same):
@@ -149,6 +152,8 @@ class AfterSales(Ledger):
             if lock["status"] == "CONSUMED" and booking["status"] == "PAYMENT_PENDING":
                 raise Refusal("wrong_state", "somebody may have paid")
             self._give_up(lock, now)
+        elif lock and lock["status"] in HOLDING:
+            lock["updatedAt"] = now
         was, booking["status"], booking["updatedAt"] = booking["status"], "CANCELLED", now
         if was == "CONFIRMED":
             self.cancelled_when_paid.add(booking["_id"])
@@ -246,6 +251,7 @@ class AfterSales(Ledger):
         self.add_lock(sold | {"idempotencyKey": f"rebook-{booking_id}", **stamps})
         paid = ref if ref is not None else due and due["ref"]
         self._keep(due, lock["seats"])
+        old["updatedAt"] = now
         self.operations["rebook"] += 1
         return Answer(self._new_sale(new, self.locks[sold["_id"]], deadline, paid, now))
 
@@ -334,23 +340,17 @@ class AfterSales(Ledger):
         else:
             self._due(booking, "CANCELLED", ref, seats, len(parts))
 
-    def _withdraw_late(self, booking_id: Id, ref: str | None) -> str | None:
-        """The late payment of this reference, or, without one, the only one; returns its reference."""
-        late = [
-            refund
-            for refund in self._refunds_of(booking_id)
-            if (refund["cause"], refund["status"]) == ("LATE_PAYMENT", "DUE") and ref in (None, refund["ref"])
-        ]
-        if len(late) > 1:
-            raise Refusal("wrong_state", "--ref")
-        for refund in late:
-            refund["status"] = "WITHDRAWN"
-            ref = refund["ref"]
-        return ref
+    def _withdraw_late(self, booking_id: Id, ref: str | None, seats: int) -> str | None:
+        """The late payment of this reference, or, without one, the only one, counts for so many seats after
+        all; returns its reference."""
+        due = self._due_of(booking_id, ref, "LATE_PAYMENT")
+        self._keep(due, seats)
+        return ref if due is None else due["ref"]
 
-    def _due_of(self, booking_id: Id, ref: str | None) -> Document | None:
+    def _due_of(self, booking_id: Id, ref: str | None, cause: str | None = None) -> Document | None:
         """What is due of this payment, or, without one, the only one."""
-        found = [one for one in self._refunds_of(booking_id) if ref in (None, one["ref"])]
+        refunds = [one for one in self._refunds_of(booking_id) if cause in (None, one["cause"])]
+        found = [one for one in refunds if ref in (None, one["ref"])]
         due = [one for one in found if one["status"] == "DUE"]
         if len(due) > 1 or (not due and any(one["status"] == "DONE" for one in found)):
             raise Refusal("wrong_state", str(booking_id))

@@ -194,8 +194,11 @@ class Ledger:
         lock = self.locks.get(booking["seatLockId"])
         if lock and lock["status"] == "CONSUMED":
             raise Refusal("wrong_state", "CONSUMED")
-        if lock and lock["status"] == "ACTIVE" and self._live_bookings_of(lock["_id"]) == [booking]:
-            self._return_by_command(lock, now)
+        if lock and lock["status"] == "ACTIVE":
+            if self._live_bookings_of(lock["_id"]) == [booking]:
+                self._return_by_command(lock, now)
+            else:
+                lock["updatedAt"] = now
         booking.update(status="FAILED", updatedAt=now)
         return Answer(booking)
 
@@ -610,6 +613,9 @@ class Ledger:
         if left < 0:
             self._set_block(event["_id"], blocked + left, now)
         lock.update(status="CONSUMED", oldStatus=lock["status"], updatedAt=now)
+        for booking in self._bookings_of(lock["_id"]):
+            if booking["status"] == "CONFIRMED":
+                booking["updatedAt"] = now
         done.repairs += 1
 
     def _correct(self, event: Document, now: datetime, done: Tally) -> None:

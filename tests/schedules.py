@@ -223,6 +223,16 @@ def failed_while_swept(scene: Scene) -> list[str]:
     return violations(scene.store.database)
 
 
+def seats_given_back_while_swept(scene: Scene) -> list[str]:
+    """The sweep has read an overdue booking of four seats; its buyer gives three of them back."""
+    event = scene.crowd()
+    unpaid = confirm(scene.store, lock(scene.store, event, 4))
+    scene.clock.advance(minutes=16)
+    scene.before_returning(lambda: cancel(scene.store, unpaid, seats=3))
+    scene.expire_bookings()
+    return violations(scene.store.database)
+
+
 def booked_lock_expired_by_another_program_while_swept(scene: Scene) -> list[str]:
     held, _ = book(scene.store, scene.crowd())
     scene.clock.advance(minutes=16)

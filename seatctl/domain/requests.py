@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.rules import LONGEST_TTL, MAX_SEATS, MAX_TEXT
+from seatctl.domain.documents import CLOSING
+from seatctl.domain.rules import LONGEST_TTL, MAX_SEATS, MAX_TEXT, REBOOK_KEY
 from seatctl.domain.timespec import PastTime, is_text, resolve, resolve_past, to_milliseconds
 from seatctl.errors import Usage
+
+RESERVED_KEYS = (CLOSING, REBOOK_KEY)
 
 
 def seat_count(seats: int) -> int:
@@ -27,6 +30,14 @@ def text(what: str, value: str, longest: int = MAX_TEXT, *, lines: bool = False)
     if not all(is_text(character) or (lines and character in "\n\t") for character in value):
         raise Usage(f"{what} must not contain control characters")
     return value
+
+
+def idempotency_key(value: str) -> str:
+    """A key as a caller chooses it: not one of those that seatctl makes."""
+    key = text("key", value)
+    if key.startswith(RESERVED_KEYS):
+        raise Usage(f"a key must not begin with {' or '.join(RESERVED_KEYS)}: such keys are seatctl's own")
+    return key
 
 
 def ttl(what: str, duration: timedelta) -> timedelta:

@@ -140,7 +140,7 @@ def booking(document: Document) -> Booking | Unreadable:
         status=status,
         payment_expires_at=deadline,
         stored=document,
-        payment_ref=ref if isinstance(ref := document.get("paymentRef"), str) else None,
+        payment_ref=None if (ref := document.get("paymentRef")) is None else str(ref),
         seats_cancelled=whole_number(document.get("seatsCancelled")) or 0,
     )
 

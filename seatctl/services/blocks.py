@@ -13,7 +13,7 @@ from seatctl.domain.documents import (
     Operation,
     SeatLock,
 )
-from seatctl.domain.requests import seat_count, text
+from seatctl.domain.requests import idempotency_key, seat_count
 from seatctl.domain.rules import (
     check_no_booking,
     check_on_sale,
@@ -59,7 +59,7 @@ class UnblockResult(NamedTuple):
 def block(store: Store, request: BlockRequest) -> BlockResult:
     """Take seats off sale without a deadline. Where too few are left, what is overdue is returned first.
     Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
-    key = None if request.key is None else text("key", request.key)
+    key = None if request.key is None else idempotency_key(request.key)
     request = request._replace(seats=seat_count(request.seats), key=key)
     if key is not None:
         store.locks.ensure_collection()

@@ -22,7 +22,7 @@ from seatctl.domain.rules import (
     check_seats_to_give_back,
     check_sold_without_booking,
 )
-from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
+from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
@@ -111,7 +111,12 @@ def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
     """Whether the lock holds seats for this booking alone. Raises WrongState where it is sold and the booking
     waits for its payment: somebody may have paid."""
     others = [one for _, one in tx.bookings.protecting([held.id]) if one.id != booking.id]
-    if others or held.status not in (LockStatus.ACTIVE, LockStatus.CONSUMED):
+    if held.status not in HOLDING:
+        return False
+    if others:
+        # Of two bookings of one lock that end at once, the later one must see that it was the last.
+        if not tx.locks.touch(held, tx.now()):
+            raise StaleRead
         return False
     if held.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
         raise WrongState(

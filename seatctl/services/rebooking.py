@@ -109,6 +109,8 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     ref = request.ref if paid is None else request.ref or paid.payment_ref
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
     kept = None if paid is None else keep_payment(tx, paid, lock.seats, now)
+    if not tx.bookings.touch(old, now):  # a payment for it that is refused at once excludes this
+        raise StaleRead
     operation = Operation("rebook", now, event.id, sold.id, new.id, None if kept is None else kept.id)
     after = {"status": new.status.value, "seats": sold.seats}
     tx.operations.record(operation_id, operation._replace(others=(old.id,), after=after))
@@ -156,7 +158,7 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_i
     if found is None:
         booking = tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref)
     elif found.status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
-        withdrawn = withdraw_late(tx, found, ref, now)
+        withdrawn = withdraw_late(tx, found, ref, lock.seats, now)
         confirmed = tx.bookings.set_payment(found, withdrawn.payment_ref if withdrawn else ref, now)
         if confirmed is None:
             raise StaleRead
@@ -180,7 +182,7 @@ def _sell_within(tx: Store, lock: SeatLock, ref: str | None, operation_id: RunId
     # By the time that `confirm` had: a person reads from it that this command made the booking.
     made = now if found else booking.stored["createdAt"]
     assert isinstance(made, datetime)
-    confirmed, withdrawn = settle_payment(tx, booking, ref, made)
+    confirmed, withdrawn = settle_payment(tx, booking, lock, ref, made)
     result = RebookResult(confirmed, lock, created=True, refund=withdrawn)
     _record_sale(tx, found, result, made, operation_id)
     return result

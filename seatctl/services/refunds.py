@@ -39,6 +39,8 @@ class RefundResult(NamedTuple):
 def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id: RunId) -> Refused:
     """Record once that a payment has to go back; returns what to raise when that is committed."""
     booking, seats, cause, ref, held = payment
+    if ref is None:  # the payment whose reference became known later
+        ref = booking.payment_ref
     if _counted_elsewhere(tx, booking, ref):
         return WrongState(f"{reason}; it was rebooked with this payment, nothing is due")
     # A payment goes back once, whatever for: one that was cancelled is not late, too.
@@ -48,6 +50,9 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id
     if same:
         refund = next((one for one in same if one.status is RefundStatus.DUE), same[-1])
     else:
+        # Whatever makes the payment count after all writes the booking, too: only one of them is true.
+        if not tx.bookings.touch(booking, now):
+            raise StaleRead
         refund, _ = tx.refunds.record(booking, seats, cause, ref, now)
         operation = Operation("pay", now, booking.event, booking.lock, booking.id, refund.id)
         tx.operations.record(operation_id, operation._replace(after={"refund": refund.status.value}))
@@ -99,17 +104,16 @@ def _settled(refund: Refund) -> str:
     return f"its refund {refund.id} was done{at}, as {shorten(str(refund.stored.get('doneRef')))!r}"
 
 
-def withdraw_late(tx: Store, booking: Booking, ref: str | None, now: datetime) -> Refund | None:
-    """A payment that was refused as late counts after all: the one of this reference, or, without one, the
-    only one that was. Raises WrongState where several were."""
+def withdraw_late(tx: Store, booking: Booking, ref: str | None, seats: int, now: datetime) -> Refund | None:
+    """A payment that was refused as late counts after all, for so many seats: the one of this reference, or,
+    without one, the only one that was. Raises WrongState where several were, or the money is back."""
     late = [
         refund
         for refund in tx.refunds.of_booking(booking.id)
-        if refund.cause is RefundCause.LATE_PAYMENT and refund.status is RefundStatus.DUE
-        if ref in (None, refund.payment_ref)
+        if refund.cause is RefundCause.LATE_PAYMENT and ref in (None, refund.payment_ref)
     ]
     refund = find_paid(late, ref)
-    return None if refund is None else _settle(tx, refund, RefundStatus.WITHDRAWN, now)
+    return None if refund is None else keep_payment(tx, refund, seats, now)
 
 
 def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:

@@ -21,7 +21,7 @@ from seatctl.domain.documents import (
     Unreadable,
     UserId,
 )
-from seatctl.domain.requests import moment, seat_count, text, ttl
+from seatctl.domain.requests import idempotency_key, moment, seat_count, text, ttl
 from seatctl.domain.rules import (
     LOCK_TTL,
     check_confirmable,
@@ -126,7 +126,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
 
 def _checked(request: LockRequest) -> LockRequest:
     """The request, its key without surrounding space. Raises Usage."""
-    key = None if request.key is None else text("key", request.key)
+    key = None if request.key is None else idempotency_key(request.key)
     return request._replace(seats=seat_count(request.seats), key=key, ttl=ttl("ttl", request.ttl))
 
 
@@ -247,17 +247,17 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
         seats = 0 if held is None else held.seats
         payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
-    confirmed, withdrawn = settle_payment(tx, booking, ref, now)
+    confirmed, withdrawn = settle_payment(tx, booking, held, ref, now)
     _record_payment(tx, booking, confirmed, held, now, operation_id, withdrawn)
     return PayResult(confirmed, changed=True)
 
 
 def settle_payment(
-    tx: Store, booking: Booking, ref: str | None, now: datetime
+    tx: Store, booking: Booking, held: SeatLock, ref: str | None, now: datetime
 ) -> tuple[Booking, Refund | None]:
     """Within a transaction: a booking that is paid in time becomes CONFIRMED, its lock CONSUMED. Returns it
     with the refund that is not due any more, if this payment was refused as late before."""
-    withdrawn = withdraw_late(tx, booking, ref, now)
+    withdrawn = withdraw_late(tx, booking, ref, held.seats, now)
     if withdrawn is not None:
         ref = withdrawn.payment_ref
     confirmed = tx.bookings.confirm(booking.id, now, ref)
@@ -286,7 +286,8 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, oper
     if ref is None or ref == booking.payment_ref:
         return PayResult(booking, changed=False)
     if booking.payment_ref is None:
-        withdrawn = withdraw_late(tx, booking, ref, now)
+        held = lock_of(tx, booking)
+        withdrawn = withdraw_late(tx, booking, ref, 0 if held is None else held.seats, now)
         named = tx.bookings.set_payment(booking, ref, now)
         if named is None:
             raise StaleRead
@@ -341,8 +342,13 @@ def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayRe
     protectors = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
     returned = None
-    if found is not None and found.status is LockStatus.ACTIVE and len(protectors) == 1:
-        returned = _return_one(tx, found, operation_id)
+    if found is not None and found.status is LockStatus.ACTIVE:
+        if len(protectors) == 1:
+            returned = _return_one(tx, found, operation_id)
+        elif not tx.locks.touch(
+            found, now
+        ):  # of two that end at once, the later one must see it was the last
+            raise StaleRead
     pending, failed = BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED
     ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=operation_id)
     if ended is None:

@@ -254,6 +254,9 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         on.booked_lock_expired_by_another_program_while_swept,
         breaks="1",
     ),
+    "locks.expire_booked: the seats": Control(
+        blinding(SeatLocks, "expire_booked", "seats"), on.seats_given_back_while_swept, breaks="1"
+    ),
     "bookings.expire_overdue: the status": Control(
         blinding(Bookings, "expire_overdue", "status"), on.marked_paid_while_swept, breaks="final"
     ),
