@@ -167,7 +167,7 @@ def test_an_empty_list_is_an_empty_array_for_a_program_and_a_remark_for_a_person
 ) -> None:
     assert shell.ok(command, "--json").stdout == "[]\n"
     assert ((silent := shell.ok(command, "-q")).stdout, silent.stderr) == ("", "")
-    name = shell.env["SEATCTL_URI"].rpartition("/")[2]
+    name = shell.env["SEATCTL_URI"].rpartition("/")[2].partition("?")[0]
     assert one_line(shell.ok(command)) == f"nothing to show in database {name}"
 
 

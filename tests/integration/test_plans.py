@@ -116,7 +116,6 @@ NO_QUERIES = {
     "abortTransaction",
     "endSessions",
     "explain",
-    "connectionStatus",
 }
 
 
