@@ -89,7 +89,7 @@ class AfterSales(Ledger):
         if not same:
             lock = self.locks.get(booking["seatLockId"])
             self._due(booking, cause, ref, 0 if lock is None else lock["seats"])
-            booking["updatedAt"] = now
+            booking["paymentRefusedAt"] = now
             self.operations["pay"] += 1
             return Refusal("refund_due", "a refund is due")
         if any(one["status"] == "DUE" for one in same):
@@ -255,7 +255,7 @@ class AfterSales(Ledger):
         self.add_lock(sold | {"idempotencyKey": f"rebook-{booking_id}", **stamps})
         paid = ref if ref is not None else due and due["ref"]
         self._keep(due, lock["seats"])
-        old["updatedAt"] = now
+        old["rebookedAt"] = now
         self.operations["rebook"] += 1
         return Answer(self._new_sale(new, self.locks[sold["_id"]], deadline, paid, now))
 

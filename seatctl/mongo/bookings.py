@@ -113,10 +113,11 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         where = {**id_is(booking_id), "status": BookingStatus.PAYMENT_PENDING, **self._in_time()}
         return self._changed(where, _paid(payment_ref, now))
 
-    def touch(self, booking: Booking, now: datetime) -> bool:
-        """Write a booking that stays as it is: what is decided by its state excludes what changes that."""
+    def stamp(self, booking: Booking, field: str, now: datetime) -> bool:
+        """Write a time into a booking whose state stays as it is: what is decided by that state excludes what
+        changes it. False: another writer was faster."""
         where = {**id_is(booking.id), "status": booking.status}
-        return self._changed(where, {"$set": {"updatedAt": now}}) is not None
+        return self._changed(where, {"$set": {field: now}}) is not None
 
     def set_payment(self, booking: Booking, payment_ref: str | None, now: datetime) -> Booking | None:
         """CONFIRMED, and paid under this reference, for a booking that is as it was read; None: another

@@ -109,7 +109,8 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     ref = request.ref if paid is None else request.ref or paid.payment_ref
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
     kept = None if paid is None else keep_payment(tx, paid, lock.seats, now)
-    if not tx.bookings.touch(old, now):  # a payment for it that is refused at once excludes this
+    # A payment for the old booking that is refused at once writes it, too, and one of them starts over.
+    if not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
     operation = Operation("rebook", now, event.id, sold.id, new.id, None if kept is None else kept.id)
     after = {"status": new.status.value, "seats": sold.seats}

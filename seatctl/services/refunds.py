@@ -51,7 +51,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id
         refund = next((one for one in same if one.status is RefundStatus.DUE), same[-1])
     else:
         # Whatever makes the payment count after all writes the booking, too: only one of them is true.
-        if not tx.bookings.touch(booking, now):
+        if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
             raise StaleRead
         refund, _ = tx.refunds.record(booking, seats, cause, ref, now)
         operation = Operation("pay", now, booking.event, booking.lock, booking.id, refund.id)

@@ -82,9 +82,7 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
         return OVERSOLD
     if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True) is None:
         raise StaleRead
-    if not tx.bookings.touch(
-        booking, run.now
-    ):  # `cancel`, which writes no lock that has ended, excludes this
+    if not tx.bookings.stamp(booking, "updatedAt", run.now):  # `cancel` writes no lock that has ended
         raise StaleRead
     return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)
 

@@ -345,9 +345,8 @@ def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayRe
     if found is not None and found.status is LockStatus.ACTIVE:
         if len(protectors) == 1:
             returned = _return_one(tx, found, operation_id)
-        elif not tx.locks.touch(
-            found, now
-        ):  # of two that end at once, the later one must see it was the last
+        # Of two bookings of one lock that end at once, the later one must see that it was the last.
+        elif not tx.locks.touch(found, now):
             raise StaleRead
     pending, failed = BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED
     ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=operation_id)

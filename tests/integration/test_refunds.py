@@ -188,7 +188,7 @@ def test_a_booking_that_was_cancelled_before_it_was_paid_is_paid_too_late(store:
 
 
 def test_two_payments_that_are_late_at_once_are_recorded_once(store: Store, late, monkeypatch):
-    happened = meanwhile(monkeypatch, Bookings, "touch", lambda: refuse(store, late, "R"), before=True)
+    happened = meanwhile(monkeypatch, Bookings, "stamp", lambda: refuse(store, late, "R"), before=True)
     refuse(store, late, "R")
     assert happened
     assert len(due(store, late)) == 1
