@@ -136,6 +136,7 @@ def test_a_command_that_changes_a_document_tells_it_in_each_form_of_output(
     form: str, database_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sentence with the id, the document as stored, or only the id; the same when it is called again."""
+    assert here(capsys, "init", "--uri", database_uri).code == 0
     ids: dict[str, str] = {}
     for name, line, state in MAKING:
         words = shlex.split(line.format(**ids)) + form.split()

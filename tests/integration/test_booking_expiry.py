@@ -69,7 +69,9 @@ def test_an_expired_booking_keeps_its_deadline_and_what_is_unknown_and_its_lock_
     clock.advance(minutes=16)
     run_expire_bookings(store)
 
-    assert booking_of(store, booked) == {**before, "status": "EXPIRED", "updatedAt": clock()}
+    run = store.database.jobLogs.find_one({})
+    changes = {"status": "EXPIRED", "updatedAt": clock(), "endedBy": run["_id"]}
+    assert booking_of(store, booked) == {**before, **changes}
     assert lock_of(store, held)["oldStatus"] == "ACTIVE"
 
 
