@@ -69,7 +69,7 @@ def leave_half_done(store: Store, event: Any) -> Any:
 
 CLEARANCE = ("find", "listIndexes", "listCollections", "aggregate")
 OPERATION = ("connectionStatus", "insert")
-"""What an operator's command records: who did it."""
+"""What an operator's command records, and what a job asks for and logs: who did it."""
 COMMANDS = {
     "lock": Command(
         prepare=lambda _store, event: event,
@@ -114,19 +114,19 @@ COMMANDS = {
         prepare=lock_two,
         act=lambda store, _lock: race.expire_locks(store, EPOCH + PAYMENT_TTL),
         leaves=(10, {"EXPIRED": 1}, {}),
-        sends=(*CLEARANCE, "update", "commitTransaction", "insert", "explain"),
+        sends=(*CLEARANCE, "update", "commitTransaction", *OPERATION, "explain"),
     ),
     "expire-bookings": Command(
         prepare=book_two,
         act=lambda store, _booking: race.expire_bookings(store, EPOCH + 2 * PAYMENT_TTL),
         leaves=(10, {"EXPIRED": 1}, {"EXPIRED": 1}),
-        sends=(*CLEARANCE, "update", "commitTransaction", "insert", "explain"),
+        sends=(*CLEARANCE, "update", "commitTransaction", *OPERATION, "explain"),
     ),
     "recover": Command(
         prepare=leave_half_done,
         act=lambda store, _lock: race.recover(store),
         leaves=(10, {"EXPIRED": 1}, {"FAILED": 1}),
-        sends=(*CLEARANCE, "count", "update", "findAndModify", "commitTransaction", "insert", "explain"),
+        sends=(*CLEARANCE, "count", "update", "findAndModify", "commitTransaction", *OPERATION, "explain"),
     ),
 }
 JOBS = ("expire-locks", "expire-bookings", "recover")

@@ -73,12 +73,12 @@ class Deployment:
         local: datetime = self._ask("hello")["localTime"]
         return local.astimezone(UTC)
 
-    def _ask(self, command: str) -> Document:
+    def _ask(self, command: str, **options: object) -> Document:
         """The answer to a command that changes nothing. The driver tries reads again, but no commands."""
         try:
-            return self.client.admin.command(command)
+            return self.client.admin.command(command, **options)
         except ConnectionFailure:
-            return self.client.admin.command(command)
+            return self.client.admin.command(command, **options)
 
     @cached_property
     def user(self) -> str | None:
@@ -88,7 +88,7 @@ class Deployment:
 
     def may(self, action: str, collection: str) -> bool:
         """Whether the database user may do this to a collection. A server without users allows everything."""
-        about = self.client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
+        about = self._ask("connectionStatus", showPrivileges=True)["authInfo"]
         return not about["authenticatedUsers"] or any(
             action in privilege["actions"] and self._covers(privilege["resource"], collection)
             for privilege in about["authenticatedUserPrivileges"]

@@ -50,12 +50,14 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (4, "that is the id of a lock", ("pay", "{lock}")),
     (4, "that is the id of a booking", ("release", "{booking}")),
     # seats
-    *((2, "seats must be a whole number from 1", (*LOCK[:-1], text)) for text in ("0", "-1", "1000001")),
+    *((2, "seats must be a whole number from 1", (*LOCK[:-1], text)) for text in ("0", "1000001")),
+    (2, "without a sign", (*LOCK[:-1], "-1")),
     *(
         (2, "is not a whole number", (*LOCK[:-1], text))
         for text in ("1.5", "1e3", "", "two", "1_000", "٣", "0x10", "NaN", "9" * 5000)
     ),
-    *((2, "seats must be a whole number from 1", (*CREATE[:-1], text)) for text in ("0", "-5", "9" * 18)),
+    *((2, "seats must be a whole number from 1", (*CREATE[:-1], text)) for text in ("0", "9" * 18)),
+    (2, "without a sign", (*CREATE[:-1], "-5")),
     (2, "is not a whole number", (*CREATE[:-1], "1.5")),
     (
         2,

@@ -62,7 +62,7 @@ def extend(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Extend the deadline of a lock, a booking, or all of an event.
+    """Extend the deadline of a lock, or of all of an event.
 
     A booking's lock moves with it. A deadline never becomes earlier."""
     from seatctl.services import extension

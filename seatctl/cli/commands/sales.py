@@ -81,7 +81,9 @@ def confirm(
     ] = False,
     ref: PaymentRef = None,
 ) -> None:
-    """Turn a lock into a booking that waits for its payment, or with --sold is paid."""
+    """Turn a lock into a booking.
+
+    It waits for its payment; with --sold it is paid already."""
     from seatctl.services import sales
 
     if sold:
