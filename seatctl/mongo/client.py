@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, InvalidOperation, OperationFailure, PyMongoError
@@ -73,7 +73,7 @@ class Deployment:
         local: datetime = self._ask("hello")["localTime"]
         return local.astimezone(UTC)
 
-    def _ask(self, command: str, **options: object) -> Document:
+    def _ask(self, command: str, **options: Any) -> Document:
         """The answer to a command that changes nothing. The driver tries reads again, but no commands."""
         try:
             return self.client.admin.command(command, **options)

@@ -608,8 +608,7 @@ def test_where_locks_may_be_elsewhere_nothing_is_even_read_unless_a_ttl_index_te
 
     store.database.seatLocks.create_index("expiresAt", expireAfterSeconds=0)
     store.check_locks(writes=False)
-    with pytest.raises(Misconfigured, match=r"TTL index, `seatctl adopt`"):
-        store.check_locks(writes=True)
+    store.check_locks(writes=True)  # clearance raises no counter there
 
 
 def test_relock_restores_a_lock_where_all_are_gone(adopted, backend):
