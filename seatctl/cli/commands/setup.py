@@ -72,7 +72,8 @@ def db_stop(call: Invocation) -> None:
     from seatctl.mongo import embedded
 
     files = embedded.files()
-    state = f"is stopped (pid {files.pid})" if embedded.stop() else "was not running"
+    pid = files.pid  # the file that has it goes with the process
+    state = f"is stopped (pid {pid})" if embedded.stop() else "was not running"
     call.tell(_db_status(), f"The embedded MongoDB in {files.data} {state}.")
 
 
