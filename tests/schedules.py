@@ -16,6 +16,7 @@ from pymongo.collection import Collection
 from safety import Picture, Step, lock_is_readable, unsafe
 from scene import book, confirm, create, insert_booking, insert_lock, lock, run_recover, sell
 
+from seatctl.domain.states import HOLDING
 from seatctl.errors import Contention, RefundDue, Refused, SeatctlError
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
@@ -230,6 +231,21 @@ def seats_given_back_while_swept(scene: Scene) -> list[str]:
     scene.clock.advance(minutes=16)
     scene.before_returning(lambda: cancel(scene.store, unpaid, seats=3))
     scene.expire_bookings()
+    return violations(scene.store.database)
+
+
+def seats_changed_by_hand_while_swept(scene: Scene) -> list[str]:
+    """The sweep has read an overdue lock of four seats; a person leaves one in it, and sets the counter."""
+    event = scene.crowd()
+    held = lock(scene.store, event, 4)
+    scene.clock.advance(minutes=11)
+
+    def edit() -> None:
+        scene.set("seatLocks", held, seats=1)
+        scene.set("events", event, availableSeats=6)
+
+    scene.before_returning(edit)
+    scene.expire_locks()
     return violations(scene.store.database)
 
 
@@ -477,6 +493,72 @@ def cancelled_while_recorded_as_sold(scene: Scene) -> list[str]:
     scene.before(SeatLocks, "touch", lambda: cancel(scene.store, held))
     scene.try_to(rebooking.record_sale, held)
     return violations(scene.store.database)
+
+
+def cancelled_while_cancelled(scene: Scene) -> list[str]:
+    """Another program made a second booking of a lock. One is cancelled while the other one is."""
+    event = scene.crowd()
+    cancel(scene.store, sell(scene.store, event)[1])  # or the first refund makes its collection, a conflict
+    held, paid = sell(scene.store, event, 2)
+    other = insert_booking(scene.store, event, held, "CONFIRMED")
+    scene.clock.advance(seconds=1)
+    scene.before(SeatLocks, "touch", lambda: cancel(scene.store, other))
+    cancel(scene.store, paid)
+    return nobody_holds(scene, held)
+
+
+def failed_while_failed(scene: Scene) -> list[str]:
+    """The same for two that wait for their payments, and fail."""
+    event = scene.crowd()
+    held, unpaid = book(scene.store, event, 2)
+    other = insert_booking(scene.store, event, held, "PAYMENT_PENDING", due=HOUR)
+    scene.clock.advance(seconds=1)
+    scene.before(SeatLocks, "touch", lambda: sales.fail_payment(scene.store, other))
+    sales.fail_payment(scene.store, unpaid)
+    return nobody_holds(scene, held)
+
+
+def nobody_holds(scene: Scene, lock_id: Any) -> list[str]:
+    """What is wrong unless a lock has ended, of which all bookings have."""
+    status = scene.find("seatLocks", lock_id)["status"]
+    return [f"5: the lock is {status}, and none of its bookings is live"] if status in HOLDING else []
+
+
+def cancelled_while_recovered(scene: Scene) -> list[str]:
+    """Recovery takes the seats of a paid booking again; its buyer cancels."""
+    event = scene.crowd()
+    held, paid = sell(scene.store, event, 2)
+    scene.set("seatLocks", held, status="EXPIRED")
+    scene.set("events", event, availableSeats=7)
+    scene.clock.advance(minutes=2)
+    scene.before(Bookings, "stamp", lambda: cancel(scene.store, paid))
+    run_recover(scene.store)
+    return violations(scene.store.database)
+
+
+def extended_and_paid_while_refused(scene: Scene) -> list[str]:
+    """A payment comes too late; the booking gets more time, and the payment is recorded again."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.clock.advance(minutes=16)
+
+    def pay_in_time() -> None:
+        extend(scene.store, unpaid, overdue=True)
+        sales.pay(scene.store, unpaid, "R")
+
+    scene.before(Bookings, "stamp", pay_in_time)
+    scene.try_to(sales.pay, unpaid, "R")
+    return owed(scene, unpaid, 0)
+
+
+def rebooked_while_refused(scene: Scene) -> list[str]:
+    """A payment comes too late; its seats are sold after all, with the same payment."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.clock.advance(minutes=16)
+    scene.expire_bookings()
+    again = rebooking.RebookRequest(unpaid, "R")
+    scene.before(Bookings, "stamp", lambda: rebooking.rebook(scene.store, again))
+    scene.try_to(sales.pay, unpaid, "R")
+    return owed(scene, unpaid, 0)
 
 
 def sold_too_late(scene: Scene) -> list[str]:

@@ -109,7 +109,7 @@ def forget_what_came_back(scene: Scene) -> None:
         return found and found._replace(seats_cancelled=0)
 
     scene.patch.setattr(Bookings, "get", forgetful)
-    scene.blind(Bookings, "give_seats_back", "seatsCancelled")
+    scene.blind(Bookings, "return_some_seats", "seatsCancelled")
 
 
 def forget_the_cancellation(scene: Scene) -> None:
@@ -254,6 +254,9 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         on.booked_lock_expired_by_another_program_while_swept,
         breaks="1",
     ),
+    "locks.expire_overdue: the seats": Control(
+        blinding(SeatLocks, "expire_overdue", "seats"), on.seats_changed_by_hand_while_swept, breaks="1"
+    ),
     "locks.expire_booked: the seats": Control(
         blinding(SeatLocks, "expire_booked", "seats"), on.seats_given_back_while_swept, breaks="1"
     ),
@@ -340,6 +343,21 @@ CONTROLS = CONTROLS_OF_EVENTS | {
     ),
     "cancel: another booking keeps the lock": Control(
         skipping(Bookings, "protecting", ()), on.cancelled_beside_another_booking, breaks="5"
+    ),
+    "cancel: the lock that another booking keeps": Control(
+        skipping(SeatLocks, "touch", True), on.cancelled_while_cancelled, breaks="5"
+    ),
+    "pay --failed: the lock that another booking keeps": Control(
+        skipping(SeatLocks, "touch", True), on.failed_while_failed, breaks="5"
+    ),
+    "recovery: the booking whose seats are taken again": Control(
+        skipping(Bookings, "stamp", True), on.cancelled_while_recovered, breaks="5"
+    ),
+    "pay: the booking whose payment is refused": Control(
+        skipping(Bookings, "stamp", True), on.extended_and_paid_while_refused, breaks="12"
+    ),
+    "rebook: the booking whose payment is refused": Control(
+        skipping(Bookings, "stamp", True), on.rebooked_while_refused, breaks="12"
     ),
     "cancel: what has ended is final": Control(
         skipping(cancellation, "check_cancellable"), on.cancelled_after_the_end, breaks="final"
