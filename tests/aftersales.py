@@ -116,7 +116,8 @@ class AfterSales(Ledger):
             lock = self._known(self.locks, wanted)
             booking = self._counting(self._bookings_of(wanted))
         waits = booking is None or booking["status"] == "PAYMENT_PENDING"
-        if not waits or lock["status"] != "ACTIVE" or lock.get("kind") == "BLOCK":
+        self._check_no_block(lock)
+        if not waits or lock["status"] != "ACTIVE":
             raise Refusal("wrong_state", str(lock["_id"] if waits else booking["_id"]))
         old = lock["expiresAt"] if booking is None else booking["paymentExpiresAt"]
         if old <= now and not overdue:
@@ -227,9 +228,9 @@ class AfterSales(Ledger):
         old = self._known(self.bookings, booking_id)
         if made := self._rebooked(old):
             bookings = sorted(self._bookings_of(made["_id"]), key=lambda one: not is_live(one))
-            if bookings and bookings[0]["status"] == "CONFIRMED":
-                return Answer(bookings[0], changed=False)
-            raise Refusal("wrong_state", "was rebooked as")
+            if not bookings or bookings[0]["status"] != "CONFIRMED":
+                raise Refusal("wrong_state", "was rebooked as")
+            return self._rebooked_before(now, old, bookings[0], made["seats"], ref)
         lock = self.locks.get(old["seatLockId"])
         if (
             old["status"] not in ("EXPIRED", "FAILED", "CANCELLED")
@@ -254,10 +255,30 @@ class AfterSales(Ledger):
         sold |= {"seats": lock["seats"], "status": "CONSUMED", "expiresAt": deadline}
         self.add_lock(sold | {"idempotencyKey": f"rebook-{booking_id}", **stamps})
         paid = ref if ref is not None else due and due["ref"]
-        self._keep(due, lock["seats"])
+        self._keep(due, self._seats_due(due, old, lock["seats"]))
         old["rebookedAt"] = now
         self.operations["rebook"] += 1
         return Answer(self._new_sale(new, self.locks[sold["_id"]], deadline, paid, now))
+
+    def _rebooked_before(
+        self, now: datetime, old: Document, booking: Document, seats: int, ref: str | None
+    ) -> Answer:
+        """The same booking again; its payment may only be known now."""
+        if ref is not None and booking.get("paymentRef") is None:
+            due = self._due_of(old["_id"], ref)
+            self._keep(due, self._seats_due(due, old, seats))
+            booking.update(paymentRef=ref, updatedAt=now)
+            old["rebookedAt"] = now
+            self.operations["rebook"] += 1
+        return Answer(booking, changed=False)
+
+    @staticmethod
+    def _seats_due(due: Document | None, old: Document, seats: int) -> int:
+        """Those of a refund that are for the seats that are sold after all."""
+        if due is None:
+            return seats
+        earlier = old.get("seatsCancelled", 0) if due["cause"] == "CANCELLED" else 0
+        return min(seats, max(0, due["seats"] - earlier))
 
     def record_sale(self, now: datetime, new: Document, lock_id: Id, ref: str | None) -> Answer:
         """That somebody paid for a sold lock: its booking counts, or gets made."""

@@ -129,7 +129,8 @@ class Ledger:
         is overdue there returned first (invariant 6)."""
         self.ever_locked |= key is not None  # a key is unique only within a collection that exists
         if key is not None and (earlier := self._lock_by_key(event_id, user, key)):
-            if earlier["seats"] != seats:
+            returned = sum(one.get("seatsCancelled", 0) for one in self._bookings_of(earlier["_id"]))
+            if seats != earlier["seats"] + returned:
                 raise Refusal("key_reused", str(earlier["_id"]))
             return Answer(earlier, changed=False)
         event = self._known(self.events, event_id)

@@ -33,9 +33,10 @@ BATCH, LARGEST_BATCH = 5_000, 10_000
 """Items in one transaction: 5,000 are 0.2 s of work, far below MongoDB's limit of 60 s."""
 
 
-def check_same_request(lock: SeatLock, seats: int) -> None:
-    """A key stands for one request: the same number of seats again, or KeyReused."""
-    if lock.seats != seats:
+def check_same_request(lock: SeatLock, seats: int, returned: int = 0) -> None:
+    """A key stands for one request: the same number of seats again, with those that the buyer `returned`
+    since, or KeyReused."""
+    if lock.seats + returned != seats:
         raise KeyReused(
             f"key {shorten(lock.key or '')!r} already locked {count(lock.seats, 'seat')} for this user and "
             f"event (lock {lock.id}); use a new key to lock {count(seats, 'seat')}"
@@ -189,15 +190,15 @@ def _after_the_end(booking: Booking) -> str:
 
 
 def check_cancellable(booking: Booking) -> None:
-    """Only a live booking is cancelled; what has ended already gave its seats back."""
+    """Only a live booking is cancelled; what has ended has returned its seats already."""
     if booking.status in (BookingStatus.EXPIRED, BookingStatus.FAILED):
         raise WrongState(f"booking {booking.id} is {booking.status}, its seats were returned")
     if booking.status is BookingStatus.INITIATED:
         raise WrongState(f"booking {booking.id} is INITIATED by another program, and holds no seats")
 
 
-def check_seats_to_give_back(booking: Booking, lock: SeatLock | None, cancelled: int) -> None:
-    """Of a live booking whose lock holds its seats, some may be given back, not all: `cancelled` in all."""
+def check_seats_to_return(booking: Booking, lock: SeatLock | None, cancelled: int) -> None:
+    """Of a live booking whose lock holds its seats, some may be returned, not all: `cancelled` in all."""
     wanted = {
         BookingStatus.PAYMENT_PENDING: LockStatus.ACTIVE,
         BookingStatus.CONFIRMED: LockStatus.CONSUMED,

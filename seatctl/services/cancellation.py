@@ -1,4 +1,4 @@
-"""What a buyer gives back, or a person takes back: a booking, some of its seats, or a sold lock without a
+"""What a buyer returns, or a person takes back: a booking, some of its seats, or a sold lock without a
 paid booking."""
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from seatctl.domain.documents import (
 from seatctl.domain.requests import seat_count
 from seatctl.domain.rules import (
     check_cancellable,
-    check_seats_to_give_back,
+    check_seats_to_return,
     check_sold_without_booking,
 )
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.found import bookings_of, get_lock, lock_of, not_found, readable
+from seatctl.services.found import bookings_of, check_not_by_day, get_lock, lock_of, not_found, readable
 from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_returned
 
 
@@ -74,14 +74,17 @@ def _cancel_within(tx: Store, request: CancelRequest, operation_id: RunId) -> Ca
     found = tx.bookings.get(BookingId(request.id))
     if found is not None:
         booking = readable(found)
+        check_not_by_day(tx, booking.event)
         if request.seats is None:
             return _cancel_booking(tx, booking, request, operation_id)
-        return _give_back(tx, booking, request.seats, request, operation_id)
+        return _return_some(tx, booking, request.seats, request, operation_id)
     if tx.locks.get(LockId(request.id)) is None:
         raise not_found(tx, "booking or lock", request.id)
     if request.seats is not None:
         raise Usage("--seats is for a booking; a lock without one is cancelled as a whole")
-    return _cancel_lock(tx, get_lock(tx, LockId(request.id)), operation_id)
+    held = get_lock(tx, LockId(request.id))
+    check_not_by_day(tx, held.event)
+    return _cancel_lock(tx, held, operation_id)
 
 
 # --- a booking -----------------------------------------------------------------------------------------
@@ -166,12 +169,12 @@ def _record(
 # --- some of its seats ---------------------------------------------------------------------------------
 
 
-def _give_back(
+def _return_some(
     tx: Store, booking: Booking, cancelled: int, request: CancelRequest, operation_id: RunId
 ) -> CancelResult:
     """So many of a live booking's seats in all: the booking stays, with the others."""
     held = lock_of(tx, booking)
-    check_seats_to_give_back(booking, held, cancelled)
+    check_seats_to_return(booking, held, cancelled)
     assert held is not None
     if len(list(tx.bookings.protecting([held.id]))) > 1:
         raise WrongState(
@@ -185,7 +188,7 @@ def _give_back(
     if doubt is None and tx.events.add_seats({held.event: seats}, now) != 1:
         raise StaleRead
     smaller = tx.locks.set_seats(held, held.seats - seats, now)
-    changed = tx.bookings.give_seats_back(booking, cancelled, held.seats - seats, now)
+    changed = tx.bookings.return_some_seats(booking, cancelled, held.seats - seats, now)
     if smaller is None or changed is None:
         raise StaleRead
     refund = None

@@ -172,7 +172,10 @@ class _Run:
         if not self._request.dry_run:
             for attempt in self._store.transaction_attempts():
                 with attempt as tx:
-                    block_again(tx, self._event, tx.now())
+                    now = tx.now()
+                    if seats := block_again(tx, self._event, now):
+                        done = Operation(COMMAND, now, event=self._event, after={"seatsBlocked": seats})
+                        tx.operations.record(new_run_id(), done)
 
     def say_who_is_owed(self) -> None:
         """Put what is due into the result, and in a dry run what would be, the oldest first."""

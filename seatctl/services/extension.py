@@ -28,7 +28,7 @@ from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event
-from seatctl.services.found import booking_of, get_lock, lock_of, not_found, readable
+from seatctl.services.found import booking_of, check_not_by_day, get_lock, lock_of, not_found, readable
 from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def _extend_within(
     tx: Store, request: ExtendRequest, deadline: datetime, operation_id: RunId
 ) -> ExtendResult:
     lock, booking = _find(tx, request.id)
+    check_not_by_day(tx, lock.event)
     now = tx.now()
     check_extendable(lock, booking, now, overdue=request.overdue)
     old = lock.expires_at if booking is None else booking.payment_expires_at

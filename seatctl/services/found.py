@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from seatctl.domain.documents import Booking, BookingId, Event, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.documents import Booking, BookingId, Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import LIVE, BookingStatus
 from seatctl.errors import CountedByDay, DamagedDocument, NotFound
 from seatctl.mongo.store import Store
@@ -17,6 +17,13 @@ def readable(found: T | Unreadable) -> T:
     if isinstance(found, Unreadable):
         raise (CountedByDay if found.flaw is Flaw.COUNTED_BY_DAY else DamagedDocument)(str(found))
     return found
+
+
+def check_not_by_day(store: Store, event_id: EventId) -> None:
+    """Raises CountedByDay for an event that is another program's business, with its locks and bookings."""
+    event = store.events.get(event_id)
+    if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
+        raise CountedByDay(str(event))
 
 
 def get_lock(store: Store, lock_id: LockId) -> SeatLock:

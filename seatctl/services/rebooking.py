@@ -4,12 +4,14 @@ booking, or of a lock at once."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain.documents import (
     Booking,
     BookingId,
+    EventId,
     LockId,
     Operation,
     Refund,
@@ -26,7 +28,7 @@ from seatctl.domain.rules import (
     check_sellable,
     check_sold_without_booking,
 )
-from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.ids import new_run_id
@@ -36,7 +38,7 @@ from seatctl.services.expiry import return_overdue
 from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
 from seatctl.services.sales import ConfirmRequest, confirm_within, settle_payment
-from seatctl.services.seats import log_counter
+from seatctl.services.seats import log_counter, seats_of
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +74,22 @@ def rebook(store: Store, request: RebookRequest) -> RebookResult:
     if result := _try_to_rebook(store, request):
         return result
     event_id = get_booking(store, request.booking).event
-    if not request.dry_run:
-        return_overdue(store, event_id)
-        if result := _try_to_rebook(store, request):
-            return result
+    returned = seats_of(return_overdue(store, event_id, dry_run=request.dry_run).returning)
+    if result := _try_to_rebook(store, request, returned if request.dry_run else Counter()):
+        return result
     lock = lock_of(store, get_booking(store, request.booking))
     raise too_few_seats(store, event_id, 0 if lock is None else lock.seats)
 
 
-def _try_to_rebook(store: Store, request: RebookRequest) -> RebookResult | None:
+def _try_to_rebook(
+    store: Store, request: RebookRequest, returned: Counter[EventId] | None = None
+) -> RebookResult | None:
+    """None when the event has too few seats. A dry run, which is rolled back, counts what is `returned`."""
     operation_id = new_run_id()
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
+            if returned:
+                tx.events.add_seats(returned, tx.now())
             result = _rebook_within(tx, request, operation_id)
     if result is not None and result.available is not None and not request.dry_run:
         log_counter(result.lock.event, result.available, -result.lock.seats)
@@ -96,7 +102,7 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     key = f"{REBOOK_KEY}{old.id}"
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.
     if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
-        return _rebooked_before(tx, old, readable(made))
+        return _rebooked_before(tx, old, readable(made), request.ref, operation_id)
     lock = check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
     paid = find_paid(tx.refunds.of_booking(old.id), request.ref)
     check_on_sale(get_event(tx, old.event))
@@ -108,7 +114,7 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     sold = tx.locks.insert(event.id, old.user, lock.seats, deadline, key, now, LockStatus.CONSUMED)
     ref = request.ref if paid is None else request.ref or paid.payment_ref
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
-    kept = None if paid is None else keep_payment(tx, paid, lock.seats, now)
+    kept = None if paid is None else keep_payment(tx, paid, _seats_due(paid, old, lock), now)
     # A payment for the old booking that is refused at once writes it, too, and one of them starts over.
     if not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
@@ -118,13 +124,33 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     return RebookResult(new, sold, created=True, available=event.available, refund=kept)
 
 
-def _rebooked_before(tx: Store, old: Booking, lock: SeatLock) -> RebookResult:
+def _seats_due(paid: Refund, old: Booking, lock: SeatLock) -> int:
+    """How many seats of a refund are for those of the lock, and not for others that the buyer returned
+    before. Where those were returned without a refund it says too few: what is too much then stays due, and a
+    person sees it."""
+    earlier = old.seats_cancelled if paid.cause is RefundCause.CANCELLED else 0
+    return min(lock.seats, max(0, paid.seats - earlier))
+
+
+def _rebooked_before(
+    tx: Store, old: Booking, lock: SeatLock, ref: str | None, operation_id: RunId
+) -> RebookResult:
+    """The same booking again, whose payment may only be known now."""
     booking = next(iter(bookings_of(tx, lock.id)), None)
     if booking is None or booking.status is not BookingStatus.CONFIRMED:
         state = f"booking {booking.id}, which is {booking.status}" if booking else f"lock {lock.id}"
         way_out = f"; `seatctl rebook {booking.id}`" if booking else ""
         raise WrongState(f"booking {old.id} was rebooked as {state}{way_out}")
-    return RebookResult(booking, lock, created=False)
+    if ref is None or booking.payment_ref is not None:
+        return RebookResult(booking, lock, created=False)
+    now, paid = tx.now(), find_paid(tx.refunds.of_booking(old.id), ref)
+    named = tx.bookings.set_payment(booking, ref, now)
+    if named is None or not tx.bookings.stamp(old, "rebookedAt", now):
+        raise StaleRead
+    kept = None if paid is None else keep_payment(tx, paid, _seats_due(paid, old, lock), now)
+    operation = Operation("rebook", now, old.event, lock.id, named.id, None if kept is None else kept.id)
+    tx.operations.record(operation_id, operation._replace(others=(old.id,), after={"paymentRef": ref}))
+    return RebookResult(named, lock, created=False, refund=kept)
 
 
 # --- a lock that is sold at once, or was sold without a booking ----------------------------------------

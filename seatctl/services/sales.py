@@ -43,7 +43,15 @@ from seatctl.mongo.store import Store
 from seatctl.services.clearance import protected_by_text
 from seatctl.services.events import get_event, too_few_seats
 from seatctl.services.expiry import return_overdue
-from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
+from seatctl.services.found import (
+    booking_of,
+    bookings_of,
+    check_not_by_day,
+    get_booking,
+    get_lock,
+    lock_of,
+    readable,
+)
 from seatctl.services.refunds import Payment, refuse, withdraw_late
 from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable, seats_of
 
@@ -146,8 +154,10 @@ def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
     if request.key is not None:
         earlier = tx.locks.by_key(request.event, request.user, request.key)
         if earlier is not None:
-            check_same_request(readable(earlier), request.seats)
-            return LockResult(readable(earlier), created=False)
+            held = readable(earlier)
+            returned = sum(booking.seats_cancelled for booking in bookings_of(tx, held.id))
+            check_same_request(held, request.seats, returned)
+            return LockResult(held, created=False)
     event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
@@ -286,6 +296,7 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, oper
     if ref is None or ref == booking.payment_ref:
         return PayResult(booking, changed=False)
     if booking.payment_ref is None:
+        check_not_by_day(tx, booking.event)
         held = lock_of(tx, booking)
         withdrawn = withdraw_late(tx, booking, ref, 0 if held is None else held.seats, now)
         named = tx.bookings.set_payment(booking, ref, now)
@@ -337,6 +348,7 @@ def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayRe
     booking = get_booking(tx, booking_id)
     if booking.status is BookingStatus.FAILED:
         return PayResult(booking, changed=False)
+    check_not_by_day(tx, booking.event)
     found = lock_of(tx, booking)
     check_failable(booking, found)
     protectors = list(tx.bookings.protecting([booking.lock]))

@@ -13,16 +13,18 @@ from scene import AT_ONCE, run_expire_bookings, run_expire_locks, run_recover
 
 from seatctl.domain.documents import Unreadable
 from seatctl.domain.settings import GRACE, NOT_ADOPTED
-from seatctl.domain.states import Fault
+from seatctl.domain.states import Fault, LockStatus
 from seatctl.errors import CountedByDay, KeyReused, Misconfigured, RefundDue, Usage
 from seatctl.mongo import schema
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.mongo.validators import validators
-from seatctl.services import adoption, blocks, cancellation, health, sales
+from seatctl.services import adoption, blocks, cancellation, capacity, closing, extension, health, sales
 from seatctl.services.cancellation import CancelRequest
+from seatctl.services.capacity import ResizeRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
+from seatctl.services.extension import ExtendAllRequest, ExtendRequest
 from seatctl.services.jobs import RecoverOptions, recover
 from seatctl.services.relocking import relock
 from seatctl.services.sales import ConfirmRequest, LockRequest
@@ -687,13 +689,29 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     backend.bookings.update_one(
         {"_id": pending}, {"$set": {"paymentExpiresAt": backend.clock() + timedelta(hours=1)}}
     )
+    paid = backend.bookings.find_one({"event": by_day, "status": "CONFIRMED"})["_id"]
+    hour = timedelta(hours=1)
+    before = state_of(adopted)
     for refused in (
         lambda: sales.lock(adopted, LockRequest(by_day, USER, 1)),
         lambda: sales.release(adopted, lock),
         lambda: sales.fail_payment(adopted, pending),
+        lambda: sales.pay(adopted, paid, "R"),
+        lambda: extension.extend(adopted, ExtendRequest(lock, hour, overdue=True)),
+        lambda: extension.extend(adopted, ExtendRequest(pending, hour, overdue=True)),
+        lambda: extension.extend_all(adopted, ExtendAllRequest(by_day, LockStatus.ACTIVE, hour)),
+        lambda: cancellation.cancel(adopted, CancelRequest(pending)),
+        lambda: cancellation.cancel(adopted, CancelRequest(paid)),
+        lambda: cancellation.cancel(adopted, CancelRequest(lock)),
+        lambda: capacity.resize(adopted, ResizeRequest(by_day, 5)),
+        lambda: blocks.block(adopted, blocks.BlockRequest(by_day, 1)),
+        lambda: closing.close(adopted, by_day),
+        lambda: closing.reopen(adopted, by_day),
+        lambda: cancel_event(adopted, CancelEventRequest(by_day, "Fair")),
     ):
         with pytest.raises(CountedByDay, match="by day"):
             refused()
+    assert state_of(adopted) == before
     alone = rf"by day, so seatctl leaves it and its booking {pending} alone; a refund is due: \w+"
     with pytest.raises(RefundDue, match=alone):
         sales.pay(adopted, pending)

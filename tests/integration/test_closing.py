@@ -417,3 +417,28 @@ def test_a_lost_lock_of_a_closed_event_takes_its_seats_out_of_the_block(store, e
     assert states(store, held, booked) == ("CONSUMED", "CONFIRMED")
     assert (report.error, off_sale(store, event), available(store, event)) == (None, [6], 0)
     assert faults(store) == []
+
+
+@pytest.mark.parametrize("adopted_after", [True, False])
+def test_a_closed_event_is_reopened_whether_or_not_its_database_was_adopted_since(
+    store, event, adopted_after
+):
+    """The block has another user then."""
+    ids_only = store.with_settings(Settings(object_id_users=True))
+    before, after = (store, ids_only) if adopted_after else (ids_only, store)
+    seats = available(store, event)
+    close(before, event)
+
+    assert reopen(after, event).seats == seats
+    assert available(store, event) == seats
+    assert list(verify(store)) == []
+
+
+@pytest.mark.parametrize("key", ["closed-x", "rebook-x"])
+def test_a_key_that_seatctl_makes_itself_is_nobodys_to_choose(store, event, key):
+    for command in (
+        lambda: block(store, BlockRequest(event, 1, key)),
+        lambda: sales.lock(store, sales.LockRequest(event, "ada", 1, key)),
+    ):
+        with pytest.raises(Usage, match="must not begin with closed- or rebook-"):
+            command()

@@ -175,6 +175,18 @@ def test_cancelling_again_changes_and_records_nothing(store, clock, event):
     assert everything(store) == before
 
 
+def test_seats_that_came_back_since_go_into_the_block_and_are_recorded(store, event):
+    run(store, event)
+    edit(store, "events", event, totalSeats=102, availableSeats=2)
+    recorded = store.database.operations.count_documents({})
+    run(store, event)
+
+    (latest,) = store.database.operations.find().skip(recorded)
+    assert (latest["command"], latest["eventId"]) == ("cancel-event", event)
+    assert latest["after"] == {"seatsBlocked": 2}
+    assert available(store, event) == 0
+
+
 def test_a_closed_event_can_be_cancelled_and_keeps_the_time_at_which_it_was_closed(store, clock, event):
     paid(store, event, 4)
     close(store, event)

@@ -27,6 +27,7 @@ from seatctl.errors import (
 )
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import sales
+from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.sales import LockRequest
 
@@ -69,6 +70,16 @@ def test_a_key_with_other_seats_is_refused_and_changes_nothing(store, event):
     with pytest.raises(KeyReused, match="already locked 3 seats"):
         lock(store, event, 4, key="k1")
     assert before == everything(store)
+
+
+def test_the_key_of_a_lock_of_which_the_buyer_returned_seats_is_the_same_lock(store, event):
+    held = sales.lock(store, LockRequest(event, "ada", 4, "k")).lock
+    cancel(store, CancelRequest(confirm(store, held.id), seats=1))
+    again = sales.lock(store, LockRequest(event, "ada", 4, "k"))
+
+    assert (again.lock.id, again.created, again.lock.seats) == (held.id, False, 3)
+    with pytest.raises(KeyReused):
+        sales.lock(store, LockRequest(event, "ada", 3, "k"))
 
 
 def test_a_key_belongs_to_its_user_and_event(store, event):

@@ -6,16 +6,17 @@ from datetime import timedelta
 
 import pytest
 from conftest import edit, everything
-from scene import NOWHERE, book, booking_of, create, meanwhile, sell
+from scene import NOWHERE, book, booking_of, create, meanwhile, run_expire_bookings, sell
 
 from seatctl.domain.documents import RefundId
 from seatctl.domain.states import RefundCause, RefundStatus
 from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongState
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, extension, lookup, refunds, sales
+from seatctl.services import cancellation, extension, lookup, rebooking, refunds, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.extension import ExtendRequest
+from seatctl.services.rebooking import RebookRequest
 from seatctl.services.sales import ConfirmRequest, LockRequest
 
 
@@ -252,3 +253,76 @@ def test_refunds_are_listed_by_status_and_event(store: Store, clock, event, late
     assert listed(create(store), None) == []
     with pytest.raises(NotFound):
         listed(NOWHERE, None)
+
+
+# --- what counts once -------------------------------------------------------------------------------------
+
+
+def more_time(store: Store, booking) -> None:
+    extension.extend(store, ExtendRequest(booking, timedelta(hours=1), overdue=True))
+
+
+def test_money_that_went_back_buys_no_seats(store: Store, late):
+    refuse(store, late, "R")
+    refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
+    more_time(store, late)
+
+    for pay in (lambda: sales.pay(store, late, "R"), lambda: sales.pay(store, late)):
+        with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+            pay()
+    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+        rebooking.record_sale(store, booking_of(store, late)["seatLockId"], "R")
+    assert sales.pay(store, late, "another").changed
+
+
+def test_a_late_payment_counts_for_the_seats_that_are_left(store: Store, late):
+    refuse(store, late, "R")
+    seats = store.refunds.of_booking(late)[0].seats
+    more_time(store, late)
+    cancellation.cancel(store, CancelRequest(late, seats=1))
+    sales.pay(store, late, "R")
+
+    (refund,) = store.refunds.of_booking(late)
+    assert (refund.status, refund.seats) == (RefundStatus.DUE, 1)
+    assert seats > 1
+
+
+def test_a_payment_whose_reference_was_named_later_goes_back_once(store: Store, event):
+    _, paid = sell(store, event, 2)
+    sales.pay(store, paid, "R")
+    cancellation.cancel(store, CancelRequest(paid))
+    with pytest.raises(RefundDue):
+        sales.pay(store, paid)
+
+    assert [refund.payment_ref for refund in store.refunds.of_booking(paid)] == ["R"]
+
+
+def test_a_reference_that_another_program_stored_as_a_number_is_one(store: Store, event):
+    _, paid = sell(store, event, 2)
+    edit(store, "bookings", paid, paymentRef=12345)
+    with pytest.raises(RefundDue, match="was paid before, as '12345'"):
+        sales.pay(store, paid, "R")
+
+    assert [refund.cause for refund in store.refunds.of_booking(paid)] == [RefundCause.DUPLICATE_PAYMENT]
+
+
+def test_seats_that_were_returned_before_stay_due_when_the_others_are_sold_after_all(store: Store, event):
+    """The cancellation itself was without a refund."""
+    _, paid = sell(store, event, 4)
+    cancellation.cancel(store, CancelRequest(paid, seats=1))
+    cancellation.cancel(store, CancelRequest(paid, refund=False))
+    rebooking.rebook(store, RebookRequest(paid))
+
+    assert [(refund.status, refund.seats) for refund in store.refunds.of_booking(paid)] == [("DUE", 1)]
+
+
+def test_what_was_rebooked_without_a_reference_takes_the_one_that_is_named_later(store: Store, clock, event):
+    _, unpaid = book(store, event, 2)
+    clock.advance(hours=1)
+    run_expire_bookings(store)
+    first = rebooking.rebook(store, RebookRequest(unpaid))
+    refuse(store, unpaid, "R")
+    again = rebooking.rebook(store, RebookRequest(unpaid, "R"))
+
+    assert (again.booking.id, again.booking.payment_ref) == (first.booking.id, "R")
+    assert [refund.status for refund in store.refunds.of_booking(unpaid)] == [RefundStatus.WITHDRAWN]
