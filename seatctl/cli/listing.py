@@ -48,7 +48,7 @@ class ListCall(Invocation):
             raise Usage("--json and -q are short for --format json and --format ids; give one format")
         form = self.format or short or Format.TABLE
         if form is Format.IDS and self.columns:
-            raise Usage("--format ids prints ids alone; --columns goes with the other formats")
+            raise Usage("--format ids prints only ids; --columns goes with the other formats")
         return form
 
     def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:

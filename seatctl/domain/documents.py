@@ -104,7 +104,7 @@ class Booking(NamedTuple):
     payment_ref: str | None = None
     """What the payment is called where it was made."""
     seats_cancelled: int = 0
-    """How many of its seats the buyer has given back, while the booking stayed."""
+    """How many of its seats the buyer has returned, while the booking stayed."""
 
     @property
     def labels(self) -> list[object] | None:

@@ -109,7 +109,7 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
 
     def confirm(self, booking_id: BookingId, now: datetime, payment_ref: str | None = None) -> Booking | None:
         """PAYMENT_PENDING → CONFIRMED before the deadline by the server's own clock; None: too late, or
-        somebody was faster."""
+        another writer was faster."""
         where = {**id_is(booking_id), "status": BookingStatus.PAYMENT_PENDING, **self._in_time()}
         return self._changed(where, _paid(payment_ref, now))
 
@@ -144,8 +144,8 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         where = {**self._open_among(booking_ids), "paymentExpiresAt": {"$lt": deadline}}
         return list(map(self._own, self._find(where, FIELDS)))
 
-    def give_seats_back(self, booking: Booking, cancelled: int, left: int, now: datetime) -> Booking | None:
-        """How many seats the buyer has given back in all, and the labels of those that are `left`, for a
+    def return_some_seats(self, booking: Booking, cancelled: int, left: int, now: datetime) -> Booking | None:
+        """How many seats the buyer has returned in all, and the labels of those that are `left`, for a
         booking that is as it was read; None: another writer was faster."""
         where = {
             **id_is(booking.id),

@@ -257,7 +257,7 @@ def event_named_by(value: object) -> EventId | None:
 
 
 def ids_in(value: object) -> list[ObjectId]:
-    """The ids that a reference names: one, by text too, or several where somebody stored a list."""
+    """The ids that a reference names: one, by text too, or several where another program stored a list."""
     values: Iterable[object] = value if isinstance(value, list) else [value]
     return [
         item if isinstance(item, ObjectId) else ObjectId(item)

@@ -157,7 +157,7 @@ def _start_lock(where: Files) -> Iterator[None]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock this open file, unless somebody else has."""
+    """Lock this open file, unless another process has."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

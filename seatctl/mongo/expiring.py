@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import ClassVar, Generic, TypeVar
@@ -16,7 +17,7 @@ Read = TypeVar("Read")
 Overdue = TypeVar("Overdue")
 
 
-class ExpiringDocuments(Documents, Generic[Id, Status, Read, Overdue]):
+class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
     """Locks or bookings: what they are once they are read, and what a sweep needs of an overdue one."""
 
     event_field: str
@@ -34,15 +35,17 @@ class ExpiringDocuments(Documents, Generic[Id, Status, Read, Overdue]):
 
     # --- what differs ----------------------------------------------------------------------------------
 
+    @abstractmethod
     def _read(self, document: Document) -> Read | Unreadable:
-        raise NotImplementedError
+        """What is stored, through the codec."""
 
+    @abstractmethod
     def _overdue(self, document: Document) -> Overdue | Unreadable:
-        raise NotImplementedError
+        """The same of an overdue one, as a sweep needs it."""
 
+    @abstractmethod
     def _may_count(self) -> Document:
         """A condition: it holds or protects seats, or is in a state that nobody knows."""
-        raise NotImplementedError
 
     def _at_end(self, _status: Status, _now: datetime) -> Document:
         """What else is written of one that an operator moves to this state."""

@@ -147,7 +147,7 @@ def new_refund(
 
 
 def _refund(document: Document) -> Refund | None:
-    """None for what somebody made by hand and cannot be read: it is still listed as it is stored."""
+    """None for what was made by hand and cannot be read: it is still listed as it is stored."""
     try:
         return Refund(
             id=RefundId(document["_id"]),

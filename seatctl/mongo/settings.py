@@ -17,7 +17,7 @@ ONLY: Document = {"_id": "adopt"}
 
 
 def read(database: Database[Document]) -> Settings:
-    """The settings, or those of a database that was never adopted. Raises Misconfigured where somebody made
+    """The settings, or those of a database that was never adopted. Raises Misconfigured where an edit made
     them unreadable: to go on without them could sell seats twice."""
     found = database[SETTINGS].find_one(ONLY)
     if found is None:

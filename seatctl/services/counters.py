@@ -87,7 +87,7 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
 
 
 class Drift(NamedTuple):
-    """By how many seats a counter is too low, and whether somebody changed the event within a minute."""
+    """By how many seats a counter is too low, and whether its event was changed within a minute."""
 
     event: EventId
     seats: int

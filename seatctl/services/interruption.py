@@ -36,7 +36,7 @@ class Stop:
         return self.signal is None
 
     def check(self, progress: str) -> None:
-        """Raises Interrupted, saying how far the job is, if somebody asked to stop."""
+        """Raises Interrupted, saying how far the job is, if it was asked to stop."""
         if self.signal is not None:
             raise Interrupted(self.signal, progress)
 

@@ -130,7 +130,7 @@ def _sweep(
 
 
 def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progress: Progress) -> None:
-    """One sweep, batch by batch, into the report. Raises Interrupted if somebody asked to stop."""
+    """One sweep, batch by batch, into the report. Raises Interrupted if it was asked to stop."""
     progress.start(run.sweep.name, lambda: run.sweep.count(store, run.before))
     try:
         for batch in run_sweep(store, run, stop.go_on):

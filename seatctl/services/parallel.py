@@ -1,4 +1,4 @@
-"""Work in batches: ordered by event, two at a time, and none begun once somebody asked to stop."""
+"""Work in batches: ordered by event, two at a time, and none begun once a stop was asked for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[
         yield from _results(in_flight, failure)
     except (Exception, GeneratorExit):
         raise
-    except BaseException:  # somebody asked twice to stop, and waits for nothing: the batches may hang
+    except BaseException:  # a second request to stop waits for nothing: the batches may hang
         patient = False
         raise
     finally:
