@@ -7,20 +7,28 @@ jobs that ended or repaired them. What another program did is recorded nowhere, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
 from itertools import islice, takewhile
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
 from seatctl.domain.requests import ListRequest
-from seatctl.domain.states import BLOCK, BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
+from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
-from seatctl.domain.words import count
 from seatctl.errors import NotFound
 from seatctl.mongo.store import Store
+from seatctl.services.history_entries import (
+    Entry,
+    by_job,
+    by_operator,
+    command_of,
+    of_operation,
+    of_run,
+    of_run_on,
+    of_run_on_event,
+    reason_of,
+)
 from seatctl.services.stored_values import (
-    LONG_AGO,
     created,
     flat,
     ids_of_booking,
@@ -32,48 +40,8 @@ from seatctl.services.stored_values import (
     time_in,
 )
 
-COMMANDS = {
-    "create-event": "event created",
-    "confirm": "lock confirmed",
-    "confirm --sold": "sale recorded",
-    "pay": "payment recorded",
-    "pay --failed": "payment failed",
-    "release": "lock released",
-    "relock": "booking given a lock of its own",
-    "extend": "deadline moved",
-    "cancel": "booking cancelled",
-    "rebook": "booked again",
-    "resize": "capacity changed",
-    "edit-event": "event edited",
-    "block": "seats taken off sale",
-    "unblock": "seats put back on sale",
-    "close": "sales closed",
-    "reopen": "sales reopened",
-    "cancel-event": "event cancelled",
-    "refund": "refund paid",
-}
-"""By command, what a person did with it."""
 MAKERS_OF_LOCKS, MAKERS_OF_BOOKINGS = {"block", "rebook", "relock"}, {"confirm", "rebook"}
-JOBS = {
-    JobType.LOCK_EXPIRY: "expire-locks",
-    JobType.BOOKING_EXPIRY: "expire-bookings",
-    JobType.RECOVERY: "recover",
-}
 UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that happened: when, a sentence, who did it, why if anybody said so, and the ids involved."""
-
-    at: datetime
-    what: str
-    ids: Mapping[str, object]
-    by: str | None = None
-    reason: str | None = None
-
-    def as_document(self) -> dict[str, object]:
-        return {"at": self.at, "what": self.what, "by": self.by, "reason": self.reason, **self.ids}
 
 
 def listed(store: Store, document_id: object | None, request: ListRequest, now: datetime) -> Iterator[Entry]:
@@ -93,7 +61,7 @@ def history(store: Store, document_id: object, limit: int) -> list[Entry]:
     (0 for all). Raises NotFound."""
     found = store.find_anywhere(document_id)
     if found is None:
-        gone = [_told(entry, document_id) for entry in store.operations.concerning([document_id])]
+        gone = [of_operation(entry, document_id) for entry in store.operations.concerning([document_id])]
         if not gone:
             raise NotFound(f"there is no event, lock, booking, refund or run {document_id}")
         return gone
@@ -109,17 +77,17 @@ def history(store: Store, document_id: object, limit: int) -> list[Entry]:
         case Kind.REFUND:
             told = _of_refund(store, document_id, document)
         case Kind.OPERATION:
-            told = [_told(document, document_id)]
+            told = [of_operation(document, document_id)]
         case Kind.JOB_RUN:
-            told = [_run(document)]
+            told = [of_run(document)]
     return told[-limit:]
 
 
 def newest(store: Store, limit: int) -> Iterator[Entry]:
     """What operators and jobs did, the newest first; runs that found nothing to do are left out."""
     told = merge(
-        map(_told, store.operations.newest({}, limit, by="at")),
-        map(_run, store.job_logs.newest_with_work(limit)),
+        map(of_operation, store.operations.newest({}, limit, by="at")),
+        map(of_run, store.job_logs.newest_with_work(limit)),
         key=_when,
         reverse=True,
     )
@@ -141,8 +109,11 @@ def _of_event(store: Store, event: StoredDocument) -> Iterator[Entry]:
     """The newest first: there may be an operation for each of a hundred thousand bookings."""
     event_id = event["_id"]
     yield from merge(
-        (_told(entry, event_id) for entry in store.operations.concerning([event_id], newest_first=True)),
-        (_run_on_event(run, event_id) for run in store.job_logs.concerning(event_id)),
+        (
+            of_operation(entry, event_id)
+            for entry in store.operations.concerning([event_id], newest_first=True)
+        ),
+        (of_run_on_event(run, event_id) for run in store.job_logs.concerning(event_id)),
         key=_when,
         reverse=True,
     )
@@ -173,8 +144,8 @@ def _of_sale(
         if not _is_told(booking, operations):
             what = f"booking {booking['_id']} made, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
             told.append(Entry(created(booking), what, ids_of_booking(booking)))
-    told += [_told(entry, about) for entry in operations]
-    told += [_run_on(run, ids) for run in runs.values()]
+    told += [of_operation(entry, about) for entry in operations]
+    told += [of_run_on(run, ids) for run in runs.values()]
     for booking in bookings:
         told += _end_of_booking(store, booking, lock, operations, runs)
     if lock is not None:
@@ -186,7 +157,7 @@ def _of_sale(
 
 def _of_refund(store: Store, refund_id: object, refund: StoredDocument) -> list[Entry]:
     operations = list(store.operations.concerning([refund_id]))
-    told = [_told(entry, refund_id) for entry in operations]
+    told = [of_operation(entry, refund_id) for entry in operations]
     if not operations or _when(told[0]) > created(refund):
         told.insert(0, _refund_due(refund))
     return told
@@ -197,14 +168,16 @@ def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> 
     made = document.get("createdAt")
     makers = MAKERS_OF_BOOKINGS if "seatLockId" in document else MAKERS_OF_LOCKS
     return any(
-        _name(entry) in makers and entry.get("at") == made and document["_id"] in list_in(entry.get("ids"))
+        command_of(entry) in makers
+        and entry.get("at") == made
+        and document["_id"] in list_in(entry.get("ids"))
         for entry in operations
     )
 
 
 def _lock_created(lock: StoredDocument, operations: Sequence[StoredDocument]) -> Entry:
     """With the seats that it had before some of them were returned."""
-    had = (mapping_in(one.get("before")).get("seats") for one in operations if _name(one) == "cancel")
+    had = (mapping_in(one.get("before")).get("seats") for one in operations if command_of(one) == "cancel")
     seats = next((number for number in had if number is not None), lock.get("seats"))
     what = f"{seats_in_words(seats)} locked"
     what += " off sale" if lock.get("kind") == BLOCK else f" for {shorten(str(lock.get('userId')))}"
@@ -279,12 +252,12 @@ def _end(
         for entries in (store.job_logs, store.operations)
     )
     if operation is not None:  # one that ended so many that it does not name them
-        by, why = _by_operator(operation), _reason(operation)
+        by, why = by_operator(operation), reason_of(operation)
         yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
     elif run is not None:
         as_of = mapping_in(run.get("details")).get("asOf")
         what += "" if as_of is None else f" (run as of {in_words(as_of)})"
-        yield Entry(at, what, {**ids, "run": ended_by}, by=_by_job(run))
+        yield Entry(at, what, {**ids, "run": ended_by}, by=by_job(run))
     elif ended_by is not None:
         yield Entry(
             at, f"{what}; the entry of the run is no longer kept", {**ids, "run": ended_by}, by="a job"
@@ -297,114 +270,3 @@ def _past(status: str) -> str:
     return (
         "is sold" if status == LockStatus.CONSUMED else "is paid" if status == "CONFIRMED" else status.lower()
     )
-
-
-# --- operations and runs ----------------------------------------------------------------------------------
-
-
-def _told(entry: StoredDocument, about: object = None) -> Entry:
-    """An operator's command: what it did, to which document unless that is what was asked `about`, and the
-    fields that it changed."""
-    fields = {"event": "eventId", "lock": "lockId", "booking": "bookingId", "refund": "refundId"}
-    ids = {kind: entry[field] for kind, field in fields.items() if field in entry}
-    before, after = flat(entry.get("before")), flat(entry.get("after"))
-    what = _what(entry, before, after)
-    parts = [kind for kind in ("booking", "refund") if kind in ids] or [*ids][-1:]
-    if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
-        what += f" ({named})"
-    changes = [
-        f"{field} {in_words(value)}"
-        if before.get(field) is None
-        else f"{field} {in_words(before[field])} → {in_words(value)}"
-        for field, value in after.items()
-        if before.get(field) != value
-    ]
-    what += f": {', '.join(changes)}" if changes else ""
-    return Entry(
-        time_in(entry.get("at")) or LONG_AGO,
-        what,
-        {**ids, "operation": entry["_id"]},
-        by=_by_operator(entry),
-        reason=_reason(entry),
-    )
-
-
-def _what(entry: StoredDocument, before: dict[str, object], after: dict[str, object]) -> str:
-    """What a command did, in words; what those say is taken out of the fields."""
-    command, name = str(entry.get("command")), _name(entry)
-    if name == "pay" and after.get("refund") == RefundStatus.DUE:
-        return "payment refused"
-    if name == "cancel" and "bookingId" not in entry:
-        return "sold lock cancelled"
-    if name == "cancel" and "seatsCancelled" in after:
-        before.pop("seatsCancelled", None)
-        after.pop("seatsCancelled")
-        had, has = before.get("seats"), after.pop("seats", None)
-        if isinstance(had, int) and isinstance(has, int):
-            return f"{had - has} of {seats_in_words(had)} returned"
-        return "some seats returned"
-    return COMMANDS.get(command) or COMMANDS.get(name, command)
-
-
-def _name(entry: StoredDocument) -> str:
-    """The operation's command, without options."""
-    return str(entry.get("command")).partition(" ")[0]
-
-
-def _reason(entry: StoredDocument) -> str | None:
-    reason = entry.get("reason")
-    return None if reason is None else str(reason)
-
-
-def _by_operator(entry: StoredDocument) -> str:
-    """`ada on box1 as seatctl_operator`, or `ada as root` where she used sudo."""
-    actor = entry.get("actor")
-    named: Mapping[str, object] = actor if isinstance(actor, Mapping) else {}
-    system, sudo, database = (named.get(name) for name in ("systemUser", "sudoUser", "databaseUser"))
-    who = f"{sudo} as {system}" if sudo else str(system)
-    return f"{who} on {entry.get('host')}" + (f", database user {database}" if database else "")
-
-
-def _run(run: StoredDocument) -> Entry:
-    """A run of a job by its numbers."""
-    details = mapping_in(run.get("details"))
-    numbers = [
-        (details.get("bookingsExpired"), "booking"),
-        (details.get("locksExpired"), "lock"),
-    ]
-    expired = " and ".join(count(number, what) for number, what in numbers if isinstance(number, int))
-    what = f"{expired} expired, {seats_in_words(details.get('seatsRestored'))} returned"
-    if isinstance(findings := details.get("findingsCount"), int) and findings:
-        what += f", {count(findings, 'violation')} found"
-    if run.get("status") == JobStatus.FAILED:
-        what += f"; failed: {shorten(str(run.get('error')), 200)}"
-    return Entry(time_in(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
-
-
-def _run_on_event(run: StoredDocument, event_id: object) -> Entry:
-    """What a run did to one event."""
-    details = mapping_in(run.get("details"))
-    returned = [
-        f"{seats_in_words(each.get('seats'))} returned"
-        for each in map(mapping_in, list_in(details.get("seatsByEvent")))
-        if each.get("event") == event_id
-    ]
-    return _run_on(run, [event_id], returned)
-
-
-def _run_on(run: StoredDocument, ids: Sequence[object], did: Sequence[str] = ()) -> Entry:
-    """What a run did about the violations that these documents were part of."""
-    details = mapping_in(run.get("details"))
-    repaired = [
-        f"{each.get('fault')}: {each.get('outcome')} ({each.get('message')})"
-        for each in map(mapping_in, list_in(details.get("findings")))
-        if any(each.get(kind) in ids for kind in ("event", "lock", "booking"))
-    ]
-    what = "; ".join([*did, *repaired])
-    return Entry(time_in(run.get("executedAt")) or LONG_AGO, what, {"run": run["_id"]}, by=_by_job(run))
-
-
-def _by_job(run: StoredDocument) -> str:
-    kind = str(run.get("jobType"))
-    name = JOBS[JobType(kind)] if kind in set(JobType) else kind
-    return f"{name} on {run.get('host')}"
