@@ -136,8 +136,8 @@ def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progr
         for batch in run_sweep(store, run, stop.go_on):
             report.add(batch)
             _log_batch(store, report, batch)
-            report.tell([_ended(ending) for ending in batch.returning])
-            report.tell([_ended(ending)._replace(seats=0) for ending in batch.without_seats])
+            report.tell(map(_ended, batch.returning))
+            report.tell(_ended(ending)._replace(seats=0) for ending in batch.without_seats)
             progress.advance(len(batch.endings))
     finally:
         progress.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -89,10 +89,10 @@ class JobReport:
         self.left_alone += batch.left_alone
         self.skip(batch.skipped)
 
-    def tell(self, ended: Sequence[Ended]) -> None:
-        """Tell what ended, after the commit."""
-        if ended and self.listener is not None:
-            self.listener(ended)
+    def tell(self, ended: Iterable[Ended]) -> None:
+        """Tell what ended, after the commit. Where nobody listens it is not even put together."""
+        if self.listener is not None and (told := list(ended)):
+            self.listener(told)
 
     def skip(self, items: list[SkippedItem]) -> None:
         self.skipped.update({(item.kind, str(item.id)): item for item in items})
