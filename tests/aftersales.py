@@ -52,11 +52,11 @@ class AfterSales(Ledger):
         in_time = booking["status"] == "PAYMENT_PENDING" and booking["paymentExpiresAt"] > now
         if not in_time or lock is None or lock["status"] != "ACTIVE" or lock["eventId"] not in self.events:
             raise self._refuse(now, booking, "LATE_PAYMENT", ref)
-        self._settle(now, booking, lock, ref)
+        self._settle_payment(now, booking, lock, ref)
         self.operations["pay"] += 1
         return Answer(booking)
 
-    def _settle(self, now: datetime, booking: Document, lock: Document, ref: str | None) -> None:
+    def _settle_payment(self, now: datetime, booking: Document, lock: Document, ref: str | None) -> None:
         ref = self._withdraw_late(booking["_id"], ref, lock["seats"])
         booking.update(status="CONFIRMED", updatedAt=now)
         if ref is not None:
@@ -297,7 +297,7 @@ class AfterSales(Ledger):
         self.operations["confirm --sold"] += 1
         if found is None:
             return Answer(self._new_sale(new, lock, now, ref, now))
-        self._settle(now, found, lock, ref)
+        self._settle_payment(now, found, lock, ref)
         return Answer(found)
 
     def _sell(self, now: datetime, new: Document, lock: Document, ref: str | None) -> Answer:
@@ -311,7 +311,7 @@ class AfterSales(Ledger):
         if "cancelledAt" in self._known(self.events, lock["eventId"]):
             raise Refusal("closed", "cancelled")
         booking = found or super().confirm(now, new, lock["_id"], None).document
-        self._settle(now, booking, lock, ref)
+        self._settle_payment(now, booking, lock, ref)
         self.operations["confirm --sold"] += 1
         return Answer(booking)
 

@@ -330,14 +330,15 @@ def _against_booking(
 ) -> str | None:
     """Why a booking must not have made this change of its state, or None."""
     lock = before.locks.get(booking["seatLockId"], {})
+    sells = step.sells == booking["seatLockId"]
     if step.cancels_event == booking["event"]:
         return None if change[0] in LIVE and change[1] == "CANCELLED" else "final"
     match change:
-        case ("PAYMENT_PENDING" | "INITIATED", "CONFIRMED") if step.sells == booking["seatLockId"]:
-            return None if lock.get("status") == "CONSUMED" else "5: its lock was not sold"
+        case ("PAYMENT_PENDING" | "INITIATED", "CONFIRMED") if sells and lock.get("status") == "CONSUMED":
+            return None
         case ("PAYMENT_PENDING", "CONFIRMED"):
             in_time = booking["paymentExpiresAt"] > step.at
-            paid = step.pays == booking["_id"] and in_time and lock.get("status") == "ACTIVE"
+            paid = (sells or step.pays == booking["_id"]) and in_time and lock.get("status") == "ACTIVE"
             return None if paid else "7: too late, without seats, or by nobody's payment"
         case ("PAYMENT_PENDING" | "CONFIRMED", "CANCELLED"):
             return None if step.cancels in (booking["_id"], booking["seatLockId"]) else "nobody cancelled it"
