@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seatctl.cli import boundary
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 from seatctl.mongo import secrets
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
     """Run it in this process, with this process's environment: many times as fast."""
     on_sigterm, log = signal.getsignal(signal.SIGTERM), logging.getLogger("seatctl")
     secrets.remembered.clear()
-    code = boundary.run(app, arguments)
+    code = boundary.run(program, arguments)
     signal.signal(signal.SIGTERM, on_sigterm)
     log.handlers.clear()
     log.setLevel(logging.NOTSET)

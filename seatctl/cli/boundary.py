@@ -134,12 +134,12 @@ def log_steps() -> None:
 # --- one command line -------------------------------------------------------------------------------
 
 
-def run(app: typer.Typer, arguments: Sequence[str]) -> int:
+def run(program: Any, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
     signal.signal(signal.SIGTERM, _terminate)
     secrets.remember(os.environ.get("SEATCTL_URI", ""))
     try:
-        code = execute(typer.main.get_command(app), arguments)
+        code = execute(program, arguments)
         if not code:
             _check_output()
     except BaseException as error:  # noqa: BLE001 - the boundary

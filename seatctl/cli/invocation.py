@@ -11,7 +11,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from seatctl.mongo.store import Store
 
 COMMON = "Common options"
+HELP_OPTION = {"help_option_names": ["-h", "--help"]}
 GOOD_FOR = 1.0
 """Seconds."""
 SYSTEM_DATABASES = ("admin", "config", "local")
@@ -322,10 +323,14 @@ class Group(TyperGroup):
             ctx.exit(Usage.exit_code)
         return super().parse_args(ctx, args)
 
+    def outlines(self) -> Iterable[tuple[str, Any]]:
+        """The commands by name, as far as a list shows them."""
+        return self.commands.items()
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         panels: dict[str, list[tuple[str, str]]] = {}
         longest = max(map(len, self.commands))
-        for name, each in self.commands.items():
+        for name, each in self.outlines():
             text = each.get_short_help_str(formatter.width - longest - 6)
             panel = getattr(each, "rich_help_panel", None) or "Commands"
             panels.setdefault(panel, []).append((name.ljust(longest), text))
@@ -348,4 +353,10 @@ def command(
     """Register a function as a command with the common options. Its docstring is the help, with `example`
     below. One that changes something by an operator's decision takes `--reason`."""
     made: Any = partial(cls, finds=finds, without=without, changes=changes)
-    return app.command(name, cls=made, rich_help_panel=panel, epilog=f"\b\nExample:\n  {example}")
+    return app.command(
+        name,
+        cls=made,
+        context_settings=HELP_OPTION,
+        rich_help_panel=panel,
+        epilog=f"\b\nExample:\n  {example}",
+    )

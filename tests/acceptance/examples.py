@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import typer
 from conftest import read
 
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 from seatctl.help import TOPICS
 from seatctl.mongo import embedded
 
@@ -112,7 +111,7 @@ def play_session(text: str, home: Path) -> None:
 def known_commands() -> dict[str, set[str]]:
     """Each command, `db` and `schedule` with their second word, and its options."""
     found = {}
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in program.commands.items():
         for path, leaf in [(name, command)] + [
             (f"{name} {sub}", leaf) for sub, leaf in getattr(command, "commands", {}).items()
         ]:

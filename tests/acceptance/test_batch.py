@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer
 from conftest import open_store
 from stories import NOBODY, database_of, new_event, new_lock, new_shell, one_line
 from terminal import Result, Shell, here
 
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 from seatctl.cli.batch import NOT_HERE
 from seatctl.services.sales import ConfirmRequest, confirm
 from seatctl.services.verify import verify
@@ -200,7 +199,7 @@ def test_a_database_is_checked_again_behind_what_may_change_it(batch: Batch, she
 def examples() -> dict[str, str]:
     """Of each command that a batch takes, the example of its help, as far as it is one command."""
     found = {}
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in program.commands.items():
         leaves = getattr(command, "commands", {"": command})
         for leaf in leaves.values() if name not in NOT_HERE else ():
             shown = leaf.epilog.split("Example:")[1].strip().replace("\\\n", "").partition("seatctl ")[2]
@@ -260,7 +259,7 @@ def test_each_example_of_a_help_does_the_same_in_a_batch_as_in_a_shell(
 
 def shape(document: str) -> str:
     """Without numbers that differ from run to run."""
-    return re.sub(r"\d+(\.\d+)?", "N", document)
+    return re.sub(r"\d+(\.\d+)?(e-\d+)?", "N", document)
 
 
 # --- interruption -----------------------------------------------------------------------------------------

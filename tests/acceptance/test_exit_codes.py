@@ -24,7 +24,7 @@ from stories import (
 from terminal import Shell, here
 
 from seatctl import errors
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.services.verify import verify
 
@@ -120,7 +120,7 @@ def test_verify_points_to_the_table_only_where_it_prints_one(
 def test_every_exit_code_of_an_error_and_of_the_help_is_tried_here() -> None:
     known = {leaf.exit_code for leaf in all_errors(errors.SeatctlError)}
     assert {0} | known == set(ENDINGS)
-    promised = {int(number) for number in re.findall(r"\b\d+\b", app.info.epilog or "")}
+    promised = {int(number) for number in re.findall(r"\b\d+\b", program.epilog or "")}
     assert promised == {*ENDINGS, *SIGNALS}
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer
 from conftest import open_store
 from stories import NOBODY, Story, everything_once, new_event, new_lock
 from terminal import Shell, here
 
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 from seatctl.errors import RefundDue
 from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.sales import ConfirmRequest, confirm, fail_payment, pay
@@ -59,7 +58,7 @@ def test_completion_without_a_database_completes_says_and_starts_nothing(tmp_pat
 
 
 def all_commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in (group or typer.main.get_command(app)).commands.items():
+    for name, command in (group or program).commands.items():
         if hasattr(command, "commands"):
             yield from all_commands(command, (*path, name))
         else:

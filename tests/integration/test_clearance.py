@@ -240,7 +240,7 @@ COMMANDS = {
 def test_a_command_returns_no_seats_to_an_event_in_doubt(store, doubted, command):
     before = all_of_event(store, doubted.event)
 
-    with pytest.raises((DamagedDocument, CountedByDay), match="cannot be returned|leaves it alone"):
+    with pytest.raises((DamagedDocument, CountedByDay), match=r"cannot be returned|leaves it alone"):
         COMMANDS[command](doubted)
     assert all_of_event(store, doubted.event) == before
 

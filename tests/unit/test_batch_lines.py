@@ -6,17 +6,15 @@ import shlex
 import subprocess
 
 import pytest
-import typer
 
 from seatctl.cli import batch
-from seatctl.cli.app import app
+from seatctl.cli.app import program
 
-PROGRAM = typer.main.get_command(app)
 ID = "a" * 24
 
 
 def read(*texts: str) -> list[object]:
-    return list(batch.read([f"{text}\n" for text in texts], PROGRAM))
+    return list(batch.read([f"{text}\n" for text in texts], program))
 
 
 def reason(*texts: str) -> str:
@@ -149,7 +147,7 @@ def test_what_a_line_prints_is_one_document_or_a_list_or_a_text() -> None:
 
 def test_json_is_asked_for_behind_the_command_where_nothing_else_is() -> None:
     def asked(line: str) -> str:
-        return shlex.join(batch._as_json(line.split(), PROGRAM))
+        return shlex.join(batch._as_json(line.split(), program))
 
     assert asked("create-event -- --odd") == "create-event --json -- --odd"
     assert asked("schedule cron --user x") == "schedule cron --json --user x"

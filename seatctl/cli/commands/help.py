@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,9 @@ commands = typer.Typer()
 
 class Program(Group):
     """`seatctl` itself: its `--help` lists the guides below the commands."""
+
+    def outlines(self) -> Iterable[tuple[str, Any]]:
+        return self.commands.outlines()  # type: ignore[attr-defined, no-any-return] # of cli/app.py
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)

@@ -26,8 +26,9 @@ UNLOGGED = ("--verbose",)
 SHOWN_SIZES = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
 
 commands = typer.Typer()
-db = typer.Typer(name="db", cls=Group, help="Manage the embedded MongoDB: start, stop, status, uri.")
-schedule = typer.Typer(name="schedule", cls=Group, help="Print a crontab or systemd units for this host.")
+db, schedule = typer.Typer(cls=Group), typer.Typer(cls=Group)
+DB = "Manage the embedded MongoDB: start, stop, status, uri."
+SCHEDULE = "Print a crontab or systemd units for this host."
 
 
 @command(
