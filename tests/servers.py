@@ -112,7 +112,22 @@ def _new_directory() -> Path:
     tests."""
     memory = Path("/dev/shm")  # noqa: S108
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
-    return Path(tempfile.mkdtemp(prefix="seatctl-test-", dir=memory if roomy else None))
+    where = memory if roomy else Path(tempfile.gettempdir())
+    for left in where.glob("seatctl-test-*-*"):  # by a run that was killed: half a gigabyte each
+        owner = left.name.split("-")[2]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"seatctl-test-{os.getpid()}-", dir=where))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def replica_set(members: int, *options: str, arbiter: bool = False) -> list[Server]:
