@@ -72,6 +72,8 @@ class Batch:
     """Refunds that were due before, for fewer seats."""
     kept: list[LockId] = field(default_factory=list)
     """Locks whose buyers confirmed them behind the pass over the bookings."""
+    beside_others: list[BookingId] = field(default_factory=list)
+    """Those of the bookings whose lock another one names, too."""
 
     @property
     def seats(self) -> int:
@@ -146,6 +148,8 @@ class _Run:
         self._scope = some([request.event])
         self._protected: dict[LockId, Unreadable] = {}
         self._kept: set[LockId] = set()
+        self._ended: set[BookingId] = set()
+        """In a dry run, bookings that would have ended by then, if another one names their lock."""
         self._planned: dict[RefundId, Refund] = {}
         """In a dry run, refunds as they would be: all that increase, and of the new ones as many as are
         listed."""
@@ -199,7 +203,9 @@ class _Run:
             *self._store.bookings.with_malformed_event_id(),
         ]
         self._protected = {lock_id: booking for booking, lock_ids in odd for lock_id in lock_ids}
-        for status in sorted(LIVE):
+        # In the order in which a booking goes through them: one that is paid meanwhile is on the second list,
+        # and one that waits beside a paid one shows that their lock was sold to somebody.
+        for status in (BookingStatus.PAYMENT_PENDING, BookingStatus.CONFIRMED):
             self._in_batches(stop, Kind.BOOKING, self._store.bookings.ids_of(self._event, status))
         self._in_batches(stop, Kind.LOCK, self._store.locks.ids_of(self._event, LockStatus.ACTIVE))
         for unreadable in (
@@ -234,7 +240,9 @@ class _Run:
                 if batch.bookings or batch.locks:
                     _write(tx, self._event, batch)
                 planned = self._plan_refunds(tx, batch) if self._request.dry_run else []
-        self._planned |= {refund.id: refund for refund in planned}
+        if self._request.dry_run:
+            self._planned |= {refund.id: refund for refund in planned}
+            self._ended.update(batch.beside_others)
         result = self._result
         result.increased += batch.increased
         result.bookings += len(batch.bookings)
@@ -254,7 +262,8 @@ class _Run:
 
     def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> Batch:
         if kind is Kind.BOOKING:
-            return _plan_bookings(tx, self._event, [BookingId(each) for each in ids], self._protected)
+            booking_ids = [BookingId(each) for each in ids]
+            return _plan_bookings(tx, self._event, booking_ids, self._protected, self._ended)
         return _plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
 
     def _name_sold_without_booking(self) -> None:
@@ -271,25 +280,34 @@ class _Run:
 
 
 def _plan_bookings(
-    tx: Store, event_id: EventId, booking_ids: Sequence[BookingId], protected: dict[LockId, Unreadable]
+    tx: Store,
+    event_id: EventId,
+    booking_ids: Sequence[BookingId],
+    protected: dict[LockId, Unreadable],
+    ended: set[BookingId],
 ) -> Batch:
-    """Live bookings, each with the lock that it alone names."""
+    """Live bookings, each with its lock if only those of this batch, and those that `ended`, name that."""
     batch = Batch()
     bookings = list(tx.bookings.to_cancel(event_id, booking_ids))
     lock_ids = list({booking.lock for booking in bookings})
     locks = tx.locks.by_id(lock_ids)
     mine = {booking.id for booking in bookings}
     others: dict[LockId, Booking | Unreadable] = dict(protected)
-    others.update(
-        (lock_id, other) for lock_id, other in tx.bookings.protecting(lock_ids) if other.id not in mine
-    )
+    paid: set[LockId] = set()
+    for lock_id, each in tx.bookings.protecting(lock_ids):
+        if each.id not in mine and each.id not in ended:
+            others[lock_id] = each
+        if isinstance(each, Booking) and each.status is BookingStatus.CONFIRMED:
+            paid.add(lock_id)
     ending: dict[LockId, SeatLock] = {}
     for booking in bookings:
         lock, other = locks.get(booking.lock), others.get(booking.lock)
-        if reason := _reason_to_skip(event_id, booking, lock, other):
+        if reason := _reason_to_skip(event_id, booking, lock, other, is_paid=booking.lock in paid):
             batch.skip(booking, reason)
             continue
         batch.bookings.append(booking)
+        if other is not None:
+            batch.beside_others.append(booking.id)
         if isinstance(lock, SeatLock):
             batch.seats_of[booking.id] = lock.seats
             if other is None and lock.status in ENDED_AS:
@@ -303,8 +321,10 @@ def _reason_to_skip(
     booking: Booking,
     lock: SeatLock | Unreadable | None,
     other: Booking | Unreadable | None,
+    *,
+    is_paid: bool,
 ) -> str | None:
-    """Why a person has to look at a booking first."""
+    """Why a person has to look at a booking first: by its lock, and by another booking that names that."""
     if isinstance(lock, Unreadable):
         return f"its {lock}"
     if isinstance(other, Unreadable):
@@ -313,9 +333,7 @@ def _reason_to_skip(
         return f"its lock {lock.id} is of event {lock.event}"
     if other is not None and other.event != event_id:
         return f"its lock {booking.lock} has booking {other.id} of another event"
-    if lock is None or lock.status is not LockStatus.CONSUMED:
-        return None
-    if booking.status is BookingStatus.PAYMENT_PENDING and other is None:
+    if lock is not None and lock.status is LockStatus.CONSUMED and not is_paid:
         return f"its lock {lock.id} is CONSUMED: `seatctl explain consumed_without_booking`"
     return None
 
