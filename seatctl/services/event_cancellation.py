@@ -365,7 +365,6 @@ def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
     if not tx.events.touch(event_id):
         raise StaleRead
     now, operation_id = tx.now(), new_run_id()
-    add_to_block(tx, event_id, batch.seats, now)
     for old in LIVE:
         bookings = [booking.id for booking in batch.bookings if booking.status is old]
         if tx.bookings.end_all(bookings, old, BookingStatus.CANCELLED, now, operation_id) != len(bookings):
@@ -374,6 +373,8 @@ def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
         locks = [lock.id for lock in batch.locks if lock.status is state]
         if tx.locks.end_all(locks, state, ended, now, operation_id) != len(locks):
             raise StaleRead
+    # After them: the event's block may be one of them, where another program sold it.
+    add_to_block(tx, event_id, batch.seats, now)
     _owe(tx, batch, now)
     after = {
         "bookingsCancelled": len(batch.bookings),

@@ -99,3 +99,13 @@ def test_a_booking_that_is_paid_between_two_lists_ends(store: Any, monkeypatch: 
     assert told(run(store, event))["done"] == (1, 1, 2, 1, 0)
     assert happened
     assert states(store, held, booked) == ("CANCELLED", "CANCELLED")
+
+
+def test_a_block_that_another_program_sold_ends_and_its_seats_stay_off_sale(store: Any) -> None:
+    event = create(store, 100)
+    close(store, event)
+    (block,) = store.locks.of_closing(event)
+    insert_booking(store, event, block.id)
+    assert told(run(store, event, dry_run=True)) == told(run(store, event))
+    assert violations(store.database) == []
+    assert sum(each.seats for each in store.locks.of_closing(event)) == 100
