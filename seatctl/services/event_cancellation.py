@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
 from seatctl.domain.documents import (
-    Booking,
     BookingId,
     EventId,
     Kind,
@@ -24,7 +22,6 @@ from seatctl.domain.documents import (
     Operation,
     Refund,
     RefundId,
-    SeatLock,
     Unreadable,
 )
 from seatctl.domain.rules import BATCH
@@ -36,18 +33,17 @@ from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
+from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
 from seatctl.services.cancelled_event import LISTED, Cancellation
 from seatctl.services.closed_block import add_to_block, block_again, take_off_sale
 from seatctl.services.events import get_event
 from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.jobs import SILENT, Progress
-from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 
 COMMAND = "cancel-event"
-ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}
 
 
 class CancelEventRequest(NamedTuple):
@@ -57,34 +53,6 @@ class CancelEventRequest(NamedTuple):
     name: str
     dry_run: bool = False
     batch_size: int = BATCH
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one transaction ends."""
-
-    bookings: list[Booking] = field(default_factory=list)
-    locks: list[SeatLock] = field(default_factory=list)
-    seats_of: dict[BookingId, int] = field(default_factory=dict)
-    """By booking, the seats that its lock holds."""
-    skipped: list[SkippedItem] = field(default_factory=list)
-    increased: int = 0
-    """Refunds that were due before, for fewer seats."""
-    kept: list[LockId] = field(default_factory=list)
-    """Locks whose buyers confirmed them behind the pass over the bookings."""
-    beside_others: list[BookingId] = field(default_factory=list)
-    """Those of the bookings whose lock another one names, too."""
-
-    @property
-    def seats(self) -> int:
-        return sum(lock.seats for lock in self.locks)
-
-    @property
-    def paid(self) -> list[Booking]:
-        return [booking for booking in self.bookings if booking.status is BookingStatus.CONFIRMED]
-
-    def skip(self, booking: Booking, reason: str) -> None:
-        self.skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
 
 
 def cancel_event(store: Store, request: CancelEventRequest, progress: Progress = SILENT) -> Cancellation:
@@ -150,6 +118,7 @@ class _Run:
         self._kept: set[LockId] = set()
         self._ended: set[BookingId] = set()
         """In a dry run, bookings that would have ended by then, if another one names their lock."""
+        self._advanced = 0
         self._planned: dict[RefundId, Refund] = {}
         """In a dry run, refunds as they would be: all that increase, and of the new ones as many as are
         listed."""
@@ -193,8 +162,12 @@ class _Run:
             result.due += result.refunds - result.increased
 
     def _count(self) -> int:
-        bookings = sum(self._store.bookings.count_of(self._event, status) for status in LIVE)
-        return bookings + self._store.locks.count_of(self._event, LockStatus.ACTIVE)
+        """What is left: a booking that waits goes with its ACTIVE lock, and the event's block stays. A dry
+        run ends nothing of what is counted."""
+        paid = self._store.bookings.count_of(self._event, BookingStatus.CONFIRMED)
+        locks = self._store.locks.count_of(self._event, LockStatus.ACTIVE)
+        left = paid + locks - len(self._store.locks.of_closing(self._event))
+        return left - (self._advanced if self._request.dry_run else 0)
 
     def _pass(self, stop: Stop) -> None:
         self._result.skipped, self._result.skipped_items = 0, []
@@ -253,7 +226,9 @@ class _Run:
             result.skip(item.kind, item.id, item.reason)
         self._kept.update(() if self._request.dry_run else batch.kept)
         log.info("%s ended so far", result.done)
-        self._progress.advance(len(batch.bookings) + (len(batch.locks) if kind is Kind.LOCK else 0))
+        ended = len(batch.bookings if kind is Kind.BOOKING else batch.locks)
+        self._advanced += ended
+        self._progress.advance(ended)
 
     def _plan_refunds(self, tx: Store, batch: Batch) -> list[Refund]:
         wanted = max(LISTED + 1 - len(self._planned), 0)
@@ -263,8 +238,8 @@ class _Run:
     def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> Batch:
         if kind is Kind.BOOKING:
             booking_ids = [BookingId(each) for each in ids]
-            return _plan_bookings(tx, self._event, booking_ids, self._protected, self._ended)
-        return _plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
+            return plan_bookings(tx, self._event, booking_ids, self._protected, self._ended)
+        return plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
 
     def _name_sold_without_booking(self) -> None:
         """CONSUMED locks that no booking was paid for: somebody may have paid, and a person must say."""
@@ -276,88 +251,7 @@ class _Run:
                     self._result.skip(Kind.LOCK, lock_id, reason)
 
 
-# --- what a batch ends ---------------------------------------------------------------------------------
-
-
-def _plan_bookings(
-    tx: Store,
-    event_id: EventId,
-    booking_ids: Sequence[BookingId],
-    protected: dict[LockId, Unreadable],
-    ended: set[BookingId],
-) -> Batch:
-    """Live bookings, each with its lock if only those of this batch, and those that `ended`, name that."""
-    batch = Batch()
-    bookings = list(tx.bookings.to_cancel(event_id, booking_ids))
-    lock_ids = list({booking.lock for booking in bookings})
-    locks = tx.locks.by_id(lock_ids)
-    mine = {booking.id for booking in bookings}
-    others: dict[LockId, Booking | Unreadable] = dict(protected)
-    paid: set[LockId] = set()
-    for lock_id, each in tx.bookings.protecting(lock_ids):
-        if each.id not in mine and each.id not in ended:
-            others[lock_id] = each
-        if isinstance(each, Booking) and each.status is BookingStatus.CONFIRMED:
-            paid.add(lock_id)
-    ending: dict[LockId, SeatLock] = {}
-    for booking in bookings:
-        lock, other = locks.get(booking.lock), others.get(booking.lock)
-        if reason := _reason_to_skip(event_id, booking, lock, other, is_paid=booking.lock in paid):
-            batch.skip(booking, reason)
-            continue
-        batch.bookings.append(booking)
-        if other is not None:
-            batch.beside_others.append(booking.id)
-        if isinstance(lock, SeatLock):
-            batch.seats_of[booking.id] = lock.seats
-            if other is None and lock.status in ENDED_AS:
-                ending[lock.id] = lock
-    batch.locks = list(ending.values())
-    return batch
-
-
-def _reason_to_skip(
-    event_id: EventId,
-    booking: Booking,
-    lock: SeatLock | Unreadable | None,
-    other: Booking | Unreadable | None,
-    *,
-    is_paid: bool,
-) -> str | None:
-    """Why a person has to look at a booking first: by its lock, and by another booking that names that."""
-    if isinstance(lock, Unreadable):
-        return f"its {lock}"
-    if isinstance(other, Unreadable):
-        return f"its lock {booking.lock} has another booking: {other}"
-    if lock is not None and lock.event != event_id:
-        return f"its lock {lock.id} is of event {lock.event}"
-    if other is not None and other.event != event_id:
-        return f"its lock {booking.lock} has booking {other.id} of another event"
-    if lock is not None and lock.status is LockStatus.CONSUMED and not is_paid:
-        return f"its lock {lock.id} is CONSUMED: `seatctl explain consumed_without_booking`"
-    return None
-
-
-def _plan_locks(
-    tx: Store, event_id: EventId, lock_ids: Sequence[LockId], protected: dict[LockId, Unreadable]
-) -> Batch:
-    """ACTIVE locks that no booking keeps. One whose buyer confirmed it just now ends in the next pass, with
-    that booking."""
-    batch = Batch()
-    closing = {block.id for block in tx.locks.of_closing(event_id)}
-    keeping: dict[LockId, Booking | Unreadable] = {**protected, **dict(tx.bookings.protecting(lock_ids))}
-    for lock in tx.locks.by_id(lock_ids).values():
-        if isinstance(lock, Unreadable) or lock.status is not LockStatus.ACTIVE or lock.id in closing:
-            continue
-        booking = keeping.get(lock.id)
-        if booking is None:
-            batch.locks.append(lock)
-        elif isinstance(booking, Unreadable) or booking.event != event_id:
-            what = booking if isinstance(booking, Unreadable) else f"booking {booking.id} of another event"
-            batch.skipped.append(SkippedItem(Kind.LOCK, lock.id, f"it has {what}"))
-        else:
-            batch.kept.append(lock.id)
-    return batch
+# --- what a batch writes -------------------------------------------------------------------------------
 
 
 def _write(tx: Store, event_id: EventId, batch: Batch) -> None:

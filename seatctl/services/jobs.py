@@ -131,13 +131,19 @@ def _sweep(
 
 def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progress: Progress) -> None:
     """One sweep, batch by batch, into the report. Raises Interrupted if it was asked to stop."""
-    progress.start(run.sweep.name, lambda: run.sweep.count(store, run.before))
+    ended = 0
+
+    def left() -> int:  # a dry run ends nothing of what is counted
+        return run.sweep.count(store, run.before) - (ended if run.dry_run else 0)
+
+    progress.start(run.sweep.name, left)
     try:
         for batch in run_sweep(store, run, stop.go_on):
             report.add(batch)
             _log_batch(store, report, batch)
             report.tell(map(_ended, batch.returning))
             report.tell(_ended(ending)._replace(seats=0) for ending in batch.without_seats)
+            ended += len(batch.endings)
             progress.advance(len(batch.endings))
     finally:
         progress.stop()

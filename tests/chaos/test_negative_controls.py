@@ -167,14 +167,14 @@ def _outside(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def name_no_confirmed_lock(scene: Scene) -> None:
-    plan = event_cancellation._plan_locks
+    plan = event_cancellation.plan_locks
 
     def forgetful(*args: Any) -> Any:
         batch = plan(*args)
         batch.kept.clear()
         return batch
 
-    scene.patch.setattr(event_cancellation, "_plan_locks", forgetful)
+    scene.patch.setattr(event_cancellation, "plan_locks", forgetful)
 
 
 READ = (Events, "get"), (Aggregations, "held_seats"), (SeatLocks, "of_closing")

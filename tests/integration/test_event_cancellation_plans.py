@@ -1,12 +1,13 @@
 """A dry run of `cancel-event` tells what the real run then does, whatever is stored of an event."""
 
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 from typing import Any
 
 import pytest
 from conftest import available, everything
 from oracle import violations
-from scene import HOUR, NOWHERE, add, book, create, insert_booking, insert_lock, meanwhile, sell, states
+from scene import HOUR, NOWHERE, add, book, create, insert_booking, insert_lock, lock, meanwhile, sell, states
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo.bookings import Bookings
@@ -109,3 +110,30 @@ def test_a_block_that_another_program_sold_ends_and_its_seats_stay_off_sale(stor
     assert told(run(store, event, dry_run=True)) == told(run(store, event))
     assert violations(store.database) == []
     assert sum(each.seats for each in store.locks.of_closing(event)) == 100
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_done_and_what_is_left_are_the_same_number_after_each_batch(
+    store: Any, *, dry_run: bool
+) -> None:
+    """Also in a dry run, which ends nothing of what is counted."""
+    event = create(store, 100)
+    for _ in range(3):
+        lock(store, event)
+        book(store, event)
+        sell(store, event)
+    totals = []
+
+    class Told:
+        def start(self, _what: str, count: Callable[[], int]) -> None:
+            self.done, self.count = 0, count
+
+        def advance(self, items: int) -> None:
+            self.done += items
+            totals.append(self.done + self.count())
+
+        def stop(self) -> None:
+            pass
+
+    cancel_event(store, CancelEventRequest(event, "Concert", dry_run, batch_size=2), Told())
+    assert set(totals) == {9}

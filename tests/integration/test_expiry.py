@@ -405,5 +405,30 @@ def test_a_sweep_tells_how_many_items_it_is_about_before_it_begins(store, clock,
     assert (told[3], sum(told[4:-1]), told[-1]) == (("locks", 3), 3, "over")
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(("job", "make"), [(jobs.expire_locks, lock), (jobs.expire_bookings, book)])
+def test_what_is_done_and_what_is_left_are_the_same_number_after_each_batch(store, clock, job, make, dry_run):
+    """Also in a dry run, which ends nothing of what is counted."""
+    event = create(store, 100)
+    for _ in range(4):
+        make(store, event)
+    clock.advance(minutes=16)
+    totals = []
+
+    class Told:
+        def start(self, _what, count):
+            self.done, self.count = 0, count
+
+        def advance(self, items):
+            self.done += items
+            totals.append(self.done + self.count())
+
+        def stop(self):
+            pass
+
+    job(store, jobs.SweepOptions(batch_size=2, dry_run=dry_run), Told())
+    assert set(totals) == {4}
+
+
 def test_an_id_of_an_event_that_nobody_knows_returns_nothing(store):
     assert return_overdue(store, ObjectId()).endings == []

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bson.decimal128 import Decimal128
 from seatctl.domain.states import BookingStatus, JobStatus, LockStatus
 from seatctl.domain.words import count
 from seatctl.output import console, formats, tables
+from seatctl.output import progress as progress_bar
 from seatctl.output.health import health_parts
 from seatctl.output.progress import Progress
 
@@ -614,7 +616,8 @@ def test_the_bar_appears_with_the_second_batch(monkeypatch: pytest.MonkeyPatch) 
     shown = stderr.getvalue()
 
     assert "[locks]" in shown
-    assert "80/80" in shown
+    assert "80 of 80, " in shown
+    assert "/s, 0s left" in shown
     assert shown.endswith("\x1b[2K"), "the line of the bar is erased"
     assert counted["queries"] == 1
 
@@ -640,7 +643,24 @@ def test_each_stage_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert "bookings" in stderr.getvalue()
     assert "locks" in stderr.getvalue()
-    assert "3/3" not in stderr.getvalue(), "the first stage is over"
+    assert "3 of 3" not in stderr.getvalue(), "the first stage is over"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_bar_says_how_far_it_is_in_one_line(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Also where more came than was counted."""
+    stderr = terminal_on_stderr(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    times = iter([0.0, 10.0, 25.0])
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    progress = Progress()
+    progress.start("bookings and locks", lambda: 1_230_000)
+    progress.advance(10_000)
+    progress.advance(10_000)
+    assert "20,000 of 1,250,000, 2,000/s, 10m15s left" in stderr.getvalue()
+    progress.advance(1_240_000)
+    progress.stop()
+    assert "1,260,000 of 1,260,000, 50,400/s, 0s left" in stderr.getvalue()
 
 
 def test_a_pipe_sees_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
