@@ -260,9 +260,14 @@ def cancel_event(
     request = cancellation.CancelEventRequest(event, confirm, dry_run, batch_size)
     shown = SILENT if call.quiet or call.verbose else progress.Progress()
     done = cancellation.cancel_event(store, request, shown)
+    if done.owed and not (call.json or call.quiet):
+        title = "refunds that would be due" if dry_run else "refunds due"
+        console.show(tables.list_table(done.owed[:LIST_LIMIT], tables.OWED, title))
+    # Below the table, which may be longer than the screen.
     call.tell(done.as_document(), _cancelled(event, done, dry_run), quiet=event)
-    if not (call.json or call.quiet):
-        _show_owed(call, event, done, dry_run)
+    if len(done.owed) > LIST_LIMIT:
+        lists_all = "" if dry_run else f"; `seatctl refunds --event {event} --format csv` lists all"
+        call.note(f"{LIST_LIMIT} of {format_number(done.due)} refunds shown{lists_all}")
     if done.error is not None:
         raise ItemsLeft(done.error)
 
@@ -280,16 +285,6 @@ def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
     refunds += f", {format_number(done.due)} due in all"
     state = "would be" if dry_run and not done.already else "is"
     return f"Event {event} {state} cancelled; {ended}; {refunds}."
-
-
-def _show_owed(call: Invocation, event: EventId, done: Cancellation, dry_run: bool) -> None:
-    """Who is owed money, as far as a screen can take it."""
-    if done.owed:
-        title = "refunds that would be due" if dry_run else "refunds due"
-        console.show(tables.list_table(done.owed[:LIST_LIMIT], tables.OWED, title))
-    if len(done.owed) > LIST_LIMIT:
-        lists_all = "" if dry_run else f"; `seatctl refunds --event {event} --format csv` lists all"
-        call.note(f"{LIST_LIMIT} of {format_number(done.due)} refunds shown{lists_all}")
 
 
 def _was(number: int, dry_run: bool) -> str:
