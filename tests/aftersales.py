@@ -33,6 +33,8 @@ class AfterSales(Ledger):
         super().__init__()
         self.refunds: list[Document] = []
         self.operations: Counter[str] = Counter()
+        self.recorded_seats: dict[Id, int] = {}
+        """Of each booking, by the newest entry in `operations` that says how many it has."""
         self.cancelled_when_paid: set[Id] = set()
         """Bookings that an operator cancelled after they were paid."""
 
@@ -70,7 +72,7 @@ class AfterSales(Ledger):
         if known is not None:
             raise self._refuse(now, booking, "DUPLICATE_PAYMENT", ref)
         lock = self.locks.get(booking["seatLockId"])
-        self._withdraw_late(booking["_id"], ref, 0 if lock is None else lock["seats"])
+        self._withdraw_late(booking["_id"], ref, self._seats_of(booking, lock))
         booking.update(paymentRef=ref, updatedAt=now)
         self.operations["pay"] += 1
         return Answer(booking, changed=False)
@@ -88,7 +90,7 @@ class AfterSales(Ledger):
             return Refusal("wrong_state", "without a refund")
         if not same:
             lock = self.locks.get(booking["seatLockId"])
-            self._due(booking, cause, ref, 0 if lock is None else lock["seats"])
+            self._due(booking, cause, ref, self._seats_of(booking, lock))
             booking["paymentRefusedAt"] = now
             self.operations["pay"] += 1
             return Refusal("refund_due", "a refund is due")
@@ -154,7 +156,7 @@ class AfterSales(Ledger):
         if was == "CONFIRMED":
             self.cancelled_when_paid.add(booking["_id"])
             if refund:
-                self._owe(booking, 0 if lock is None else lock["seats"])
+                self._owe(booking, self._seats_of(booking, lock))
         self.operations["cancel"] += 1
         return Answer(booking)
 
@@ -217,8 +219,7 @@ class AfterSales(Ledger):
         done = super().cancel_event(now, event_id)
         for booking in paid:
             if booking["status"] == "CANCELLED":
-                lock = self.locks.get(booking["seatLockId"])
-                self._owe(booking, 0 if lock is None else lock["seats"])
+                self._owe(booking, self._seats_of(booking, self.locks.get(booking["seatLockId"])))
         return done
 
     # --- sold after all ----------------------------------------------------------------------------
@@ -343,6 +344,10 @@ class AfterSales(Ledger):
             raise Refusal("wrong_state", "its refund")
         refund.update(status="DONE", doneRef=done_ref)
         self.operations["refund"] += 1
+
+    def _seats_of(self, booking: Document, lock: Document | None) -> int:
+        """Also of a booking whose lock is gone, if anything says so."""
+        return self.recorded_seats.get(booking["_id"], 0) if lock is None else lock["seats"]
 
     def _refunds_of(self, booking_id: Id) -> list[Document]:
         return [one for one in self.refunds if one["booking"] == booking_id]

@@ -310,7 +310,7 @@ class Ledger:
         while True:
             before = done.bookings, done.locks
             done.skipped = 0
-            for status in ("CONFIRMED", "PAYMENT_PENDING"):
+            for status in ("PAYMENT_PENDING", "CONFIRMED"):
                 self._cancel_bookings(event_id, status, now, done)
             self._cancel_locks(event_id, now, done)
             if before == (done.bookings, done.locks):
@@ -327,9 +327,11 @@ class Ledger:
         ending, ended = {}, []
         for booking in batch:
             lock = self.locks.get(booking["seatLockId"])
-            others = [one for one in self._live_bookings_of(booking["seatLockId"]) if one not in batch]
+            live = self._live_bookings_of(booking["seatLockId"])
+            others = [one for one in live if one not in batch]
             astray = (lock and lock["eventId"] != event_id) or any(one["event"] != event_id for one in others)
-            unsure = lock and lock["status"] == "CONSUMED" and status == "PAYMENT_PENDING" and not others
+            is_paid = any(one["status"] == "CONFIRMED" for one in live)
+            unsure = lock and lock["status"] == "CONSUMED" and not is_paid
             if astray or unsure:
                 done.skipped += 1
                 continue

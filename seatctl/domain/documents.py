@@ -112,6 +112,14 @@ class Booking(NamedTuple):
         seats = self.stored.get("seats")
         return [*seats] if isinstance(seats, list) else None
 
+    @property
+    def own_seats(self) -> int:
+        """How many seats it says that it has, by their labels or as a number; 0 where it does not."""
+        seats = self.stored.get("seats")
+        if isinstance(seats, list):
+            return len(seats)
+        return seats if isinstance(seats, int) and not isinstance(seats, bool) and seats > 0 else 0
+
 
 class Refund(NamedTuple):
     """Money that has to go back for a booking, or went back."""
@@ -121,6 +129,7 @@ class Refund(NamedTuple):
     event: EventId
     user: UserId
     seats: int
+    """0 where nobody knows how many: the booking's lock was gone."""
     cause: RefundCause
     payment_ref: str | None
     status: RefundStatus

@@ -165,7 +165,9 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
     def to_cancel(self, event_id: EventId, booking_ids: Sequence[BookingId]) -> Iterator[Booking]:
         """Those of these bookings that are live and of this event, with what was paid."""
         where = {"_id": {"$in": booking_ids}, "event": event_id, "status": {"$in": sorted(LIVE)}}
-        for booking in map(codec.booking, self._find(where, (*FIELDS, "paymentRef", "seatsCancelled"))):
+        for booking in map(
+            codec.booking, self._find(where, (*FIELDS, "paymentRef", "seatsCancelled", "seats"))
+        ):
             if isinstance(booking, Booking):
                 yield booking
 

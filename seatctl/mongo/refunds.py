@@ -62,7 +62,7 @@ class Refunds(Documents):
 
     def change_seats(self, refund: Refund, seats: int, now: datetime) -> Refund:
         """A refund that is due, for another number of seats. Raises StaleRead when it has changed."""
-        where = {**id_is(refund.id), "status": RefundStatus.DUE.value, "seats": refund.seats}
+        where = {**id_is(refund.id), "status": RefundStatus.DUE.value, "seats": refund.seats or None}
         found = self._compare_and_set(where, {"$set": {"seats": seats, "updatedAt": now}})
         if found is None:
             raise StaleRead
@@ -127,14 +127,14 @@ def new_refund(
     part: int = 0,
 ) -> Document:
     """A refund that is due, with the id that its booking, cause and payment make, and for a further part of
-    the same its number."""
+    the same its number. 0 seats: nobody knows how many, and `null` says so."""
     unique = (booking.id, cause.value, payment_ref or "", *([part] if part else []))
     document: Document = {
         "_id": id_of_key(*unique),
         "bookingId": booking.id,
         "eventId": booking.event,
         "userId": booking.user,
-        "seats": seats,
+        "seats": seats or None,
         "cause": cause.value,
         "status": RefundStatus.DUE.value,
         "dueAt": now,

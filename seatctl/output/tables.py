@@ -143,6 +143,8 @@ class Made:
 Field: TypeAlias = "str | Callable[[Mapping[str, Any]], object]"
 """What a cell shows of a document: a field, `details.duration` for one in another, or what is made of it."""
 
+SEATS_OF_REFUND = Made(lambda refund: refund.get("seats") or "unknown", ("seats",))
+
 LISTS: dict[str, dict[str, Field]] = {
     "events": {
         "id": "_id",
@@ -182,7 +184,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "booking": "bookingId",
         "event": "eventId",
         "user": "userId",
-        "seats #": "seats",
+        "seats #": SEATS_OF_REFUND,
         "cause": "cause",
         "payment": "paymentRef",
         "status": "status",
@@ -258,7 +260,7 @@ SUMMARY: dict[str, Field] = {
 OWED: dict[str, Field] = {
     "booking": "bookingId",
     "user": "userId",
-    "seats #": "seats",
+    "seats #": SEATS_OF_REFUND,
     "payment": "paymentRef",
     "due since": "dueAt",
 }

@@ -26,7 +26,15 @@ from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCaus
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
-from seatctl.services.found import bookings_of, check_not_by_day, get_lock, lock_of, not_found, readable
+from seatctl.services.found import (
+    bookings_of,
+    check_not_by_day,
+    get_lock,
+    lock_of,
+    not_found,
+    readable,
+    seats_of_booking,
+)
 from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_returned
 
 
@@ -105,7 +113,7 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest, operati
         raise StaleRead
     refund = None
     if request.refund and booking.status is BookingStatus.CONFIRMED:
-        refund = _owe(tx, booking, 0 if held is None else held.seats, now)
+        refund = _owe(tx, booking, seats_of_booking(tx, booking, held), now)
     _record(tx, operation_id, booking, ended, now, refund)
     return result._replace(booking=ended, refund=refund)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo.store import Store
+from seatctl.services.found import seats_without_lock
 from seatctl.services.sweeps import SkippedItem
 
 ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}
@@ -20,7 +21,7 @@ class Batch:
     bookings: list[Booking] = field(default_factory=list)
     locks: list[SeatLock] = field(default_factory=list)
     seats_of: dict[BookingId, int] = field(default_factory=dict)
-    """By booking, the seats that its lock holds."""
+    """By booking, the seats of its lock, or, without one, those that it is known to have had."""
     skipped: list[SkippedItem] = field(default_factory=list)
     increased: int = 0
     """Refunds that were due before, for fewer seats."""
@@ -57,7 +58,7 @@ def plan_bookings(
     others: dict[LockId, Booking | Unreadable] = dict(protected)
     paid: set[LockId] = set()
     for lock_id, each in tx.bookings.protecting(lock_ids):
-        if each.id not in mine and each.id not in ended:
+        if each.id not in mine and each.id not in ended and not _is_astray(event_id, others.get(lock_id)):
             others[lock_id] = each
         if isinstance(each, Booking) and each.status is BookingStatus.CONFIRMED:
             paid.add(lock_id)
@@ -75,7 +76,14 @@ def plan_bookings(
             if other is None and lock.status in ENDED_AS:
                 ending[lock.id] = lock
     batch.locks = list(ending.values())
+    without = [booking for booking in batch.paid if booking.id not in batch.seats_of]
+    if without:
+        batch.seats_of.update(seats_without_lock(tx, without))
     return batch
+
+
+def _is_astray(event_id: EventId, booking: Booking | Unreadable | None) -> bool:
+    return isinstance(booking, Unreadable) or (booking is not None and booking.event != event_id)
 
 
 def _reason_to_skip(
@@ -107,7 +115,10 @@ def plan_locks(
     that booking."""
     batch = Batch()
     closing = {block.id for block in tx.locks.of_closing(event_id)}
-    keeping: dict[LockId, Booking | Unreadable] = {**protected, **dict(tx.bookings.protecting(lock_ids))}
+    keeping: dict[LockId, Booking | Unreadable] = dict(protected)
+    for lock_id, each in tx.bookings.protecting(lock_ids):
+        if not _is_astray(event_id, keeping.get(lock_id)):
+            keeping[lock_id] = each
     for lock in tx.locks.by_id(lock_ids).values():
         if isinstance(lock, Unreadable) or lock.status is not LockStatus.ACTIVE or lock.id in closing:
             continue

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast
 
-from seatctl.domain.documents import Booking, BookingId, Event, EventId, Flaw, LockId, SeatLock, Unreadable
+from seatctl.domain.documents import (
+    Booking,
+    BookingId,
+    Event,
+    EventId,
+    Flaw,
+    LockId,
+    SeatLock,
+    StoredDocument,
+    Unreadable,
+)
 from seatctl.domain.states import LIVE, BookingStatus
 from seatctl.errors import CountedByDay, DamagedDocument, NotFound
 from seatctl.mongo.store import Store
@@ -59,6 +70,23 @@ def booking_of(store: Store, lock_id: LockId) -> Booking | None:
     """The booking that counts for a lock: not one that another program only INITIATED."""
     counts = (one for one in bookings_of(store, lock_id) if one.status is not BookingStatus.INITIATED)
     return next(counts, None)
+
+
+def seats_of_booking(store: Store, booking: Booking, lock: SeatLock | None) -> int:
+    """How many seats a booking has or had, also where its lock is gone; 0 where nothing says so."""
+    return lock.seats if lock is not None else seats_without_lock(store, [booking])[booking.id]
+
+
+def seats_without_lock(store: Store, bookings: Sequence[Booking]) -> dict[BookingId, int]:
+    """How many seats bookings have or had, by what the newest command recorded of each, or by what it says
+    itself; 0 where nothing says so."""
+    seats: dict[BookingId, int] = {}
+    for entry in store.operations.concerning([booking.id for booking in bookings], newest_first=True):
+        booking_id, after = entry.get("bookingId"), entry.get("after")
+        recorded = cast("StoredDocument", after).get("seats") if isinstance(after, Mapping) else None
+        if isinstance(recorded, int):
+            seats.setdefault(BookingId(booking_id), recorded)
+    return {booking.id: seats.get(booking.id, booking.own_seats) for booking in bookings}
 
 
 def _is_not_live(booking: Booking) -> bool:

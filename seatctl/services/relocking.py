@@ -3,11 +3,10 @@ seats of another event. It is how a person carries out "this booking keeps its s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock, StoredDocument
+from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock
 from seatctl.domain.requests import seat_count
 from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
@@ -17,7 +16,7 @@ from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import take_unheld
 from seatctl.services.events import get_event
-from seatctl.services.found import not_found, readable
+from seatctl.services.found import not_found, readable, seats_without_lock
 
 LOCK_OF = {
     BookingStatus.CONFIRMED: LockStatus.CONSUMED,
@@ -111,9 +110,9 @@ def _is_settled(tx: Store, booking: Booking, lock: SeatLock | None) -> bool:
 
 
 def _seats_of(tx: Store, booking: Booking, lock: SeatLock | None, wanted: int | None) -> int:
-    """How many seats a booking had, by what commands recorded of it, by its labels, or by its lock. Raises
-    Usage where nothing says so, WrongState where that is not what was `wanted`."""
-    known = _recorded_seats(tx, booking) or len(booking.labels or ())
+    """How many seats a booking had, by what commands recorded of it, what it says itself, or its lock.
+    Raises Usage where nothing says so, WrongState where that is not what was `wanted`."""
+    known = seats_without_lock(tx, [booking])[booking.id]
     if wanted is not None and known and wanted != known:
         raise WrongState(
             f"booking {booking.id} has {count(known, 'seat')}, not {wanted}; leave out --seats, or `seatctl "
@@ -125,16 +124,6 @@ def _seats_of(tx: Store, booking: Booking, lock: SeatLock | None, wanted: int | 
             f"nothing says how many seats booking {booking.id} had: its lock is gone; say so with --seats N"
         )
     return seats
-
-
-def _recorded_seats(tx: Store, booking: Booking) -> int:
-    """The seats of a booking after the newest command that recorded them; 0 where none did."""
-    for entry in tx.operations.concerning([booking.id], newest_first=True):
-        after = entry.get("after")
-        seats = cast("StoredDocument", after).get("seats") if isinstance(after, Mapping) else None
-        if entry.get("bookingId") == booking.id and isinstance(seats, int):
-            return seats
-    return 0
 
 
 def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:

@@ -51,6 +51,7 @@ from seatctl.services.found import (
     get_lock,
     lock_of,
     readable,
+    seats_of_booking,
 )
 from seatctl.services.refunds import Payment, refuse, withdraw_late
 from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable, seats_of
@@ -254,7 +255,7 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
         assert held is not None
         _check_event_of(tx, booking, held)
     except RefundDue as late:
-        seats = 0 if held is None else held.seats
+        seats = seats_of_booking(tx, booking, held)
         payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
     confirmed, withdrawn = settle_payment(tx, booking, held, ref, now)
@@ -298,14 +299,14 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, oper
     if booking.payment_ref is None:
         check_not_by_day(tx, booking.event)
         held = lock_of(tx, booking)
-        withdrawn = withdraw_late(tx, booking, ref, 0 if held is None else held.seats, now)
+        withdrawn = withdraw_late(tx, booking, ref, seats_of_booking(tx, booking, held), now)
         named = tx.bookings.set_payment(booking, ref, now)
         if named is None:
             raise StaleRead
         _record_payment(tx, booking, named, tx.locks.get(booking.lock), now, operation_id, withdrawn)
         return PayResult(named, changed=False)
     held = lock_of(tx, booking)
-    payment = Payment(booking, 0 if held is None else held.seats, RefundCause.DUPLICATE_PAYMENT, ref)
+    payment = Payment(booking, seats_of_booking(tx, booking, held), RefundCause.DUPLICATE_PAYMENT, ref)
     reason = f"booking {booking.id} was paid before, as {shorten(booking.payment_ref)!r}"
     return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now, operation_id))
 

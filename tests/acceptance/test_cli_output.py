@@ -259,6 +259,26 @@ def test_a_failed_payment_says_how_many_seats_it_returned(
     assert again == f"Booking {booking} is already FAILED.\n"
 
 
+def test_a_refund_of_an_unknown_number_of_seats_says_so(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a booking of another program's whose lock is gone."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    event = here(capsys, "create-event", "Gala", "--seats", "9", "--date", "+1d", "-q", *uri).stdout.strip()
+    here(capsys, "lock", event, "--user", "ada", "--seats", "1", *uri)
+    booking = ObjectId()
+    with database_of(shell) as database:
+        fields = {"user": "bob", "seatLockId": ObjectId(), "status": "CONFIRMED"}
+        database.bookings.insert_one({"_id": booking, "event": ObjectId(event), **fields})
+    said = here(capsys, "cancel", str(booking), *uri).stdout
+    listed, as_csv = (here(capsys, "refunds", *form, *uri).stdout for form in ((), ("--format", "csv")))
+
+    assert "no seats back, its lock is missing, refund due (" in said
+    assert ", an unknown number of seats)." in said
+    assert " unknown " in listed
+    assert f",{event},bob,,CANCELLED," in as_csv
+
+
 def test_an_error_in_a_terminal_is_one_line_that_the_terminal_wraps(tmp_path: Path) -> None:
     """So that a command in it can be copied whole."""
     shown = Shell({"HOME": str(tmp_path), "TERM": "xterm"}).tty("expire-locks", columns=40)

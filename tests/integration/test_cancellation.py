@@ -223,9 +223,28 @@ def test_a_paid_booking_whose_seats_are_lost_ends_returns_none_and_is_paid_back(
     done = cancel(store, booked)
 
     assert (done.seats, available(store, event)) == (0, 12)
-    assert due(store, booked) == [("CANCELLED", "R", 0 if status == "missing" else 5, "DUE")]
+    assert due(store, booked) == [("CANCELLED", "R", 5, "DUE")]
     assert run_recover(store).error is None
     assert list(verify(store)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "seats"),
+    [({"seats": ["A1", "A2"]}, 2), ({"seats": 3}, 3), ({"seats": True}, None), ({}, None)],
+)
+def test_a_booking_without_a_lock_says_itself_how_many_seats_are_paid_back(store, event, fields, seats):
+    """Of another program's, of which no command recorded anything; or nobody knows."""
+    booked = insert_booking(store, event, NOWHERE, "CONFIRMED", **fields)
+    refund = cancel(store, booked).refund
+    assert refund.seats == (seats or 0)
+    assert store.database.refunds.find_one()["seats"] == seats
+
+
+def test_what_is_paid_back_of_a_booking_without_a_lock_is_what_commands_left_of_it(store, paid):
+    cancel(store, paid[1], seats=2)
+    delete(store, "seatLocks", paid[0])
+    cancel(store, paid[1])
+    assert due(store, paid[1]) == [("CANCELLED", "R", 5, "DUE")]
 
 
 def test_a_paid_booking_whose_lock_is_still_active_is_cancelled_with_it(store, paid):

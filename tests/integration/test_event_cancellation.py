@@ -360,7 +360,7 @@ def test_live_bookings_end_whatever_became_of_their_locks(store, event):
     assert lock_of(store, unsettled[0])["status"] == "EXPIRED"
     assert {each.booking: each.seats for each in owed(store, event)} == {
         lost[1]: 2,
-        gone[1]: 0,
+        gone[1]: 2,
         unsettled[1]: 2,
     }
     check_over(store, event)

@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 from conftest import available, everything
 from oracle import violations
-from scene import HOUR, NOWHERE, add, book, create, insert_booking, insert_lock, lock, meanwhile, sell, states
+from scene import (
+    HOUR,
+    NOWHERE,
+    add,
+    book,
+    create,
+    delete,
+    insert_booking,
+    insert_lock,
+    lock,
+    meanwhile,
+    sell,
+    states,
+)
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo.bookings import Bookings
@@ -82,6 +95,17 @@ def test_a_dry_run_tells_what_the_real_run_does(store: Any, lock_state: str, bat
     assert told(planned) == told(done)
     assert (done.bookings, done.locks) == ended(store, event)
     assert available(store, event) == 0
+
+
+def test_what_is_owed_for_a_booking_without_a_lock_is_what_is_known_of_it(store: Any) -> None:
+    event = create(store, 100)
+    held, sold = sell(store, event, 3)
+    delete(store, "seatLocks", held)
+    labelled = insert_booking(store, event, NOWHERE, "CONFIRMED", seats=["A1", "A2"])
+    unknown = insert_booking(store, event, NOWHERE, "CONFIRMED")
+    for dry_run in (True, False):
+        owed = {refund["bookingId"]: refund["seats"] for refund in run(store, event, dry_run=dry_run).owed}
+        assert owed == {sold: 3, labelled: 2, unknown: None}
 
 
 def test_a_booking_that_waits_beside_a_paid_one_ends_with_it_and_their_lock(store: Any) -> None:

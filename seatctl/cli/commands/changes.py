@@ -165,6 +165,8 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
     done = f"{'Would cancel' if dry_run else 'Cancelled'} "
     done += name if seats is None or lock is None else f"seats of {name}, which keeps {lock.seats}"
     parts = [f"{count(result.seats, 'seat')} back"] if result.seats else ["no seats back"]
+    if lock is None:
+        parts.append("its lock is missing")
     if result.available is not None:
         parts.append(f"{format_number(result.available)} available")
     if result.refund is not None:
@@ -176,7 +178,8 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
 
 
 def _refund(refund: Refund) -> str:
-    return f"{refund.id}, {count(refund.seats, 'seat')}"
+    seats = count(refund.seats, "seat") if refund.seats else "an unknown number of seats"
+    return f"{refund.id}, {seats}"
 
 
 # --- rebook --------------------------------------------------------------------------------------------
