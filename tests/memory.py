@@ -56,7 +56,8 @@ class MockAttempt(AbstractContextManager[Store]):
         self.succeeded = False
 
     def __enter__(self) -> Store:
-        return self.store
+        now = self.store  # with an operation of its own
+        return MockStore(now.deployment, None, now.settings, now.operator)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self.succeeded = kind is None

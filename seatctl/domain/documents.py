@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import NamedTuple, NewType, TypeAlias
 
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundCause, RefundStatus
@@ -144,21 +143,6 @@ class Operator(NamedTuple):
     host: str
     sudo_user: str | None = None
     reason: str | None = None
-
-
-class Operation(NamedTuple):
-    """What an operator's command changed: of which documents, and how they were before and after."""
-
-    command: str
-    at: datetime
-    event: EventId | None = None
-    lock: LockId | None = None
-    booking: BookingId | None = None
-    refund: RefundId | None = None
-    others: tuple[object, ...] = ()
-    """The ids of more documents that it changed."""
-    before: StoredDocument = MappingProxyType({})
-    after: StoredDocument = MappingProxyType({})
 
 
 class Unreadable(NamedTuple):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from seatctl.domain.documents import Operation, Operator, RunId, StoredDocument
+from seatctl.domain.documents import BookingId, EventId, LockId, Operator, Refund, RunId, StoredDocument
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.mongo import schema
 from seatctl.mongo.collection import Documents
 from seatctl.mongo.document import Document
+from seatctl.mongo.ids import new_run_id
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -17,7 +20,12 @@ if TYPE_CHECKING:
     from seatctl.mongo.client import Deployment
 
 
+NOTHING: StoredDocument = MappingProxyType({})
+
+
 class Operations(Documents):
+    """Within a transaction, `id` is that of the entry which its command records: what it ends names it."""
+
     name = schema.OPERATIONS
 
     def __init__(
@@ -29,28 +37,39 @@ class Operations(Documents):
     ) -> None:
         super().__init__(deployment, session, settings)
         self._operator = operator
+        self.id = new_run_id()
 
-    def record(self, operation_id: RunId, operation: Operation) -> None:
-        """Insert the entry, within the transaction that makes the change."""
-        involved = {
-            "eventId": operation.event,
-            "lockId": operation.lock,
-            "bookingId": operation.booking,
-            "refundId": operation.refund,
-        }
-        named = {field: value for field, value in involved.items() if value is not None}
+    def record(
+        self,
+        command: str,
+        now: datetime,
+        event: EventId | None = None,
+        lock: LockId | None = None,
+        booking: BookingId | None = None,
+        *,
+        refund: Refund | None = None,
+        others: Iterable[object] = (),
+        before: StoredDocument = NOTHING,
+        after: StoredDocument = NOTHING,
+        operation_id: RunId | None = None,
+    ) -> None:
+        """Insert the entry of a command, within the transaction that makes the change: which documents it
+        changed, with the ids of `others`, and how they were before and after."""
+        refund_id = None if refund is None else refund.id
+        ids = {"eventId": event, "lockId": lock, "bookingId": booking, "refundId": refund_id}
+        named = {field: value for field, value in ids.items() if value is not None}
         reason = {} if self._operator.reason is None else {"reason": self._operator.reason}
         entry: Document = {
-            "_id": operation_id,
-            "at": operation.at,
-            "command": operation.command,
+            "_id": operation_id or self.id,
+            "at": now,
+            "command": command,
             "actor": self._actor(),
             "host": self._operator.host,
             **reason,
             **named,
-            "ids": [*named.values(), *operation.others],
-            "before": dict(operation.before),
-            "after": dict(operation.after),
+            "ids": [*named.values(), *others],
+            "before": dict(before),
+            "after": dict(after),
         }
         self._insert(entry)
 

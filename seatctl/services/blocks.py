@@ -10,7 +10,6 @@ from seatctl.domain.documents import (
     Event,
     EventId,
     LockId,
-    Operation,
     SeatLock,
 )
 from seatctl.domain.requests import idempotency_key, seat_count
@@ -21,7 +20,7 @@ from seatctl.domain.rules import (
     check_unblockable,
 )
 from seatctl.domain.states import LockStatus
-from seatctl.mongo.ids import new_key, new_run_id
+from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import add_to_block
 from seatctl.services.events import get_event, too_few_seats
@@ -96,10 +95,7 @@ def _block_within(tx: Store, request: BlockRequest) -> BlockResult | None:
     assert event.updated_at is not None  # the server stamped it as it took the seats
     now = event.updated_at
     made = tx.locks.insert_block(event.id, request.seats, request.key or new_key(), now)
-    tx.operations.record(
-        new_run_id(),
-        Operation("block", now, event=event.id, lock=made.id, after={"seats": request.seats}),
-    )
+    tx.operations.record("block", now, event.id, made.id, after={"seats": request.seats})
     return BlockResult(made, created=True, available=event.available)
 
 
@@ -115,7 +111,7 @@ def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
     found = tx.locks.get(lock_id)
     if found is None:
         raise not_found(tx, "lock", lock_id)
-    held, now, operation_id = readable(found), tx.now(), new_run_id()
+    held, now = readable(found), tx.now()
     check_unblockable(held)
     event = tx.events.get(held.event)
     closed = isinstance(event, Event) and event.is_closed
@@ -127,10 +123,7 @@ def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
         add_to_block(tx, held.event, held.seats, now)
     elif doubt := doubt_about(tx, held):
         raise refusal(f"the seats of block {held.id} cannot be returned", doubt)
-    ended = end_lock(tx, held, now, with_seats=not closed, by_job=False, ended_by=operation_id)
-    before, after = {"status": held.status.value}, {"status": ended.status.value}
-    operation = Operation(
-        "unblock", now, event=held.event, lock=held.id, before=before, after={**after, "seats": held.seats}
-    )
-    tx.operations.record(operation_id, operation)
+    ended = end_lock(tx, held, now, with_seats=not closed, by_job=False, ended_by=tx.operations.id)
+    before, after = {"status": held.status.value}, {"status": ended.status.value, "seats": held.seats}
+    tx.operations.record("unblock", now, held.event, held.id, before=before, after=after)
     return UnblockResult(ended, changed=True, closed=closed)

@@ -11,9 +11,7 @@ from seatctl.domain.documents import (
     BookingId,
     Event,
     LockId,
-    Operation,
     Refund,
-    RunId,
     SeatLock,
 )
 from seatctl.domain.requests import seat_count
@@ -24,7 +22,6 @@ from seatctl.domain.rules import (
 )
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.found import (
     bookings_of,
@@ -69,52 +66,50 @@ def cancel(store: Store, request: CancelRequest) -> CancelResult:
     """
     if request.seats is not None:
         seat_count(request.seats)
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
-            result = _cancel_within(tx, request, operation_id)
+            result = _cancel_within(tx, request)
     if result.seats and result.lock is not None and not request.dry_run:
         log_returned(store, result.lock, result.seats)
     return result
 
 
-def _cancel_within(tx: Store, request: CancelRequest, operation_id: RunId) -> CancelResult:
+def _cancel_within(tx: Store, request: CancelRequest) -> CancelResult:
     found = tx.bookings.get(BookingId(request.id))
     if found is not None:
         booking = readable(found)
         check_not_by_day(tx, booking.event)
         if request.seats is None:
-            return _cancel_booking(tx, booking, request, operation_id)
-        return _return_some(tx, booking, request.seats, request, operation_id)
+            return _cancel_booking(tx, booking, request)
+        return _return_some(tx, booking, request.seats, request)
     if tx.locks.get(LockId(request.id)) is None:
         raise not_found(tx, "booking or lock", request.id)
     if request.seats is not None:
         raise Usage("--seats is for a booking; a lock without one is cancelled as a whole")
     held = get_lock(tx, LockId(request.id))
     check_not_by_day(tx, held.event)
-    return _cancel_lock(tx, held, operation_id)
+    return _cancel_lock(tx, held)
 
 
 # --- a booking -----------------------------------------------------------------------------------------
 
 
-def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest, operation_id: RunId) -> CancelResult:
+def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> CancelResult:
     held = lock_of(tx, booking)
     if booking.status is BookingStatus.CANCELLED:
         return CancelResult(held, booking, changed=False)
     check_cancellable(booking)
     now, result = tx.now(), CancelResult(held, None, changed=True)
     if held is not None and _is_of(tx, booking, held):
-        result = _end_lock(tx, held, now, operation_id)
-    ended = tx.bookings.change(
-        booking.id, booking.status, BookingStatus.CANCELLED, now, ended_by=operation_id
-    )
+        result = _end_lock(tx, held, now)
+    to, operation_id = BookingStatus.CANCELLED, tx.operations.id
+    ended = tx.bookings.change(booking.id, booking.status, to, now, ended_by=operation_id)
     if ended is None:
         raise StaleRead
     refund = None
     if request.refund and booking.status is BookingStatus.CONFIRMED:
         refund = _owe(tx, booking, seats_of_booking(tx, booking, held), now)
-    _record(tx, operation_id, booking, ended, now, refund)
+    _record(tx, booking, ended, now, refund)
     return result._replace(booking=ended, refund=refund)
 
 
@@ -137,9 +132,9 @@ def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
     return True
 
 
-def _end_lock(tx: Store, held: SeatLock, now: datetime, operation_id: RunId) -> CancelResult:
+def _end_lock(tx: Store, held: SeatLock, now: datetime) -> CancelResult:
     to = LockStatus.CANCELLED if held.status is LockStatus.CONSUMED else LockStatus.EXPIRED
-    ended, doubt = end_by_decision(tx, held, now, to, operation_id)
+    ended, doubt = end_by_decision(tx, held, now, to)
     if doubt is not None:
         return CancelResult(ended, None, changed=True, doubt=str(doubt))
     return CancelResult(ended, None, changed=True, seats=held.seats, available=_available(tx, held))
@@ -156,7 +151,6 @@ def _owe(tx: Store, booking: Booking, seats: int, now: datetime) -> Refund:
 
 def _record(
     tx: Store,
-    operation_id: RunId,
     old: Booking,
     new: Booking,
     now: datetime,
@@ -169,17 +163,15 @@ def _record(
     if seats is not None:
         before["seatsCancelled"], after["seatsCancelled"] = old.seats_cancelled, new.seats_cancelled
         before["seats"], after["seats"] = seats
-    refund_id = None if refund is None else refund.id
-    operation = Operation("cancel", now, new.event, new.lock, new.id, refund_id, before=before, after=after)
-    tx.operations.record(operation_id, operation)
+    tx.operations.record(
+        "cancel", now, new.event, new.lock, new.id, refund=refund, before=before, after=after
+    )
 
 
 # --- some of its seats ---------------------------------------------------------------------------------
 
 
-def _return_some(
-    tx: Store, booking: Booking, cancelled: int, request: CancelRequest, operation_id: RunId
-) -> CancelResult:
+def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelRequest) -> CancelResult:
     """So many of a live booking's seats in all: the booking stays, with the others."""
     held = lock_of(tx, booking)
     check_seats_to_return(booking, held, cancelled)
@@ -202,7 +194,7 @@ def _return_some(
     refund = None
     if request.refund and booking.status is BookingStatus.CONFIRMED:
         refund = _owe(tx, booking, seats, now)
-    _record(tx, operation_id, booking, changed, now, refund, (held.seats, smaller.seats))
+    _record(tx, booking, changed, now, refund, (held.seats, smaller.seats))
     if doubt is not None:
         return CancelResult(smaller, changed, changed=True, doubt=str(doubt), refund=refund)
     return CancelResult(smaller, changed, True, seats, _available(tx, held), refund=refund)
@@ -211,7 +203,7 @@ def _return_some(
 # --- a sold lock that no booking was paid for ----------------------------------------------------------
 
 
-def _cancel_lock(tx: Store, held: SeatLock, operation_id: RunId) -> CancelResult:
+def _cancel_lock(tx: Store, held: SeatLock) -> CancelResult:
     """The decision that nobody paid: the lock's seats come back, and a booking that waits ends with it."""
     if held.status is LockStatus.CANCELLED:
         return CancelResult(held, None, changed=False)
@@ -219,13 +211,12 @@ def _cancel_lock(tx: Store, held: SeatLock, operation_id: RunId) -> CancelResult
     paid = (booking for booking in bookings if booking.status is BookingStatus.CONFIRMED)
     check_sold_without_booking(held, next(paid, None))
     now = tx.now()
-    result = _end_lock(tx, held, now, operation_id)
+    result = _end_lock(tx, held, now)
     pending = [booking.id for booking in bookings if booking.status is BookingStatus.PAYMENT_PENDING]
     for booking_id in pending:
         was, cancelled = BookingStatus.PAYMENT_PENDING, BookingStatus.CANCELLED
-        if tx.bookings.change(booking_id, was, cancelled, now, ended_by=operation_id) is None:
+        if tx.bookings.change(booking_id, was, cancelled, now, ended_by=tx.operations.id) is None:
             raise StaleRead
     before, after = {"status": held.status.value}, {"status": LockStatus.CANCELLED.value}
-    operation = Operation("cancel", now, held.event, held.id, others=tuple(pending))
-    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    tx.operations.record("cancel", now, held.event, held.id, others=pending, before=before, after=after)
     return result

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, Operation, SeatLock, StoredDocument
+from seatctl.domain.documents import Event, EventId, SeatLock, StoredDocument
 from seatctl.domain.requests import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Clearance
 from seatctl.services.closed_block import set_block
@@ -93,17 +92,11 @@ def _resize_within(tx: Store, request: ResizeRequest, overdue: int) -> ResizeRes
     resized = tx.events.set_counter(event, available, now, total=request.seats)
     if resized is None:
         raise StaleRead
-    operation_id = new_run_id()
     if event.is_closed:
-        set_block(tx, event.id, plan.blocks, free, now, operation_id)
-    operation = Operation(
-        "resize",
-        now,
-        event=event.id,
-        before={"totalSeats": event.total, "availableSeats": event.available},
-        after={"totalSeats": request.seats, "availableSeats": available},
-    )
-    tx.operations.record(operation_id, operation)
+        set_block(tx, event.id, plan.blocks, free, now, tx.operations.id)
+    before = {"totalSeats": event.total, "availableSeats": event.available}
+    after = {"totalSeats": request.seats, "availableSeats": available}
+    tx.operations.record("resize", now, event.id, before=before, after=after)
     return ResizeResult(resized, event.total, changed=True, free=free, closed=event.is_closed)
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from seatctl.domain.documents import (
     EventId,
-    Operation,
     StoredDocument,
 )
 from seatctl.domain.rules import (
@@ -15,7 +14,6 @@ from seatctl.domain.rules import (
     check_reopenable,
 )
 from seatctl.errors import StaleRead
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance
 from seatctl.services.closed_block import set_block, take_off_sale
@@ -44,14 +42,9 @@ def _close_within(tx: Store, event_id: EventId) -> CloseResult:
     if event.is_closed and event.available <= 0:
         return CloseResult(_stored(tx, event_id), changed=False)
     closed, seats = take_off_sale(tx, event, now)
-    operation = Operation(
-        "close",
-        now,
-        event=event_id,
-        before={"closedAt": event.closed_at, "availableSeats": event.available},
-        after={"closedAt": closed["closedAt"], "availableSeats": closed["availableSeats"]},
-    )
-    tx.operations.record(new_run_id(), operation)
+    before = {"closedAt": event.closed_at, "availableSeats": event.available}
+    after = {field: closed[field] for field in before}
+    tx.operations.record("close", now, event_id, before=before, after=after)
     return CloseResult(closed, changed=True, seats=seats)
 
 
@@ -65,7 +58,7 @@ def reopen(store: Store, event_id: EventId, *, dry_run: bool = False) -> CloseRe
 
 
 def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
-    event, now, operation_id = get_event(tx, event_id), tx.now(), new_run_id()
+    event, now = get_event(tx, event_id), tx.now()
     check_reopenable(event)
     if event.closed_at is None:
         return CloseResult(_stored(tx, event_id), changed=False)
@@ -78,16 +71,11 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     opened = tx.events.reopen(event, seats, now)
     if opened is None:
         raise StaleRead
-    set_block(tx, event_id, blocks, 0, now, operation_id)
-    operation = Operation(
-        "reopen",
-        now,
-        event=event_id,
-        others=tuple(block.id for block in blocks),
-        before={"closedAt": event.closed_at, "availableSeats": event.available},
-        after={"closedAt": None, "availableSeats": opened["availableSeats"]},
-    )
-    tx.operations.record(operation_id, operation)
+    set_block(tx, event_id, blocks, 0, now, tx.operations.id)
+    block_ids = [block.id for block in blocks]
+    before = {"closedAt": event.closed_at, "availableSeats": event.available}
+    after = {"closedAt": None, "availableSeats": opened["availableSeats"]}
+    tx.operations.record("reopen", now, event_id, others=block_ids, before=before, after=after)
     return CloseResult(opened, changed=True, seats=seats)
 
 

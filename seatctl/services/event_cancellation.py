@@ -19,7 +19,6 @@ from seatctl.domain.documents import (
     EventId,
     Kind,
     LockId,
-    Operation,
     Refund,
     RefundId,
     Unreadable,
@@ -31,7 +30,6 @@ from seatctl.domain.words import count
 from seatctl.errors import CachePressure, Contention, CursorLost, StaleRead, Usage, WriteRefused
 from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
 from seatctl.services.cancelled_event import LISTED, Cancellation
@@ -93,14 +91,9 @@ def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
         assert stored is not None  # `get_event` read it, at the same point in time
         return Cancellation(stored, already)
     cancelled, seats = take_off_sale(tx, event, now, cancel=True)
-    operation = Operation(
-        COMMAND,
-        now,
-        event=event.id,
-        before={"cancelledAt": None, "availableSeats": event.available},
-        after={"cancelledAt": now, "availableSeats": cancelled["availableSeats"]},
-    )
-    tx.operations.record(new_run_id(), operation)
+    before = {"cancelledAt": None, "availableSeats": event.available}
+    after = {"cancelledAt": now, "availableSeats": cancelled["availableSeats"]}
+    tx.operations.record(COMMAND, now, event.id, before=before, after=after)
     log.info("event %s is cancelled, %s taken off sale", event.id, count(seats, "seat"))
     return Cancellation(cancelled, already)
 
@@ -147,8 +140,7 @@ class _Run:
                 with attempt as tx:
                     now = tx.now()
                     if seats := block_again(tx, self._event, now):
-                        done = Operation(COMMAND, now, event=self._event, after={"seatsBlocked": seats})
-                        tx.operations.record(new_run_id(), done)
+                        tx.operations.record(COMMAND, now, self._event, after={"seatsBlocked": seats})
 
     def say_who_is_owed(self) -> None:
         """Put what is due into the result, and in a dry run what would be, the oldest first."""
@@ -258,7 +250,7 @@ def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
     """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
     if not tx.events.touch(event_id):
         raise StaleRead
-    now, operation_id = tx.now(), new_run_id()
+    now, operation_id = tx.now(), tx.operations.id
     for old in LIVE:
         bookings = [booking.id for booking in batch.bookings if booking.status is old]
         if tx.bookings.end_all(bookings, old, BookingStatus.CANCELLED, now, operation_id) != len(bookings):
@@ -277,7 +269,7 @@ def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
         "refundsDue": len(batch.paid),
     }
     # Which ones those are, each of them says itself, by `endedBy`.
-    tx.operations.record(operation_id, Operation(COMMAND, now, event=event_id, after=after))
+    tx.operations.record(COMMAND, now, event_id, after=after)
 
 
 def _owe(tx: Store, batch: Batch, now: datetime) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, Operation, RunId, StoredDocument
+from seatctl.domain.documents import Event, EventId, RunId, StoredDocument
 from seatctl.domain.requests import moment, seat_count, text
 from seatctl.domain.rules import MAX_DESCRIPTION, check_on_sale
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
-from seatctl.mongo.ids import id_of_key, new_run_id
+from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store
 from seatctl.services.found import not_found, readable
 
@@ -79,7 +79,7 @@ def _checked(request: CreateEventRequest) -> CreateEventRequest:
 def _create_within(tx: Store, request: CreateEventRequest) -> CreateEventResult:
     now = tx.now()
     date = moment("date", request.date, now)
-    operation_id = new_run_id()
+    operation_id = None
     if request.key is not None:
         # The operation's id is made of the key: of two that insert it one starts over, and finds it.
         operation_id = RunId(id_of_key("create-event", request.key))
@@ -89,7 +89,7 @@ def _create_within(tx: Store, request: CreateEventRequest) -> CreateEventResult:
     event = tx.events.insert(name, date, seats, request.description, request.key, now)
     made = {"name": name, "eventDate": date, "totalSeats": seats}
     event_id = EventId(event["_id"])
-    tx.operations.record(operation_id, Operation("create-event", now, event=event_id, after=made))
+    tx.operations.record("create-event", now, event_id, after=made, operation_id=operation_id)
     return CreateEventResult(event, event_id, date, date < now)
 
 
@@ -135,14 +135,8 @@ def _edit_within(tx: Store, request: EditEventRequest) -> EditEventResult:
     edited = tx.events.describe(request.event, changes, now)
     if edited is None:
         raise StaleRead
-    operation = Operation(
-        "edit-event",
-        now,
-        event=request.event,
-        before={field: before.get(field) for field in changes},
-        after=changes,
-    )
-    tx.operations.record(new_run_id(), operation)
+    changed = {field: before.get(field) for field in changes}
+    tx.operations.record("edit-event", now, request.event, before=changed, after=changes)
     return EditEventResult(edited, tuple(changes))
 
 

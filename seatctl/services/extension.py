@@ -14,8 +14,6 @@ from seatctl.domain.documents import (
     EventId,
     Kind,
     LockId,
-    Operation,
-    RunId,
     SeatLock,
     Unreadable,
 )
@@ -25,7 +23,6 @@ from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.errors import StaleRead, Usage
 from seatctl.mongo.collection import chunks
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event
 from seatctl.services.found import booking_of, check_not_by_day, get_lock, lock_of, not_found, readable
@@ -82,10 +79,10 @@ class ExtendAllResult(NamedTuple):
 def extend(store: Store, request: ExtendRequest) -> ExtendResult:
     """Move the deadline of an ACTIVE lock, or of a booking that waits for its payment and of its lock. A
     later one stays. Raises Usage, NotFound, WrongState, DeadlinePassed, DamagedDocument (invariant 6)."""
-    deadline, operation_id = _deadline(request.until, store.now()), new_run_id()
+    deadline = _deadline(request.until, store.now())
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
-            result = _extend_within(tx, request, deadline, operation_id)
+            result = _extend_within(tx, request, deadline)
     return result
 
 
@@ -97,9 +94,7 @@ def _deadline(until: datetime | timedelta, now: datetime) -> datetime:
     return deadline
 
 
-def _extend_within(
-    tx: Store, request: ExtendRequest, deadline: datetime, operation_id: RunId
-) -> ExtendResult:
+def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> ExtendResult:
     lock, booking = _find(tx, request.id)
     check_not_by_day(tx, lock.event)
     now = tx.now()
@@ -118,9 +113,8 @@ def _extend_within(
     held = tx.locks.extend(lock, later, now, overdue=overdue)
     if held is None:
         raise StaleRead
-    operation = Operation("extend", now, lock.event, lock.id, None if booking is None else booking.id)
-    before, after = {"deadline": old}, {"deadline": deadline}
-    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    ids = lock.event, lock.id, None if booking is None else booking.id
+    tx.operations.record("extend", now, *ids, before={"deadline": old}, after={"deadline": deadline})
     return ExtendResult(held, booking, changed=True, deadline=deadline)
 
 
@@ -151,10 +145,9 @@ def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
         raise Usage("only ACTIVE locks and PAYMENT_PENDING bookings have a deadline")
     extend_some = _extend_bookings if of_bookings else _extend_locks
     for ids in chunks(_waiting(store, request, result, now), AT_ONCE):
-        operation_id = new_run_id()
         for attempt in store.transaction_attempts(dry_run=request.dry_run):
             with attempt as tx:
-                extended, skipped = extend_some(tx, request, ids, result.deadline, operation_id)
+                extended, skipped = extend_some(tx, request, ids, result.deadline)
         result.extended.extend(extended)
         result.skipped.extend(skipped)
         log.info("%d of %d extended in this batch", len(extended), len(ids))
@@ -181,7 +174,7 @@ Extended = tuple[Sequence[LockId | BookingId], list[SkippedItem]]
 
 
 def _extend_bookings(
-    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
+    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime
 ) -> Extended:
     now, skipped = tx.now(), []
     pending = tx.bookings.pending_before([BookingId(one) for one in ids], deadline)
@@ -204,12 +197,12 @@ def _extend_bookings(
         raise StaleRead
     if tx.locks.extend_all(held, deadline, now, overdue=True) != len(held):
         raise StaleRead
-    _record(tx, request, [*bookings, *held], deadline, operation_id)
+    _record(tx, request, [*bookings, *held], deadline)
     return bookings, skipped
 
 
 def _extend_locks(
-    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
+    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime
 ) -> Extended:
     now = tx.now()
     # A lock with a booking waits as long as that; with one that nobody can read, a person must see it.
@@ -225,13 +218,9 @@ def _extend_locks(
         return [], []
     if tx.locks.extend_all(held, deadline, now, overdue=request.overdue) != len(held):
         raise StaleRead
-    _record(tx, request, held, deadline, operation_id)
+    _record(tx, request, held, deadline)
     return held, []
 
 
-def _record(
-    tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime, operation_id: RunId
-) -> None:
-    after = {"deadline": deadline}
-    operation = Operation("extend", tx.now(), request.event, others=tuple(ids), after=after)
-    tx.operations.record(operation_id, operation)
+def _record(tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime) -> None:
+    tx.operations.record("extend", tx.now(), request.event, others=ids, after={"deadline": deadline})

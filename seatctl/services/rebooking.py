@@ -13,9 +13,7 @@ from seatctl.domain.documents import (
     BookingId,
     EventId,
     LockId,
-    Operation,
     Refund,
-    RunId,
     SeatLock,
 )
 from seatctl.domain.requests import text
@@ -31,7 +29,6 @@ from seatctl.domain.rules import (
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event, too_few_seats
 from seatctl.services.expiry import return_overdue
@@ -85,24 +82,23 @@ def _try_to_rebook(
     store: Store, request: RebookRequest, returned: Counter[EventId] | None = None
 ) -> RebookResult | None:
     """None when the event has too few seats. A dry run, which is rolled back, counts what is `returned`."""
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
             if returned:
                 tx.events.add_seats(returned, tx.now())
-            result = _rebook_within(tx, request, operation_id)
+            result = _rebook_within(tx, request)
     if result is not None and result.available is not None and not request.dry_run:
         log_counter(result.lock.event, result.available, -result.lock.seats)
     return result
 
 
-def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> RebookResult | None:
+def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
     """None when the event has too few seats."""
     old = get_booking(tx, request.booking)
     key = f"{REBOOK_KEY}{old.id}"
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.
     if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
-        return _rebooked_before(tx, old, readable(made), request.ref, operation_id)
+        return _rebooked_before(tx, old, readable(made), request.ref)
     lock = check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
     paid = find_paid(tx.refunds.of_booking(old.id), request.ref)
     check_on_sale(get_event(tx, old.event))
@@ -118,9 +114,8 @@ def _rebook_within(tx: Store, request: RebookRequest, operation_id: RunId) -> Re
     # A payment for the old booking that is refused at once writes it, too, and one of them starts over.
     if not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
-    operation = Operation("rebook", now, event.id, sold.id, new.id, None if kept is None else kept.id)
     after = {"status": new.status.value, "seats": sold.seats}
-    tx.operations.record(operation_id, operation._replace(others=(old.id,), after=after))
+    tx.operations.record("rebook", now, event.id, sold.id, new.id, refund=kept, others=[old.id], after=after)
     return RebookResult(new, sold, created=True, available=event.available, refund=kept)
 
 
@@ -132,9 +127,7 @@ def _seats_due(paid: Refund, old: Booking, lock: SeatLock) -> int:
     return min(lock.seats, max(0, paid.seats - earlier))
 
 
-def _rebooked_before(
-    tx: Store, old: Booking, lock: SeatLock, ref: str | None, operation_id: RunId
-) -> RebookResult:
+def _rebooked_before(tx: Store, old: Booking, lock: SeatLock, ref: str | None) -> RebookResult:
     """The same booking again, whose payment may only be known now."""
     booking = next(iter(bookings_of(tx, lock.id)), None)
     if booking is None or booking.status is not BookingStatus.CONFIRMED:
@@ -148,8 +141,10 @@ def _rebooked_before(
     if named is None or not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
     kept = None if paid is None else keep_payment(tx, paid, _seats_due(paid, old, lock), now)
-    operation = Operation("rebook", now, old.event, lock.id, named.id, None if kept is None else kept.id)
-    tx.operations.record(operation_id, operation._replace(others=(old.id,), after={"paymentRef": ref}))
+    after = {"paymentRef": ref}
+    tx.operations.record(
+        "rebook", now, old.event, lock.id, named.id, refund=kept, others=[old.id], after=after
+    )
     return RebookResult(named, lock, created=False, refund=kept)
 
 
@@ -161,21 +156,20 @@ def record_sale(store: Store, lock_id: LockId, ref: str | None = None) -> Rebook
     is CONSUMED with it; of a CONSUMED one it is a person's decision. Again: the same booking. Raises Usage,
     NotFound, WrongState, DeadlinePassed, Closed, DamagedDocument, CountedByDay (invariants 4, 5, 6 and 7)."""
     ref = None if ref is None else text("ref", ref)
-    operation_id = new_run_id()
     store.bookings.ensure_collection()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _record_sale_within(tx, lock_id, ref, operation_id)
+            result = _record_sale_within(tx, lock_id, ref)
     return result
 
 
-def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_id: RunId) -> RebookResult:
+def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None) -> RebookResult:
     lock = get_lock(tx, lock_id)
     found = next(iter(bookings_of(tx, lock_id)), None)
     if found is not None and found.status is BookingStatus.CONFIRMED:
         return RebookResult(found, lock, created=False)
     if lock.status is LockStatus.ACTIVE:
-        return _sell_within(tx, lock, ref, operation_id)
+        return _sell_within(tx, lock, ref)
     check_sold_without_booking(lock, found)
     get_event(tx, lock.event)
     now, withdrawn = tx.now(), None
@@ -196,11 +190,11 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None, operation_i
             f"returns the seats, then `seatctl rebook {found.id}` sells them"
         )
     result = RebookResult(booking, lock, created=True, refund=withdrawn)
-    _record_sale(tx, found, result, now, operation_id)
+    _record_sale(tx, found, result, now)
     return result
 
 
-def _sell_within(tx: Store, lock: SeatLock, ref: str | None, operation_id: RunId) -> RebookResult:
+def _sell_within(tx: Store, lock: SeatLock, ref: str | None) -> RebookResult:
     """`confirm` and `pay` in one: whatever refuses either refuses both."""
     found, now = booking_of(tx, lock.id), tx.now()
     check_sellable(lock, found, now, ref)
@@ -211,18 +205,15 @@ def _sell_within(tx: Store, lock: SeatLock, ref: str | None, operation_id: RunId
     assert isinstance(made, datetime)
     confirmed, withdrawn = settle_payment(tx, booking, lock, ref, made)
     result = RebookResult(confirmed, lock, created=True, refund=withdrawn)
-    _record_sale(tx, found, result, made, operation_id)
+    _record_sale(tx, found, result, made)
     return result
 
 
-def _record_sale(
-    tx: Store, old: Booking | None, result: RebookResult, now: datetime, operation_id: RunId
-) -> None:
+def _record_sale(tx: Store, old: Booking | None, result: RebookResult, now: datetime) -> None:
     booking, lock, refund = result.booking, result.lock, result.refund
     before = {} if old is None else {"status": old.status.value}
     after: dict[str, object] = {"status": booking.status.value, "seats": lock.seats}
     if booking.payment_ref is not None:
         after["paymentRef"] = booking.payment_ref
-    refund_id = None if refund is None else refund.id
-    operation = Operation("confirm --sold", now, lock.event, lock.id, booking.id, refund_id)
-    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    ids = lock.event, lock.id, booking.id
+    tx.operations.record("confirm --sold", now, *ids, refund=refund, before=before, after=after)

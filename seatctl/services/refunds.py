@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, cast
 
-from seatctl.domain.documents import Booking, Operation, Refund, RefundId, RunId, SeatLock, StoredDocument
+from seatctl.domain.documents import Booking, Refund, RefundId, SeatLock, StoredDocument
 from seatctl.domain.requests import text
 from seatctl.domain.rules import REBOOK_KEY
 from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
 from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count, ref_option
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.found import booking_of, not_found
 
@@ -36,7 +35,7 @@ class RefundResult(NamedTuple):
     changed: bool
 
 
-def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id: RunId) -> Refused:
+def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
     """Record once that a payment has to go back; returns what to raise when that is committed."""
     booking, seats, cause, ref, held = payment
     if ref is None:  # the payment whose reference became known later
@@ -54,8 +53,8 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime, operation_id
         if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
             raise StaleRead
         refund, _ = tx.refunds.record(booking, seats, cause, ref, now)
-        operation = Operation("pay", now, booking.event, booking.lock, booking.id, refund.id)
-        tx.operations.record(operation_id, operation._replace(after={"refund": refund.status.value}))
+        ids, after = (booking.event, booking.lock, booking.id), {"refund": refund.status.value}
+        tx.operations.record("pay", now, *ids, refund=refund, after=after)
     if refund.status is not RefundStatus.DUE:
         return WrongState(f"{reason}; {_settled(refund)}")
     seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
@@ -150,14 +149,14 @@ def _settle(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref:
 def mark_done(store: Store, refund_id: RefundId, ref: str) -> RefundResult:
     """Record that the money went back, and what that payment is called. Again: once. Raises Usage, NotFound,
     WrongState where it went back by another payment or is not due."""
-    ref, operation_id = text("ref", ref), new_run_id()
+    ref = text("ref", ref)
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _mark_done_within(tx, refund_id, ref, operation_id)
+            result = _mark_done_within(tx, refund_id, ref)
     return result
 
 
-def _mark_done_within(tx: Store, refund_id: RefundId, ref: str, operation_id: RunId) -> RefundResult:
+def _mark_done_within(tx: Store, refund_id: RefundId, ref: str) -> RefundResult:
     found = tx.refunds.get(refund_id)
     if found is None:
         if tx.refunds.stored(refund_id) is not None:
@@ -169,7 +168,7 @@ def _mark_done_within(tx: Store, refund_id: RefundId, ref: str, operation_id: Ru
         raise WrongState(f"booking {found.booking}: {_settled(found)}")
     now = tx.now()
     done = _settle(tx, found, RefundStatus.DONE, now, ref)
-    operation = Operation("refund", now, done.event, None, done.booking, done.id)
     before, after = {"status": found.status.value}, {"status": done.status.value, "doneRef": ref}
-    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    ids = done.event, None, done.booking
+    tx.operations.record("refund", now, *ids, refund=done, before=before, after=after)
     return RefundResult(done, changed=True)

@@ -6,13 +6,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import Booking, BookingId, Event, Operation, SeatLock
+from seatctl.domain.documents import Booking, BookingId, Event, SeatLock
 from seatctl.domain.requests import seat_count
 from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import take_unheld
 from seatctl.services.events import get_event
@@ -79,17 +78,11 @@ def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> Relo
     moved = booking if lock.id == booking.lock else tx.bookings.move_to_lock(booking, lock.id, now)
     if moved is None:
         raise StaleRead
-    operation = Operation(
-        "relock",
-        now,
-        event=booking.event,
-        lock=lock.id,
-        booking=booking.id,
-        others=() if old is None else (old.id,),
-        before={"seatLockId": None if old is None else old.id},
-        after={"seatLockId": lock.id, "seats": seats, "status": status.value},
-    )
-    tx.operations.record(new_run_id(), operation)
+    others = [] if old is None else [old.id]
+    before = {"seatLockId": None if old is None else old.id}
+    after = {"seatLockId": lock.id, "seats": seats, "status": status.value}
+    ids = booking.event, lock.id, booking.id
+    tx.operations.record("relock", now, *ids, others=others, before=before, after=after)
     return RelockResult(moved, lock, changed=True, left=old)
 
 

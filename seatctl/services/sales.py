@@ -14,9 +14,7 @@ from seatctl.domain.documents import (
     EventId,
     Flaw,
     LockId,
-    Operation,
     Refund,
-    RunId,
     SeatLock,
     Unreadable,
     UserId,
@@ -38,7 +36,7 @@ from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
-from seatctl.mongo.ids import new_key, new_run_id
+from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import protected_by_text
 from seatctl.services.events import get_event, too_few_seats
@@ -181,12 +179,11 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     if request.payment_ttl is not None:
         ttl("payment-ttl", request.payment_ttl)
     store.bookings.ensure_collection()
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = confirm_within(tx, request)
             if result.created:
-                _record_confirmation(tx, result, operation_id)
+                _record_confirmation(tx, result)
     booking = result.booking
     log.info("lock %s has booking %s, which is %s", request.lock, booking.id, booking.status)
     return result
@@ -211,7 +208,7 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     return ConfirmResult(booking, created=True, shortened=shortened, seats=found.seats, at=now)
 
 
-def _record_confirmation(tx: Store, result: ConfirmResult, operation_id: RunId) -> None:
+def _record_confirmation(tx: Store, result: ConfirmResult) -> None:
     booking, at = result.booking, result.at
     assert at is not None  # this call made it
     after = {
@@ -219,8 +216,7 @@ def _record_confirmation(tx: Store, result: ConfirmResult, operation_id: RunId) 
         "paymentExpiresAt": booking.payment_expires_at,
         "seats": result.seats,
     }
-    operation = Operation("confirm", at, booking.event, booking.lock, booking.id, after=after)
-    tx.operations.record(operation_id, operation)
+    tx.operations.record("confirm", at, booking.event, booking.lock, booking.id, after=after)
 
 
 # --- pay and fail --------------------------------------------------------------------------------------
@@ -234,21 +230,20 @@ def pay(store: Store, booking_id: BookingId, ref: str | None = None) -> PayResul
     late or is a second one; WrongState where that refund is settled already (invariants 6, 7 and 12).
     """
     ref = None if ref is None else text("ref", ref)
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _pay_within(tx, booking_id, ref, operation_id)
+            result = _pay_within(tx, booking_id, ref)
     if result.refused is not None:
         raise result.refused
     log.info("booking %s is CONFIRMED, its lock CONSUMED: the seats are sold", booking_id)
     return result
 
 
-def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id: RunId) -> PayResult:
+def _pay_within(tx: Store, booking_id: BookingId, ref: str | None) -> PayResult:
     now = tx.now()
     booking = get_booking(tx, booking_id)
     if booking.status is BookingStatus.CONFIRMED:
-        return _pay_again(tx, booking, ref, now, operation_id)
+        return _pay_again(tx, booking, ref, now)
     held = lock_of(tx, booking)
     try:
         check_payable(booking, held, now, ref)
@@ -257,9 +252,9 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None, operation_id:
     except RefundDue as late:
         seats = seats_of_booking(tx, booking, held)
         payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
-        return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now, operation_id))
+        return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now))
     confirmed, withdrawn = settle_payment(tx, booking, held, ref, now)
-    _record_payment(tx, booking, confirmed, held, now, operation_id, withdrawn)
+    _record_payment(tx, booking, confirmed, held, now, withdrawn)
     return PayResult(confirmed, changed=True)
 
 
@@ -292,7 +287,7 @@ def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
         raise RefundDue(f"event {held.event} counts its seats by day, so seatctl leaves {which} alone")
 
 
-def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, operation_id: RunId) -> PayResult:
+def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime) -> PayResult:
     """A booking that is paid: the same payment, whose reference may only be known now, or a second one."""
     if ref is None or ref == booking.payment_ref:
         return PayResult(booking, changed=False)
@@ -303,12 +298,12 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime, oper
         named = tx.bookings.set_payment(booking, ref, now)
         if named is None:
             raise StaleRead
-        _record_payment(tx, booking, named, tx.locks.get(booking.lock), now, operation_id, withdrawn)
+        _record_payment(tx, booking, named, tx.locks.get(booking.lock), now, withdrawn)
         return PayResult(named, changed=False)
     held = lock_of(tx, booking)
     payment = Payment(booking, seats_of_booking(tx, booking, held), RefundCause.DUPLICATE_PAYMENT, ref)
     reason = f"booking {booking.id} was paid before, as {shorten(booking.payment_ref)!r}"
-    return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now, operation_id))
+    return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now))
 
 
 def _record_payment(
@@ -317,7 +312,6 @@ def _record_payment(
     new: Booking,
     held: SeatLock | Unreadable | None,
     now: datetime,
-    operation_id: RunId,
     withdrawn: Refund | None,
 ) -> None:
     after: dict[str, object] = {"status": new.status.value}
@@ -325,26 +319,22 @@ def _record_payment(
         after["seats"] = held.seats
     if new.payment_ref is not None:
         after["paymentRef"] = new.payment_ref
-    refund = None if withdrawn is None else withdrawn.id
-    before = {"status": old.status.value}
-    tx.operations.record(
-        operation_id, Operation("pay", now, new.event, new.lock, new.id, refund, before=before, after=after)
-    )
+    ids, before = (new.event, new.lock, new.id), {"status": old.status.value}
+    tx.operations.record("pay", now, *ids, refund=withdrawn, before=before, after=after)
 
 
 def fail_payment(store: Store, booking_id: BookingId) -> PayResult:
     """Record that a payment failed: booking FAILED, lock EXPIRED, seats back. Again: once.
     Raises NotFound, WrongState, DamagedDocument."""
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _fail_within(tx, booking_id, operation_id)
+            result = _fail_within(tx, booking_id)
     if result.returned is not None:
         log_returned(store, result.returned)
     return result
 
 
-def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayResult:
+def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     now = tx.now()
     booking = get_booking(tx, booking_id)
     if booking.status is BookingStatus.FAILED:
@@ -357,17 +347,17 @@ def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayRe
     returned = None
     if found is not None and found.status is LockStatus.ACTIVE:
         if len(protectors) == 1:
-            returned = _return_one(tx, found, operation_id)
+            returned = _return_one(tx, found)
         # Of two bookings of one lock that end at once, the later one must see that it was the last.
         elif not tx.locks.touch(found, now):
             raise StaleRead
     pending, failed = BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED
-    ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=operation_id)
+    ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=tx.operations.id)
     if ended is None:
         raise StaleRead
     before, after = {"status": pending.value}, {"status": failed.value}
-    operation = Operation("pay --failed", now, booking.event, booking.lock, booking_id)
-    tx.operations.record(operation_id, operation._replace(before=before, after=after))
+    ids = booking.event, booking.lock, booking_id
+    tx.operations.record("pay --failed", now, *ids, before=before, after=after)
     return PayResult(ended, changed=True, returned=returned)
 
 
@@ -377,21 +367,19 @@ def _fail_within(tx: Store, booking_id: BookingId, operation_id: RunId) -> PayRe
 def release(store: Store, lock_id: LockId) -> SeatLock:
     """Return an ACTIVE lock without a booking before its deadline. Raises NotFound, WrongState,
     DamagedDocument."""
-    operation_id = new_run_id()
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = get_lock(tx, lock_id)
             check_releasable(found, booking_of(tx, lock_id))
-            released = _return_one(tx, found, operation_id)
+            released = _return_one(tx, found)
             before, after = {"status": found.status.value}, {"status": released.status.value}
-            operation = Operation("release", tx.now(), found.event, lock_id, before=before, after=after)
-            tx.operations.record(operation_id, operation)
+            tx.operations.record("release", tx.now(), found.event, lock_id, before=before, after=after)
     log_returned(store, released)
     return released
 
 
-def _return_one(tx: Store, held: SeatLock, operation_id: RunId) -> SeatLock:
+def _return_one(tx: Store, held: SeatLock) -> SeatLock:
     """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
     if doubt := doubt_about(tx, held):
         raise not_returnable(held, doubt)
-    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False, ended_by=operation_id)
+    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False, ended_by=tx.operations.id)

@@ -18,10 +18,9 @@ from scene import (
     run_recover,
 )
 
-from seatctl.domain.documents import EventId, LockId, Operation
+from seatctl.domain.documents import EventId, LockId
 from seatctl.domain.states import RefundCause
 from seatctl.errors import NotFound
-from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.history import history, newest
@@ -36,9 +35,8 @@ def event(store: Store):
 def operate(store: Store, command: str, clock, reason=None, **facts):
     """An entry as a command leaves it; returns its id."""
     ours = Store(store.deployment, operator=store.operator._replace(reason=reason))
-    operation_id = new_run_id()
-    ours.operations.record(operation_id, Operation(command, clock(), **facts))
-    return operation_id
+    ours.operations.record(command, clock(), **facts)
+    return ours.operations.id
 
 
 def sentences(entries):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from scene import create
 
-from seatctl.domain.documents import EventId, Operation
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.store import Store
 
@@ -17,18 +16,11 @@ def event(store: Store):
 
 def test_an_operation_says_who_ran_what_where_and_why_and_is_found_by_each_id(store: Store, clock, event):
     ours = Store(store.deployment, operator=store.operator._replace(reason="asked by phone", sudo_user="ada"))
-    operation_id, other = new_run_id(), new_run_id()
-    changed = Operation(
-        "resize",
-        clock(),
-        event=EventId(event),
-        others=(other,),
-        before={"totalSeats": 100},
-        after={"totalSeats": 120},
-    )
+    other, before, after = new_run_id(), {"totalSeats": 100}, {"totalSeats": 120}
     for attempt in ours.transaction_attempts():
         with attempt as tx:
-            tx.operations.record(operation_id, changed)
+            operation_id = tx.operations.id
+            tx.operations.record("resize", clock(), event, others=[other], before=before, after=after)
 
     _, stored = store.operations.concerning([event])  # after its creation
     assert stored == next(iter(store.operations.concerning([other])))
