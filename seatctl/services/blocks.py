@@ -15,18 +15,17 @@ from seatctl.domain.documents import (
 from seatctl.domain.requests import idempotency_key, seat_count
 from seatctl.domain.rules import (
     check_no_booking,
-    check_on_sale,
-    check_same_request,
     check_unblockable,
 )
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.closed_block import add_to_block
-from seatctl.services.events import get_event, too_few_seats
-from seatctl.services.expiry import return_overdue
-from seatctl.services.found import not_found, readable
-from seatctl.services.seats import doubt_about, end_lock, refusal, seats_of
+from seatctl.services.events import too_few_seats
+from seatctl.services.expiry import before_and_after_return
+from seatctl.services.found import get_lock
+from seatctl.services.sales import LockResult, earlier_lock
+from seatctl.services.seats import doubt_about, end_lock, refusal
 
 
 class BlockRequest(NamedTuple):
@@ -38,14 +37,6 @@ class BlockRequest(NamedTuple):
     dry_run: bool = False
 
 
-class BlockResult(NamedTuple):
-    """The block; whether this call made it; and how many seats the event has left if so."""
-
-    lock: SeatLock
-    created: bool
-    available: int | None = None
-
-
 class UnblockResult(NamedTuple):
     """The block, which has ended; whether this call ended it; and whether its seats stay off sale, because
     the event is closed."""
@@ -55,26 +46,21 @@ class UnblockResult(NamedTuple):
     closed: bool = False
 
 
-def block(store: Store, request: BlockRequest) -> BlockResult:
+def block(store: Store, request: BlockRequest) -> LockResult:
     """Take seats off sale without a deadline. Where too few are left, what is overdue is returned first.
     Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
     key = None if request.key is None else idempotency_key(request.key)
     request = request._replace(seats=seat_count(request.seats), key=key)
     if key is not None:
         store.locks.ensure_collection()
-    if result := _block(store, request):
-        return result
-    check_on_sale(get_event(store, request.event))
-    returned = seats_of(return_overdue(store, request.event, dry_run=request.dry_run).returning)
-    if result := _block(store, request, returned if request.dry_run else Counter()):
-        return result
+    for returned in before_and_after_return(store, request.event, dry_run=request.dry_run):
+        if result := _block(store, request, returned):
+            return result
     raise too_few_seats(store, request.event, request.seats)
 
 
-def _block(
-    store: Store, request: BlockRequest, returned: Counter[EventId] | None = None
-) -> BlockResult | None:
-    """None when there are too few seats. A dry run, which is rolled back, counts what is `returned`."""
+def _block(store: Store, request: BlockRequest, returned: Counter[EventId]) -> LockResult | None:
+    """None when there are too few seats."""
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
             if returned:
@@ -83,12 +69,9 @@ def _block(
     return result
 
 
-def _block_within(tx: Store, request: BlockRequest) -> BlockResult | None:
-    if request.key is not None:
-        earlier = tx.locks.by_key(request.event, tx.locks.block_user, request.key)
-        if earlier is not None:
-            check_same_request(readable(earlier), request.seats)
-            return BlockResult(readable(earlier), created=False)
+def _block_within(tx: Store, request: BlockRequest) -> LockResult | None:
+    if earlier := earlier_lock(tx, request.event, tx.locks.block_user, request.key, request.seats):
+        return LockResult(earlier, created=False)
     event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
@@ -96,7 +79,7 @@ def _block_within(tx: Store, request: BlockRequest) -> BlockResult | None:
     now = event.updated_at
     made = tx.locks.insert_block(event.id, request.seats, request.key or new_key(), now)
     tx.operations.record("block", now, event.id, made.id, after={"seats": request.seats})
-    return BlockResult(made, created=True, available=event.available)
+    return LockResult(made, created=True, available=event.available)
 
 
 def unblock(store: Store, lock_id: LockId) -> UnblockResult:
@@ -108,10 +91,7 @@ def unblock(store: Store, lock_id: LockId) -> UnblockResult:
 
 
 def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
-    found = tx.locks.get(lock_id)
-    if found is None:
-        raise not_found(tx, "lock", lock_id)
-    held, now = readable(found), tx.now()
+    held, now = get_lock(tx, lock_id), tx.now()
     check_unblockable(held)
     event = tx.events.get(held.event)
     closed = isinstance(event, Event) and event.is_closed

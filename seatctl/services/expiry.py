@@ -8,10 +8,12 @@ the rest. A dry run plans with the same code and carries nothing out.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from seatctl.domain.documents import Booking, EventId, Kind, LockId, SeatLock, Unreadable
+from seatctl.domain.rules import check_on_sale
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
@@ -19,6 +21,7 @@ from seatctl.errors import CachePressure, Contention, CursorLost, SeatctlError, 
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
+from seatctl.services.events import get_event
 from seatctl.services.parallel import in_portions, side_by_side
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 from seatctl.services.sweeps import (
@@ -216,6 +219,18 @@ def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item], patie
 def _skipped(item: Item, error: SeatctlError) -> SkippedItem:
     kind = Kind.LOCK if isinstance(item, OverdueLock) else Kind.BOOKING
     return SkippedItem(item.kind if isinstance(item, Unreadable) else kind, item.id, str(error))
+
+
+def before_and_after_return(
+    store: Store, event_id: EventId, *, dry_run: bool = False
+) -> Iterator[Counter[EventId]]:
+    """For a command that takes seats: a first try, and one more once what is overdue there was returned
+    (invariant 6). Yields the seats that a dry run must add itself. Raises Closed."""
+    yield Counter()
+    check_on_sale(get_event(store, event_id))
+    returned = seats_of(return_overdue(store, event_id, dry_run=dry_run).returning)
+    log.info("too few seats left; returned %s that were overdue", count(returned.total(), "seat"))
+    yield returned if dry_run else Counter()
 
 
 def return_overdue(store: Store, event_id: EventId, *, dry_run: bool = False) -> Batch:

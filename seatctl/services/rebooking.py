@@ -31,11 +31,11 @@ from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.events import get_event, too_few_seats
-from seatctl.services.expiry import return_overdue
+from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
 from seatctl.services.sales import ConfirmRequest, confirm_within, settle_payment
-from seatctl.services.seats import log_counter, seats_of
+from seatctl.services.seats import log_counter
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +68,16 @@ def rebook(store: Store, request: RebookRequest) -> RebookResult:
     """
     ref = None if request.ref is None else text("ref", request.ref)
     request = request._replace(ref=ref)
-    if result := _try_to_rebook(store, request):
-        return result
     event_id = get_booking(store, request.booking).event
-    returned = seats_of(return_overdue(store, event_id, dry_run=request.dry_run).returning)
-    if result := _try_to_rebook(store, request, returned if request.dry_run else Counter()):
-        return result
+    for returned in before_and_after_return(store, event_id, dry_run=request.dry_run):
+        if result := _try_to_rebook(store, request, returned):
+            return result
     lock = lock_of(store, get_booking(store, request.booking))
     raise too_few_seats(store, event_id, 0 if lock is None else lock.seats)
 
 
-def _try_to_rebook(
-    store: Store, request: RebookRequest, returned: Counter[EventId] | None = None
-) -> RebookResult | None:
-    """None when the event has too few seats. A dry run, which is rolled back, counts what is `returned`."""
+def _try_to_rebook(store: Store, request: RebookRequest, returned: Counter[EventId]) -> RebookResult | None:
+    """None when the event has too few seats."""
     for attempt in store.transaction_attempts(dry_run=request.dry_run):
         with attempt as tx:
             if returned:

@@ -26,7 +26,6 @@ from seatctl.domain.rules import (
     check_confirmed_before,
     check_failable,
     check_not_cancelled,
-    check_on_sale,
     check_payable,
     check_releasable,
     check_same_request,
@@ -34,13 +33,12 @@ from seatctl.domain.rules import (
 )
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten, to_milliseconds
-from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import protected_by_text
 from seatctl.services.events import get_event, too_few_seats
-from seatctl.services.expiry import return_overdue
+from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import (
     booking_of,
     bookings_of,
@@ -52,7 +50,7 @@ from seatctl.services.found import (
     seats_of_booking,
 )
 from seatctl.services.refunds import Payment, refuse, withdraw_late
-from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable, seats_of
+from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +116,9 @@ def lock(store: Store, request: LockRequest) -> LockResult:
         )
     if request.key is not None:
         store.locks.ensure_collection()
-    if result := _take_seats(store, request):
-        return result
-    check_on_sale(get_event(store, request.event))
-    returned = return_overdue(store, request.event)
-    log.info(
-        "too few seats left; returned %s that were overdue",
-        count(seats_of(returned.returning).total(), "seat"),
-    )
-    if result := _take_seats(store, request):
-        return result
+    for _ in before_and_after_return(store, request.event):
+        if result := _take_seats(store, request):
+            return result
     raise too_few_seats(store, request.event, request.seats)
 
 
@@ -148,15 +139,8 @@ def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
 
 
 def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
-    # Both are of the transaction's snapshot: whoever inserts a lock with this key after it writes the
-    # event, too, and one of the two starts over. So a key is unique without an index.
-    if request.key is not None:
-        earlier = tx.locks.by_key(request.event, request.user, request.key)
-        if earlier is not None:
-            held = readable(earlier)
-            returned = sum(booking.seats_cancelled for booking in bookings_of(tx, held.id))
-            check_same_request(held, request.seats, returned)
-            return LockResult(held, created=False)
+    if earlier := earlier_lock(tx, request.event, request.user, request.key, request.seats):
+        return LockResult(earlier, created=False)
     event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
@@ -165,6 +149,19 @@ def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
     deadline = to_milliseconds(now + request.ttl)
     made = tx.locks.insert(event.id, request.user, request.seats, deadline, key, now)
     return LockResult(made, created=True, available=event.available)
+
+
+def earlier_lock(tx: Store, event: EventId, user: UserId, key: str | None, seats: int) -> SeatLock | None:
+    """The lock that the same request got before. Raises KeyReused, DamagedDocument."""
+    # In the transaction's snapshot: whoever inserts a lock with this key after it writes the event, too, and
+    # one of the two starts over. So a key is unique without an index.
+    found = None if key is None else tx.locks.by_key(event, user, key)
+    if found is None:
+        return None
+    held = readable(found)
+    returned = 0 if held.is_block else sum(one.seats_cancelled for one in bookings_of(tx, held.id))
+    check_same_request(held, seats, returned)
+    return held
 
 
 # --- confirm -------------------------------------------------------------------------------------------

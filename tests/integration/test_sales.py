@@ -29,7 +29,7 @@ from seatctl.errors import (
     WriteRefused,
 )
 from seatctl.mongo.client import Deployment
-from seatctl.services import sales
+from seatctl.services import expiry, sales
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.sales import LockRequest
 
@@ -382,7 +382,7 @@ def test_overdue_seats_that_are_taken_by_somebody_else_meanwhile_are_sold_out(
 ):
     lock(store, event, 10)
     clock.advance(minutes=11)
-    happened = meanwhile(monkeypatch, sales, "return_overdue", lambda: lock(store, event, 10))
+    happened = meanwhile(monkeypatch, expiry, "return_overdue", lambda: lock(store, event, 10))
 
     with pytest.raises(SoldOut, match="has 0 seats left, 10 requested"):
         lock(store, event, 10)
