@@ -61,7 +61,7 @@ USERS = {"ann": "ann", "5f43a1e8c2d4b6a7f8091a2b": ObjectId("5f43a1e8c2d4b6a7f80
 """As typed, and as the contract has them stored."""
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
-AT_ONCE = jobs.RecoverOptions(settle=timedelta(0))
+AT_ONCE = jobs.JobOptions(settle=timedelta(0))
 few_seats = st.integers(1, 4)
 lock_ttls = st.sampled_from([MINUTE, 10 * MINUTE])
 payment_ttls = st.sampled_from([None, MINUTE, 15 * MINUTE])
@@ -381,7 +381,7 @@ class Auditor(RuleBasedStateMachine):
         """One run of a sweep as of `since` from now, after a dry run that must tell the same."""
         # Which locks a wrong counter can still take depends on how they are put together.
         batch_size = batch if self.predictable and not self.ledger.violations() else BATCH
-        options = partial(jobs.SweepOptions, since or None, force=True, batch_size=batch_size)
+        options = partial(jobs.JobOptions, since or None, force=True, batch_size=batch_size)
         told = self.dry(lambda: job(self.store, options(dry_run=True)))
         done = self.watched(lambda: job(self.store, options()), Step(self.clock() + since))
         if self.predictable:
@@ -392,7 +392,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def recover(self, again: bool) -> None:
         found = list(verify(self.store))
-        self.dry(lambda: jobs.recover(self.store, jobs.RecoverOptions(dry_run=True)))
+        self.dry(lambda: jobs.recover(self.store, jobs.JobOptions(dry_run=True)))
         step = Step(self.clock(), recovers=True)
         report = self.watched(lambda: jobs.recover(self.store, AT_ONCE), step)
         assert found or not report.repairs

@@ -34,7 +34,7 @@ from seatctl.services.cancellation import CancelRequest, CancelResult
 from seatctl.services.capacity import ResizeRequest, ResizeResult
 from seatctl.services.event_cancellation import CancelEventRequest, Cancellation
 from seatctl.services.extension import ExtendRequest, ExtendResult
-from seatctl.services.jobs import RecoverOptions, SweepOptions
+from seatctl.services.jobs import JobOptions
 from seatctl.services.rebooking import RebookRequest, RebookResult
 from seatctl.services.report import JobReport
 from seatctl.services.sales import ConfirmRequest, ConfirmResult, LockRequest, LockResult
@@ -176,17 +176,17 @@ def rebook(store: Store, booking_id: BookingId) -> RebookResult:
 
 def expire_locks(store: Store, as_of: datetime | None = None, batch_size: int = BATCH) -> Entry:
     """One run of `expire-locks`; returns its log entry."""
-    return _entry(jobs.expire_locks(store, SweepOptions(as_of, force=True, batch_size=batch_size)))
+    return _entry(jobs.expire_locks(store, JobOptions(as_of, force=True, batch_size=batch_size)))
 
 
 def expire_bookings(store: Store, as_of: datetime | None = None, batch_size: int = BATCH) -> Entry:
     """One run of `expire-bookings`; returns its log entry."""
-    return _entry(jobs.expire_bookings(store, SweepOptions(as_of, force=True, batch_size=batch_size)))
+    return _entry(jobs.expire_bookings(store, JobOptions(as_of, force=True, batch_size=batch_size)))
 
 
 def recover(store: Store, batch_size: int = BATCH) -> Entry:
     """One run of `recover` that believes every drift at once; returns its log entry."""
-    return _entry(jobs.recover(store, RecoverOptions(batch_size=batch_size, settle=timedelta())))
+    return _entry(jobs.recover(store, JobOptions(batch_size=batch_size, settle=timedelta())))
 
 
 def resize(store: Store, event: EventId, seats: int) -> ResizeResult:

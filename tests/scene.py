@@ -18,7 +18,7 @@ from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import events, sales
 from seatctl.services.events import CreateEventRequest
-from seatctl.services.jobs import RecoverOptions, SweepOptions, expire_bookings, expire_locks, recover
+from seatctl.services.jobs import JobOptions, expire_bookings, expire_locks, recover
 from seatctl.services.sales import ConfirmRequest, LockRequest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Id = Any
 NOWHERE = ObjectId("0" * 24)
 """The id of nothing."""
 MONTH, HOUR = timedelta(days=30), timedelta(hours=1)
-AT_ONCE = RecoverOptions(settle=timedelta(0))
+AT_ONCE = JobOptions(settle=timedelta(0))
 """Recovery that does not wait for a drift to last: nobody else writes here."""
 
 
@@ -106,15 +106,15 @@ def sell(store: Store, event: Id, seats: int = 1) -> tuple[Id, Id]:
 
 
 def run_expire_locks(store: Store, **options: Any) -> Any:
-    return expire_locks(store, SweepOptions(**options))
+    return expire_locks(store, JobOptions(**options))
 
 
 def run_expire_bookings(store: Store, **options: Any) -> Any:
-    return expire_bookings(store, SweepOptions(**options))
+    return expire_bookings(store, JobOptions(**options))
 
 
 def run_recover(store: Store, **options: Any) -> Any:
-    return recover(store, RecoverOptions(**{"settle": timedelta(0), **options}))
+    return recover(store, JobOptions(**{"settle": timedelta(0), **options}))
 
 
 # --- as another program --------------------------------------------------------------------------------

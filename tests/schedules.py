@@ -55,10 +55,10 @@ class Scene:
         return True
 
     def expire_locks(self, **options: Any) -> None:
-        jobs.expire_locks(self.store, jobs.SweepOptions(**options))
+        jobs.expire_locks(self.store, jobs.JobOptions(**options))
 
     def expire_bookings(self) -> None:
-        jobs.expire_bookings(self.store, jobs.SweepOptions())
+        jobs.expire_bookings(self.store, jobs.JobOptions())
 
     def other_program_expires(self, held: Any) -> None:
         """Another program returns a lock, and leaves no stamp."""

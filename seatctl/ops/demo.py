@@ -59,7 +59,7 @@ def lock_expiry(store: Store) -> Scenario:
     for number in range(5):
         _lock_seat(store, event, number)
     before = _event(store, event)
-    report = jobs.expire_locks(store, jobs.SweepOptions(as_of=timedelta(minutes=11), force=True))
+    report = jobs.expire_locks(store, jobs.JobOptions(as_of=timedelta(minutes=11), force=True))
     expired = list(lookup.locks(store, event, LockStatus.EXPIRED))
     after = _event(store, event)
     return Scenario(
@@ -86,7 +86,7 @@ def booking_expiry(store: Store) -> Scenario:
         sales.confirm(store, sales.ConfirmRequest(_lock_seat(store, event, number).lock.id))
     before = _event(store, event)
     pending = list(lookup.bookings(store, event, BookingStatus.PAYMENT_PENDING))
-    report = jobs.expire_bookings(store, jobs.SweepOptions(as_of=timedelta(minutes=16), force=True))
+    report = jobs.expire_bookings(store, jobs.JobOptions(as_of=timedelta(minutes=16), force=True))
     expired = list(lookup.with_seats_of_locks(store, lookup.bookings(store, event, BookingStatus.EXPIRED)))
     after = _event(store, event)
     return Scenario(
@@ -120,7 +120,7 @@ def recovery(store: Store, what: str, *, taken: int) -> Scenario:
     for _ in range(7):
         store.locks.insert_as_stored({**lock, "expiresAt": deadline})
     before = _event(store, event)
-    report = jobs.recover(store, jobs.RecoverOptions())
+    report = jobs.recover(store, jobs.JobOptions())
     after = _event(store, event)
     title = f"after: {_available(before)} → {_available(after)}"
     return Scenario(

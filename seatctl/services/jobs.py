@@ -34,7 +34,7 @@ from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, Sweep
 
 log = logging.getLogger(__name__)
 
-LOG_ENTRY, LAST_WORDS, AT_ONCE = 15.0, 5.0, 1.0
+LOG_TIME, LOG_TIME_FAILED, LOG_TIME_FORCED = 15.0, 5.0, 1.0
 """Seconds in which the entry of a run is stored: of one that is done, of one that failed, and of one whose
 operator will not wait."""
 
@@ -59,49 +59,36 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def start(self, what: str, count: Callable[[], int]) -> None:
-        pass
-
-    def advance(self, items: int) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
+    def start(self, what: str, count: Callable[[], int]) -> None: ...
+    def advance(self, items: int) -> None: ...
+    def stop(self) -> None: ...
 
 
 SILENT: Progress = _Silent()
 
 
-class SweepOptions(NamedTuple):
-    """How a sweep runs. `as_of` moves "now" for it, to a time or by a duration; a time in the future needs
-    `force`, or `dry_run`, since it would expire locks that are not overdue."""
-
-    as_of: datetime | timedelta | None = None
-    force: bool = False
-    dry_run: bool = False
-    batch_size: int = BATCH
-
-
-class RecoverOptions(NamedTuple):
-    """How recovery runs. `settle` is how long a drift must last before a counter is raised by it, on an
-    event that was changed within the last minute. `as_of` moves "now" for its sweeps, as for those alone."""
+class JobOptions(NamedTuple):
+    """How a job runs. `as_of` moves "now" for its sweeps, to a time or by a duration; a time in the future
+    needs `force`, or `dry_run`, since it would expire locks that are not overdue."""
 
     as_of: datetime | timedelta | None = None
     force: bool = False
     dry_run: bool = False
     batch_size: int = BATCH
     settle: timedelta = SETTLE
+    """Recovery: how long a drift must last before a counter is raised by it, on an event that was changed
+    within the last minute."""
 
 
 def expire_locks(
-    store: Store, options: SweepOptions, progress: Progress = SILENT, listener: Listener | None = None
+    store: Store, options: JobOptions, progress: Progress = SILENT, listener: Listener | None = None
 ) -> JobReport:
     """Expire ACTIVE locks past their deadline that no live booking keeps (invariants 3 and 4)."""
     return _sweep(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress, listener)
 
 
 def expire_bookings(
-    store: Store, options: SweepOptions, progress: Progress = SILENT, listener: Listener | None = None
+    store: Store, options: JobOptions, progress: Progress = SILENT, listener: Listener | None = None
 ) -> JobReport:
     """Expire PAYMENT_PENDING bookings past their deadline, with their locks (invariants 3 and 5)."""
     return _sweep(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress, listener)
@@ -111,26 +98,24 @@ def _sweep(
     store: Store,
     job: JobType,
     sweep: Sweep,
-    options: SweepOptions,
+    options: JobOptions,
     progress: Progress,
     listener: Listener | None,
 ) -> JobReport:
     """Raises FutureRefused, before the run begins, and whatever ends it before its time."""
-    now = store.now()
-    before = _moment_of_run(options, now)
-    with _logged(store, job, now, dry_run=options.dry_run) as (report, stop):
-        report.as_of = None if options.as_of is None else before
-        report.listener = listener
-        clearance = SweepClearance(store, before if job is JobType.BOOKING_EXPIRY else None)
-        run = SweepRun.at(store, sweep, before, now, clearance)
-        run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
-        _carry_out(store, run, report, stop, progress)
+    with _logged(store, job, options, listener) as (report, stop):
+        clearance = SweepClearance(store, report.before if job is JobType.BOOKING_EXPIRY else None)
+        run = SweepRun.at(store, sweep, report.before, report.started, clearance)
+        _carry_out(store, run, options, report, stop, progress)
         _keep_closed(store, report)
     return report
 
 
-def _carry_out(store: Store, run: SweepRun, report: JobReport, stop: Stop, progress: Progress) -> None:
+def _carry_out(
+    store: Store, run: SweepRun, options: JobOptions, report: JobReport, stop: Stop, progress: Progress
+) -> None:
     """One sweep, batch by batch, into the report. Raises Interrupted if it was asked to stop."""
+    run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
     ended = 0
 
     def left() -> int:  # a dry run ends nothing of what is counted
@@ -155,9 +140,9 @@ def _ended(ending: Ending) -> Ended:
     return Ended(None if lock is None else lock.id, ending.booking, 0 if lock is None else lock.seats)
 
 
-def _moment_of_run(options: SweepOptions | RecoverOptions, now: datetime) -> datetime:
+def _as_of(options: JobOptions, now: datetime) -> datetime | None:
     if options.as_of is None:
-        return now
+        return None
     before = moment("--as-of", options.as_of, now)
     if before > now and not (options.dry_run or options.force):
         raise FutureRefused(
@@ -168,23 +153,18 @@ def _moment_of_run(options: SweepOptions | RecoverOptions, now: datetime) -> dat
 
 
 def recover(
-    store: Store, options: RecoverOptions, progress: Progress = SILENT, listener: Listener | None = None
+    store: Store, options: JobOptions, progress: Progress = SILENT, listener: Listener | None = None
 ) -> JobReport:
     """Both sweeps, then every violation that a program may repair, then the counters. Repeatable, also beside
     buyers and beside itself (invariants 1 to 5, 8 and 11)."""
     from seatctl.services.recovery import Recovery  # 5 ms that the sweeps, run every minute, need not spend
 
-    now = store.now()
-    before = _moment_of_run(options, now)
-    with _logged(store, JobType.RECOVERY, now, dry_run=options.dry_run) as (report, stop):
-        report.as_of = None if options.as_of is None else before
-        report.listener = listener
-        recovery = Recovery(store, report, stop, now, options.settle)
+    with _logged(store, JobType.RECOVERY, options, listener) as (report, stop):
+        recovery = Recovery(store, report, stop, options.settle)
         for sweep in (BookingSweep(), LockSweep()):
-            clearance = recovery.clearance(before if isinstance(sweep, BookingSweep) else None)
-            run = SweepRun.at(store, sweep, before, now, clearance)
-            run = run._replace(batch_size=options.batch_size, dry_run=options.dry_run, id=report.id)
-            _carry_out(store, run, report, stop, progress)
+            clearance = recovery.clearance(report.before if isinstance(sweep, BookingSweep) else None)
+            run = SweepRun.at(store, sweep, report.before, report.started, clearance)
+            _carry_out(store, run, options, report, stop, progress)
         recovery.repair_all()
         _keep_closed(store, report)
     return report
@@ -205,14 +185,17 @@ def _keep_closed(store: Store, report: JobReport) -> None:
 
 @contextmanager
 def _logged(
-    store: Store, job: JobType, started: datetime, *, dry_run: bool
+    store: Store, job: JobType, options: JobOptions, listener: Listener | None
 ) -> Iterator[tuple[JobReport, Stop]]:
     """One run: its report, and its request to stop. At the end the entry is stored: FAILED when items were
     skipped or violations are left, or when an error ended the run, which goes on. A dry run logs nothing.
-    Raises Misconfigured, before anything is changed, for a user who may not log the run."""
+    Raises FutureRefused, and Misconfigured for a user who may not log the run, before anything is changed."""
+    started, dry_run = store.now(), options.dry_run
+    as_of = _as_of(options, started)
     if not (dry_run or store.job_logs.may_insert()):
         raise Misconfigured(NOT_THE_JOBS_USER.format(store.name))
     report, clock = JobReport(job, started, socket.gethostname(), dry_run), time.monotonic()
+    report.as_of, report.listener = as_of, listener
     log.info("%s on database %s starts; the server's time is %s", job, store.name, format_time(started))
     with listening() as stop:
         try:
@@ -226,13 +209,15 @@ def _logged(
                     with suppress(SeatctlError):
                         store.deployment.revive()
                 # Where the server is gone or a majority is missing, this will hardly succeed either.
-                with store.deployment.time_limit(LAST_WORDS if isinstance(error, Exception) else AT_ONCE):
+                with store.deployment.time_limit(
+                    LOG_TIME_FAILED if isinstance(error, Exception) else LOG_TIME_FORCED
+                ):
                     _log_failure(store, report, str(reason))
             raise
         report.duration_ms = _milliseconds_since(clock)
         log.info("%s ends after %d ms: %s", job, report.duration_ms, report.error or "success")
         if not dry_run:
-            with store.deployment.time_limit(LOG_ENTRY):
+            with store.deployment.time_limit(LOG_TIME):
                 _log_run(store, report)
 
 

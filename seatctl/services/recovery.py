@@ -43,11 +43,10 @@ SWEPT = frozenset(
 class Recovery:
     """One run of recovery: where it works, and the report that it fills."""
 
-    def __init__(self, store: Store, report: JobReport, stop: Stop, now: datetime, settle: timedelta) -> None:
+    def __init__(self, store: Store, report: JobReport, stop: Stop, settle: timedelta) -> None:
         self._store = store
         self._report = report
         self._stop = stop
-        self._now = now
         self._settle = settle
 
     def clearance(self, overdue_before: datetime | None) -> SweepClearance:
@@ -71,7 +70,7 @@ class Recovery:
         if not self._report.dry_run or violation.fault not in SWEPT:
             return False
         booking = self._store.bookings.get(BookingId(violation.booking)) if violation.booking else None
-        before = self._report.as_of or self._now
+        before = self._report.before
         if isinstance(booking, Booking) and booking.status is BookingStatus.PAYMENT_PENDING:
             deadline = booking.payment_expires_at
         else:
@@ -91,7 +90,7 @@ class Recovery:
         try:
             for attempt in self._store.transaction_attempts(PATIENCE):
                 with attempt as tx:
-                    done = repairer(tx, violation, Run(self._now, self._report.id))
+                    done = repairer(tx, violation, Run(self._report.started, self._report.id))
         except Contention:
             self.note(violation, Outcome.UNSETTLED)
         else:
@@ -128,7 +127,8 @@ class Recovery:
     def correct_counter(self, event_id: EventId, at_most: int, doubt: Doubt | None = None) -> bool:
         """Set one counter right, raising it by `at_most` seats; whether it is right now."""
         try:
-            done = correct(self._store, event_id, self._now, at_most, None if doubt is None else str(doubt))
+            against = None if doubt is None else str(doubt)
+            done = correct(self._store, event_id, self._report.started, at_most, against)
         except Contention as error:
             self._report.skip([SkippedItem(Kind.EVENT, event_id, str(error))])
             return False

@@ -98,6 +98,11 @@ class JobReport:
         self.skipped.update({(item.kind, str(item.id)): item for item in items})
 
     @property
+    def before(self) -> datetime:
+        """What is overdue at this time is swept."""
+        return self.as_of or self.started
+
+    @property
     def processed(self) -> int:
         match self.job:
             case JobType.LOCK_EXPIRY:

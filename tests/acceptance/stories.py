@@ -101,9 +101,9 @@ def everything_once(replica: Server, home: Path) -> Iterator[Story]:
     locks = [new_lock(store, event, f"buyer {n}", key=f"k{n}").id for n in range(3)]
     waiting = sales.confirm(store, sales.ConfirmRequest(locks[0])).booking.id
     paid = sales.pay(store, sales.confirm(store, sales.ConfirmRequest(locks[1])).booking.id).booking.id
-    jobs.expire_locks(store, jobs.SweepOptions())
-    jobs.expire_bookings(store, jobs.SweepOptions())
-    jobs.recover(store, jobs.RecoverOptions())
+    jobs.expire_locks(store, jobs.JobOptions())
+    jobs.expire_bookings(store, jobs.JobOptions())
+    jobs.recover(store, jobs.JobOptions())
     runs = [run["_id"] for run in lookup.job_runs(store)]
     ids = {
         "event": event,

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from seatctl.mongo.client import connect
 from seatctl.mongo.ids import parse_user
 from seatctl.mongo.store import Store
-from seatctl.services.jobs import SweepOptions, expire_locks
+from seatctl.services.jobs import JobOptions, expire_locks
 from seatctl.services.sales import LockRequest
 from seatctl.services.sales import lock as lock_seats
 
@@ -131,7 +131,7 @@ def sweep_locks(uri: str) -> Span:
 def _sweep(uri: str, answers: Queue[Span]) -> None:
     store = Store(connect(uri, None, "never"))
     begin = time.perf_counter()
-    expire_locks(store, SweepOptions())
+    expire_locks(store, JobOptions())
     answers.put((begin, time.perf_counter()))
 
 

@@ -164,7 +164,7 @@ def test_an_expired_booking_returns_no_seats_that_an_unreadable_booking_names(
     confirm(store, lock)
     insert_booking(store, event, named(lock), state)
     clock.advance(minutes=16)
-    jobs.expire_bookings(store, jobs.SweepOptions())
+    jobs.expire_bookings(store, jobs.JobOptions())
     assert (status(store, "seatLocks", lock), available(store, event)) == ("ACTIVE", 8)
 
 

@@ -23,7 +23,7 @@ from seatctl.mongo.client import Deployment
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import counters, jobs, sales
-from seatctl.services.jobs import RecoverOptions
+from seatctl.services.jobs import JobOptions
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 LONG_AGO = EPOCH - timedelta(days=1_000)
@@ -167,7 +167,7 @@ def test_a_drift_that_ends_while_recovery_watches_it_raises_no_counter(
         looks.append(seconds)
 
     monkeypatch.setattr(counters, "time", SimpleNamespace(sleep=lock_stored_meanwhile))
-    report = jobs.recover(store, RecoverOptions(settle=timedelta(seconds=5)))
+    report = jobs.recover(store, JobOptions(settle=timedelta(seconds=5)))
     assert sum(looks) == 5
     assert report.counters_corrected == 0
     assert available(store, event) == 7

@@ -38,7 +38,7 @@ from seatctl.errors import CursorLost
 from seatctl.mongo import collection
 from seatctl.services import expiry, jobs
 from seatctl.services.expiry import run_sweep
-from seatctl.services.jobs import SweepOptions
+from seatctl.services.jobs import JobOptions
 from seatctl.services.seats import seats_of
 from seatctl.services.sweeps import LockSweep, SweepClearance, SweepRun
 from seatctl.services.verify import verify
@@ -313,7 +313,7 @@ def test_a_sweep_whose_list_is_always_lost_gives_up_and_asks_for_another_run(
     ours, victim = bench.store(), bench.victim()
     leave_overdue(ours, 10)
     with fail_point(ours, ["getMore"], LOST_CURSORS["cursor not found"], 1), pytest.raises(CursorLost):
-        jobs.expire_locks(victim, SweepOptions(dry_run=True, batch_size=2))
+        jobs.expire_locks(victim, JobOptions(dry_run=True, batch_size=2))
     monkeypatch.setattr(expiry, "CURSOR_RETRIES", 2)
     with (
         fail_point(ours, ["getMore"], LOST_CURSORS["cursor not found"], 2),

@@ -25,7 +25,7 @@ from seatctl.services.cancellation import CancelRequest
 from seatctl.services.capacity import ResizeRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
-from seatctl.services.jobs import RecoverOptions, recover
+from seatctl.services.jobs import JobOptions, recover
 from seatctl.services.relocking import relock
 from seatctl.services.sales import ConfirmRequest, LockRequest
 from seatctl.services.verify import verify
@@ -652,7 +652,7 @@ def test_an_event_counted_by_day_is_left_alone_and_makes_no_run_fail(adopted, by
     assert [run.error for run in runs] == [None] * 3
     assert [run.left_alone.get(by_day) for run in runs] == [1, 2, 3]
     assert runs[0].run["details"]["leftAlone"] == [{"event": by_day, "items": 1}]
-    planned = recover(adopted, RecoverOptions(dry_run=True))
+    planned = recover(adopted, JobOptions(dry_run=True))
     assert (planned.changes, planned.error) == (False, None)
     assert state_of(adopted) == before
 

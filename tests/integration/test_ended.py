@@ -12,7 +12,7 @@ from terminal import here
 from seatctl.domain.documents import UserId
 from seatctl.services import jobs
 from seatctl.services.ended import as_documents
-from seatctl.services.jobs import RecoverOptions, SweepOptions
+from seatctl.services.jobs import JobOptions
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_each_lock_that_expires_is_told_with_whom_it_was_for(store, clock, told)
     event = create(store)
     held = [lock(store, event, seats, user=UserId(f"u{seats}"), key=f"k{seats}") for seats in (1, 2)]
     clock.advance(minutes=11)
-    run(jobs.expire_locks, SweepOptions())
+    run(jobs.expire_locks, JobOptions())
 
     assert sorted(heard, key=lambda line: line["seats"]) == [
         {
@@ -58,7 +58,7 @@ def test_each_booking_that_expires_is_told_with_its_lock(store, clock, told):
     lost, lonely = book(store, event, 1)
     delete(store, "seatLocks", lost)
     clock.advance(minutes=16)
-    run(jobs.expire_bookings, SweepOptions())
+    run(jobs.expire_bookings, JobOptions())
 
     by_id = {line["booking"]: line for line in heard}
     assert len(heard) == len(by_id)
@@ -83,7 +83,7 @@ def test_as_many_are_told_as_the_run_counts_however_small_its_batches_are(store,
         for _ in range(5):
             lock(store, event)
     clock.advance(minutes=11)
-    report = run(jobs.expire_locks, SweepOptions(batch_size=2))
+    report = run(jobs.expire_locks, JobOptions(batch_size=2))
 
     assert len({line["lock"] for line in heard}) == len(heard) == report.processed == 15
     assert sum(line["seats"] for line in heard) == report.seats
@@ -114,7 +114,7 @@ def test_nothing_is_told_where_nothing_ended(store, told):
     heard, run = told
     sell(store, create(store))
     run(jobs.recover, AT_ONCE)
-    run(jobs.expire_locks, SweepOptions())
+    run(jobs.expire_locks, JobOptions())
 
     assert heard == []
 
@@ -122,7 +122,7 @@ def test_nothing_is_told_where_nothing_ended(store, told):
 def test_recovery_may_be_told_that_it_is_later(store, clock):
     """Only with force: it expires what is not overdue."""
     held, booked = book(store, create(store))
-    later = RecoverOptions(as_of=timedelta(hours=2), settle=timedelta(0))
+    later = JobOptions(as_of=timedelta(hours=2), settle=timedelta(0))
 
     with pytest.raises(jobs.FutureRefused):
         jobs.recover(store, later)

@@ -398,8 +398,8 @@ def test_a_sweep_tells_how_many_items_it_is_about_before_it_begins(store, clock,
         def stop(self):
             told.append("over")
 
-    jobs.expire_bookings(store, jobs.SweepOptions(), Told())
-    jobs.expire_locks(store, jobs.SweepOptions(batch_size=2), Told())
+    jobs.expire_bookings(store, jobs.JobOptions(), Told())
+    jobs.expire_locks(store, jobs.JobOptions(batch_size=2), Told())
 
     assert told[:3] == [("bookings", 1), 1, "over"]
     assert (told[3], sum(told[4:-1]), told[-1]) == (("locks", 3), 3, "over")

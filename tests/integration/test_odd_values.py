@@ -14,7 +14,7 @@ from scene import HOUR, book, create, event_of, lock, lock_of, states
 from seatctl.domain.documents import Event
 from seatctl.domain.states import Fault
 from seatctl.services import health, lookup
-from seatctl.services.jobs import RecoverOptions, SweepOptions, expire_bookings, expire_locks, recover
+from seatctl.services.jobs import JobOptions, expire_bookings, expire_locks, recover
 from seatctl.services.lookup import Order
 from seatctl.services.verify import verify
 
@@ -148,9 +148,9 @@ def test_no_number_stops_anybody_from_looking_at_the_rest_or_from_returning_its_
     before = event_of(store, odd)
     clock.advance(hours=1)
     reports = [
-        expire_locks(store, SweepOptions()),
-        expire_bookings(store, SweepOptions()),
-        recover(store, RecoverOptions(settle=0 * HOUR)),
+        expire_locks(store, JobOptions()),
+        expire_bookings(store, JobOptions()),
+        recover(store, JobOptions(settle=0 * HOUR)),
     ]
     found = {violation.fault for violation in verify(store)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +19,11 @@ from seatctl.output import console, formats, progress, tables
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
-    from seatctl.services.ended import Listener
-    from seatctl.services.jobs import Progress
+    from seatctl.services.ended import Ended, Listener
+    from seatctl.services.jobs import JobOptions, Progress
     from seatctl.services.report import JobReport
+
+    Job = Callable[[Store, JobOptions, Progress, Listener | None], JobReport]
 
 commands = typer.Typer()
 
@@ -40,10 +42,8 @@ def expire_locks(
     This is one run; schedule it every minute."""
     from seatctl.services import jobs
 
-    options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    store = call.store()
-    listener = _listener(call, store, dry_run) if listed else None
-    _finish(_run(call, lambda progress: jobs.expire_locks(store, options, progress, listener), listed))
+    options = jobs.JobOptions(as_of, force, dry_run, batch_size)
+    _finish(_run(call, jobs.expire_locks, call.store(), options, listed))
 
 
 @command(commands, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
@@ -60,10 +60,8 @@ def expire_bookings(
     This is one run; schedule it every minute."""
     from seatctl.services import jobs
 
-    options = jobs.SweepOptions(as_of=as_of, force=force, dry_run=dry_run, batch_size=batch_size)
-    store = call.store()
-    listener = _listener(call, store, dry_run) if listed else None
-    _finish(_run(call, lambda progress: jobs.expire_bookings(store, options, progress, listener), listed))
+    options = jobs.JobOptions(as_of, force, dry_run, batch_size)
+    _finish(_run(call, jobs.expire_bookings, call.store(), options, listed))
 
 
 @command(commands, "recover", panel=JOBS, example="seatctl recover --dry-run")
@@ -85,9 +83,8 @@ def recover(
     from seatctl.services import jobs
 
     store = call.store(wait=wait.total_seconds() if wait else 0)
-    options = jobs.RecoverOptions(as_of, force, dry_run, batch_size, settle)
-    listener = _listener(call, store, dry_run) if listed else None
-    report = _run(call, lambda progress: jobs.recover(store, options, progress, listener), listed)
+    options = jobs.JobOptions(as_of, force, dry_run, batch_size, settle)
+    report = _run(call, jobs.recover, store, options, listed)
     if not dry_run:
         _finish(report)
     elif report.changes or report.error:
@@ -95,21 +92,21 @@ def recover(
         raise Unhealthy("; ".join(filter(None, (plan, report.error))))
 
 
-def _listener(call: Invocation, store: Store, dry_run: bool) -> Listener:
-    """Prints what ended. Raises Usage where something else was asked for."""
+def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: bool) -> JobReport:
+    """Run a job and print what it did, or where it is `listed` what ended. A bar shows how far it is, where
+    there is a person to see it. Raises Usage where --json was asked for, too."""
     from seatctl.services.ended import as_documents
-
-    if call.json:
-        raise Usage("--list and --json are two output formats; use one of them")
-    return lambda ended: formats.print_json_lines(as_documents(store, ended, dry_run=dry_run))
-
-
-def _run(call: Invocation, job: Callable[[Progress], JobReport], listed: bool) -> JobReport:
-    """Run a job and print what it did. A bar shows how far it is, where there is a person to see it."""
     from seatctl.services.jobs import SILENT
 
+    if listed and call.json:
+        raise Usage("--list and --json are two output formats; use one of them")
+
+    def print_ended(ended: Sequence[Ended]) -> None:
+        formats.print_json_lines(as_documents(store, ended, dry_run=options.dry_run))
+
     is_seen = not (call.quiet or call.verbose or call.session or (listed and sys.stdout.isatty()))
-    report = job(progress.Progress() if is_seen else SILENT)
+    shown = progress.Progress() if is_seen else SILENT
+    report = job(store, options, shown, print_ended if listed else None)
     if listed:
         call.note(_sentence(report))
         return report
