@@ -19,7 +19,6 @@ from seatctl.cli.commands import (
     adopt,
     batch,
     care,
-    changes,
     events,
     follow,
     help,  # noqa: A004 - the command's name
@@ -110,7 +109,6 @@ app = typer.Typer()
 # In the order of `seatctl --help`.
 app.add_typer(events.commands)
 app.add_typer(sales.commands)
-app.add_typer(changes.commands)
 app.add_typer(story.repairs)
 app.add_typer(batch.commands)
 app.add_typer(lists.commands)

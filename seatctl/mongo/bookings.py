@@ -6,14 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from seatctl.domain.documents import (
-    Booking,
-    BookingId,
-    EventId,
-    LockId,
-    SeatLock,
-    Unreadable,
-)
+from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, id_is, none_of, status_change

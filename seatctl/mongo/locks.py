@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pymongo.errors import DuplicateKeyError
 
-from seatctl.domain.documents import (
-    CLOSING,
-    Booking,
-    EventId,
-    LockId,
-    RunId,
-    SeatLock,
-    Unreadable,
-    UserId,
-)
+from seatctl.domain.documents import CLOSING, Booking, EventId, LockId, RunId, SeatLock, Unreadable, UserId
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
 from seatctl.domain.timespec import shorten

@@ -6,17 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    Event,
-    EventId,
-    LockId,
-    SeatLock,
-)
+from seatctl.domain.documents import Event, EventId, LockId, SeatLock
 from seatctl.domain.requests import idempotency_key, seat_count
-from seatctl.domain.rules import (
-    check_no_booking,
-    check_unblockable,
-)
+from seatctl.domain.rules import check_no_booking, check_unblockable
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store

@@ -6,20 +6,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    Booking,
-    BookingId,
-    Event,
-    LockId,
-    Refund,
-    SeatLock,
-)
+from seatctl.domain.documents import Booking, BookingId, Event, LockId, Refund, SeatLock
 from seatctl.domain.requests import seat_count
-from seatctl.domain.rules import (
-    check_cancellable,
-    check_seats_to_return,
-    check_sold_without_booking,
-)
+from seatctl.domain.rules import check_cancellable, check_seats_to_return, check_sold_without_booking
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store

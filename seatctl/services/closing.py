@@ -5,14 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    EventId,
-    StoredDocument,
-)
-from seatctl.domain.rules import (
-    check_no_booking,
-    check_reopenable,
-)
+from seatctl.domain.documents import EventId, StoredDocument
+from seatctl.domain.rules import check_no_booking, check_reopenable
 from seatctl.errors import StaleRead
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance

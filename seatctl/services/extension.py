@@ -8,15 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    Booking,
-    BookingId,
-    EventId,
-    Kind,
-    LockId,
-    SeatLock,
-    Unreadable,
-)
+from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.requests import moment, ttl
 from seatctl.domain.rules import check_extendable
 from seatctl.domain.states import BookingStatus, LockStatus

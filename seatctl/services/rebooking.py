@@ -8,14 +8,7 @@ from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    Booking,
-    BookingId,
-    EventId,
-    LockId,
-    Refund,
-    SeatLock,
-)
+from seatctl.domain.documents import Booking, BookingId, EventId, LockId, Refund, SeatLock
 from seatctl.domain.requests import text
 from seatctl.domain.rules import (
     LOCK_TTL,

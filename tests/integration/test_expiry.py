@@ -426,7 +426,7 @@ def test_what_is_done_and_what_is_left_are_the_same_number_after_each_batch(stor
         def stop(self):
             pass
 
-    job(store, jobs.SweepOptions(batch_size=2, dry_run=dry_run), Told())
+    job(store, jobs.JobOptions(batch_size=2, dry_run=dry_run), Told())
     assert set(totals) == {4}
 
 

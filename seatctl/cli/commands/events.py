@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,17 +31,13 @@ if TYPE_CHECKING:
     from seatctl.services.cancelled_event import Cancellation
 
 commands = typer.Typer()
+operate = partial(command, commands, panel=OPERATE, changes=True)
+"""Registers a command that changes something by an operator's decision."""
 
 DATE_HELP = "When the event takes place: ISO 8601 (no zone = UTC) or +30d."
 
 
-@command(
-    commands,
-    "create-event",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
-)
+@operate("create-event", example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z')
 def create_event(
     call: Invocation,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The event's name.")],
@@ -81,12 +78,8 @@ def create_event(
     call.tell(result.event, sentence, quiet=result.id)
 
 
-@command(
-    commands,
-    "edit-event",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl edit-event EVENT_ID --date 2027-05-08T19:30Z --reason "the hall is taken"',
+@operate(
+    "edit-event", example='seatctl edit-event EVENT_ID --date 2027-05-08T19:30Z --reason "the hall is taken"'
 )
 def edit_event(
     call: Invocation,
@@ -112,13 +105,7 @@ def edit_event(
     call.tell(result.event, sentence, quiet=event)
 
 
-@command(
-    commands,
-    "resize",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"',
-)
+@operate("resize", example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"')
 def resize(call: Invocation, event: EventArgument, seats: Seats, dry_run: DryRun = False) -> None:
     """Set the number of seats of an event.
 
@@ -141,13 +128,7 @@ def resize(call: Invocation, event: EventArgument, seats: Seats, dry_run: DryRun
     call.tell(result.event, sentence, quiet=event)
 
 
-@command(
-    commands,
-    "block",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl block EVENT_ID --seats 4 --reason "for the press"',
-)
+@operate("block", example='seatctl block EVENT_ID --seats 4 --reason "for the press"')
 def block(
     call: Invocation,
     event: EventArgument,
@@ -177,7 +158,7 @@ def block(
         call.tell(held.stored, f"{sentence} Lock {held.id}.", quiet=held.id)
 
 
-@command(commands, "unblock", panel=OPERATE, changes=True, example="seatctl unblock BLOCK_ID")
+@operate("unblock", example="seatctl unblock BLOCK_ID")
 def unblock(
     call: Invocation,
     lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)],
@@ -196,13 +177,7 @@ def unblock(
     call.tell(held.stored, sentence, quiet=held.id)
 
 
-@command(
-    commands,
-    "close",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl close EVENT_ID --reason "the band is ill"',
-)
+@operate("close", example='seatctl close EVENT_ID --reason "the band is ill"')
 def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
     """Stop the sales of an event.
 
@@ -220,7 +195,7 @@ def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> No
     call.tell(result.event, sentence, quiet=event)
 
 
-@command(commands, "reopen", panel=OPERATE, changes=True, example="seatctl reopen EVENT_ID")
+@operate("reopen", example="seatctl reopen EVENT_ID")
 def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
     """Start the sales of a closed event again."""
     from seatctl.services import closing
@@ -235,12 +210,8 @@ def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> N
     call.tell(result.event, sentence, quiet=event)
 
 
-@command(
-    commands,
-    "cancel-event",
-    panel=OPERATE,
-    changes=True,
-    example='seatctl cancel-event EVENT_ID --confirm Gala --reason "the hall is flooded"',
+@operate(
+    "cancel-event", example='seatctl cancel-event EVENT_ID --confirm Gala --reason "the hall is flooded"'
 )
 def cancel_event(
     call: Invocation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -37,9 +38,11 @@ SortByDeadline = Annotated[
 ]
 
 commands = typer.Typer()
+inspect = partial(list_command, commands, panel=INSPECT)
+"""Registers a command that lists documents of this collection."""
 
 
-@list_command(commands, "events", "events", panel=INSPECT, example="seatctl events --sort fullest --limit 10")
+@inspect("events", "events", example="seatctl events --sort fullest --limit 10")
 def events(
     call: ListCall,
     sort: Annotated[
@@ -55,9 +58,7 @@ def events(
     call.show(lambda store, request: lookup.events(store, lookup.Order(sort), request))
 
 
-@list_command(
-    commands, "locks", "seatLocks", panel=INSPECT, example="seatctl locks --event EVENT_ID --status active"
-)
+@inspect("locks", "seatLocks", example="seatctl locks --event EVENT_ID --status active")
 def locks(
     call: ListCall,
     event: EventFilter = None,
@@ -76,9 +77,7 @@ def locks(
     )
 
 
-@list_command(
-    commands, "bookings", "bookings", panel=INSPECT, example="seatctl bookings --overdue --format csv"
-)
+@inspect("bookings", "bookings", example="seatctl bookings --overdue --format csv")
 def bookings(
     call: ListCall,
     event: EventFilter = None,
@@ -103,9 +102,7 @@ def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
         raise Usage(f"only what is {open_status} can be overdue; leave out --status or --overdue")
 
 
-@list_command(
-    commands, "refunds", "refunds", panel=INSPECT, example="seatctl refunds --event EVENT_ID --format csv"
-)
+@inspect("refunds", "refunds", example="seatctl refunds --event EVENT_ID --format csv")
 def refunds(
     call: ListCall,
     event: EventFilter = None,
@@ -125,9 +122,7 @@ def refunds(
     call.show(lambda store, request: lookup.refunds(store, event, wanted, request, order))
 
 
-@list_command(
-    commands, "jobs", "jobLogs", panel=INSPECT, example="seatctl jobs --type expire-locks --status failed"
-)
+@inspect("jobs", "jobLogs", example="seatctl jobs --type expire-locks --status failed")
 def jobs(
     call: ListCall,
     job: Annotated[

@@ -1,15 +1,17 @@
-"""Commands that sell: lock, confirm, pay, release."""
+"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel, rebook, refund."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.options import (
     OPERATE,
+    DryRun,
     EventArgument,
     LockArgument,
     PaymentRef,
@@ -18,16 +20,27 @@ from seatctl.cli.options import (
     flag,
     id_of,
     option,
+    parse_id,
+    parse_moment,
+    parse_seats,
     parse_user,
+    parser,
 )
-from seatctl.domain.documents import BookingId, LockId, UserId
+from seatctl.domain.documents import BookingId, EventId, LockId, Refund, RefundId, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
-from seatctl.domain.states import BookingStatus
-from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.states import BookingStatus, LockStatus, RefundStatus
+from seatctl.domain.timespec import format_duration, format_time, parse_duration
 from seatctl.domain.words import count, format_number
-from seatctl.errors import Usage
+from seatctl.errors import ItemsLeft, Usage
+from seatctl.output import formats
+
+if TYPE_CHECKING:
+    from seatctl.services.cancellation import CancelResult
+    from seatctl.services.extension import ExtendResult
 
 commands = typer.Typer()
+operate = partial(command, commands, panel=OPERATE, changes=True)
+"""Registers a command that changes something by an operator's decision."""
 
 
 @command(
@@ -60,9 +73,7 @@ def lock(
     call.tell(locked.stored, f"{sentence} Lock {locked.id}.", quiet=locked.id)
 
 
-@command(
-    commands, "confirm", panel=OPERATE, changes=True, example="seatctl confirm LOCK_ID --payment-ttl 15m"
-)
+@operate("confirm", example="seatctl confirm LOCK_ID --payment-ttl 15m")
 def confirm(
     call: Invocation,
     lock_id: LockArgument,
@@ -116,7 +127,7 @@ def _record_sale(call: Invocation, lock_id: LockId, payment_ttl: timedelta | Non
     call.tell(booking.stored, sentence, quiet=booking.id)
 
 
-@command(commands, "pay", panel=OPERATE, changes=True, example="seatctl pay BOOKING_ID --ref pi_3QK")
+@operate("pay", example="seatctl pay BOOKING_ID --ref pi_3QK")
 def pay(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.PAYMENT_PENDING)],
@@ -139,7 +150,7 @@ def pay(
     call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}{seats}.", quiet=booking.id)
 
 
-@command(commands, "release", panel=OPERATE, changes=True, example="seatctl release LOCK_ID")
+@operate("release", example="seatctl release LOCK_ID")
 def release(call: Invocation, lock_id: LockArgument) -> None:
     """Return the seats of a lock before its deadline."""
     from seatctl.services import sales
@@ -151,3 +162,205 @@ def release(call: Invocation, lock_id: LockArgument) -> None:
 
 def _time(deadline: datetime | None) -> str:
     return format_time(deadline) if deadline else "an unknown time"
+
+
+# --- extend --------------------------------------------------------------------------------------------
+
+
+@operate("extend", example="seatctl extend LOCK_ID --for 30m")
+def extend(
+    call: Invocation,
+    document_id: Annotated[
+        Any, typer.Argument(metavar="[ID]", parser=parser(parse_id), help="The id of a lock or booking.")
+    ] = None,
+    time: Annotated[
+        timedelta | None, option("--for DURATION", parse_duration, "New deadline, counted from now.")
+    ] = None,
+    until: Annotated[
+        Any,  # a datetime, a timedelta or None, but Typer knows no unions
+        option("--until TIME", parse_moment, "The new deadline: ISO 8601 (no zone = UTC) or +30m."),
+    ] = None,
+    overdue: Annotated[
+        bool, flag("--overdue", "Also where the deadline has passed and the seats are still held.")
+    ] = False,
+    event: Annotated[
+        EventId | None, option("--event ID", parse_id, "Instead of an ID: all of this event.")
+    ] = None,
+    status: Annotated[
+        Literal["active", "payment_pending"] | None,
+        typer.Option(case_sensitive=False, help="With --event: all locks, or all bookings, in this status."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Extend the deadline of a lock, or of all of an event.
+
+    A booking's lock moves with it. A deadline never becomes earlier."""
+    from seatctl.services import extension
+
+    if (time is None) == (until is None):
+        raise Usage("say either --for DURATION or --until TIME")
+    target: datetime | timedelta = until if time is None else time
+    if (event is None) != (status is None) or (event is None) == (document_id is None):
+        raise Usage("name one ID, or --event and --status for all of an event")
+    if event is None or status is None:
+        request = extension.ExtendRequest(document_id, target, overdue=overdue, dry_run=dry_run)
+        _tell_extended(call, extension.extend(call.store(), request), document_id, dry_run=dry_run)
+    else:
+        of_bookings = status == "payment_pending"
+        wanted = BookingStatus.PAYMENT_PENDING if of_bookings else LockStatus.ACTIVE
+        _extend_all(call, extension.ExtendAllRequest(event, wanted, target, overdue, dry_run))
+
+
+def _tell_extended(call: Invocation, result: ExtendResult, wanted: object, *, dry_run: bool) -> None:
+    booking, lock, deadline = result.booking, result.lock, format_time(result.deadline)
+    what = f"Lock {lock.id}" if booking is None else f"Booking {booking.id}"
+    if result.changed:
+        sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
+        sentence += f"{'' if booking is None else ' to be paid'}; {count(lock.seats, 'seat')} held."
+    else:
+        kept = "is already locked until" if booking is None else "must already be paid by"
+        later = " (--for counts from now)" if result.is_later else ""
+        which = ", which is later" if result.is_later else ""
+        sentence = f"{what} {kept} {deadline}{which}; nothing changed{later}."
+    shown = lock if booking is None or wanted == lock.id else booking
+    call.tell(shown.stored, sentence, quiet=shown.id)
+
+
+def _extend_all(call: Invocation, request: Any) -> None:
+    from seatctl.services import extension
+
+    result = extension.extend_all(call.store(), request)
+    what, deadline = (
+        "lock" if request.status is LockStatus.ACTIVE else "booking",
+        format_time(result.deadline),
+    )
+    verb = "Would extend" if request.dry_run else "Extended"
+    told = {
+        "extended": result.extended,
+        "deadline": result.deadline,
+        "skipped": [str(item) for item in result.skipped],
+        "dryRun": request.dry_run,
+    }
+    if call.quiet and not call.json:
+        formats.print_ids({"_id": one} for one in result.extended)
+    else:
+        call.tell(told, f"{verb} {count(len(result.extended), what)} to {deadline}.")
+    for item in result.skipped:
+        call.note(f"skipped {item}")
+    if result.skipped:
+        raise ItemsLeft(f"{count(len(result.skipped), what)} left: {result.skipped[0]}")
+
+
+# --- cancel --------------------------------------------------------------------------------------------
+
+
+@operate("cancel", example="seatctl cancel BOOKING_ID --reason refunded")
+def cancel(
+    call: Invocation,
+    document_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.CONFIRMED)],
+    seats: Annotated[
+        int | None,
+        option(
+            "--seats N",
+            parse_seats,
+            "Return N of its seats in total, over the booking's life; the booking stays.",
+        ),
+    ] = None,
+    no_refund: Annotated[bool, flag("--no-refund", "Nothing has to be paid back.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Cancel a booking, paid or not, and return its seats.
+
+    Any payment is then listed in `seatctl refunds`. With the id of a lock that is CONSUMED without a
+    paid booking: return its seats."""
+    from seatctl.services import cancellation
+
+    request = cancellation.CancelRequest(document_id, seats, not no_refund, dry_run)
+    result = cancellation.cancel(call.store(), request)
+    shown = result.booking or result.lock
+    assert shown is not None
+    call.tell(shown.stored, _cancelled(result, seats, dry_run=dry_run), quiet=shown.id)
+
+
+def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str:
+    """What `cancel` did, or would do."""
+    booking, lock = result.booking, result.lock
+    name = f"booking {booking.id}" if booking is not None else f"lock {lock.id if lock else ''}"
+    if not result.changed:
+        if seats is not None:
+            return f"{name.capitalize()} has already returned {count(seats, 'seat')} in total (unchanged)."
+        return f"{name.capitalize()} is CANCELLED already (unchanged)."
+    done = f"{'Would cancel' if dry_run else 'Cancelled'} "
+    done += name if seats is None or lock is None else f"seats of {name}, which keeps {lock.seats}"
+    parts = [f"{count(result.seats, 'seat')} back"] if result.seats else ["no seats back"]
+    if lock is None:
+        parts.append("its lock is missing")
+    if result.available is not None:
+        parts.append(f"{format_number(result.available)} available")
+    if result.refund is not None:
+        parts.append(f"refund {'would be ' if dry_run else ''}due ({_refund(result.refund)})")
+    elif booking is not None and booking.payment_ref is not None:
+        parts.append("no refund")
+    doubt = f" No counter was raised: {result.doubt}." if result.doubt else ""
+    return f"{done}: {', '.join(parts)}.{doubt}"
+
+
+def _refund(refund: Refund) -> str:
+    seats = count(refund.seats, "seat") if refund.seats else "an unknown number of seats"
+    return f"{refund.id}, {seats}"
+
+
+# --- rebook --------------------------------------------------------------------------------------------
+
+
+@operate("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK")
+def rebook(
+    call: Invocation,
+    booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.EXPIRED)],
+    ref: PaymentRef = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Sell the seats of an ended booking after all.
+
+    For a payment that came too late: if the seats are free, it makes a new, paid booking, and the refund is
+    not due any more."""
+    from seatctl.services import rebooking
+
+    result = rebooking.rebook(call.store(), rebooking.RebookRequest(booking_id, ref, dry_run))
+    booking = result.booking
+    if not result.created:
+        sentence = f"Booking {booking_id} was rebooked already, as {booking.id} (unchanged)."
+    else:
+        would = "would be" if dry_run else "is"
+        sentence = f"Booking {booking.id} {would} CONFIRMED: {count(result.lock.seats, 'seat')} sold"
+        if result.available is not None:
+            sentence += f", {format_number(result.available)} left"
+        sentence += f"{_kept(result.refund)}."
+    call.tell(booking.stored, sentence, quiet=booking.id)
+
+
+def _kept(refund: Refund | None) -> str:
+    """What became of the refund that was due."""
+    if refund is None:
+        return "; no refund was due"
+    if refund.status is RefundStatus.DUE:
+        return f"; refund {refund.id} stays due for {count(refund.seats, 'seat')}"
+    return f"; refund {refund.id} is withdrawn"
+
+
+# --- refund --------------------------------------------------------------------------------------------
+
+
+@operate("refund", example="seatctl refund REFUND_ID --ref re_1Nx")
+def refund(
+    call: Invocation,
+    refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
+    ref: Annotated[str, option("--ref REF", str, "The provider's reference for the refund.")],
+) -> None:
+    """Record that a refund was paid back."""
+    from seatctl.services import refunds
+
+    result = refunds.mark_done(call.store(), refund_id, ref)
+    done = result.refund
+    sentence = f"Refund {done.id} of booking {done.booking} is DONE"
+    call.tell(done.stored, f"{sentence}{'.' if result.changed else ' already (unchanged).'}", quiet=done.id)

@@ -9,17 +9,7 @@ import typer
 
 from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.listing import ListCall, list_command
-from seatctl.cli.options import (
-    CHECK,
-    INSPECT,
-    OPERATE,
-    DryRun,
-    id_of,
-    option,
-    parse_id,
-    parse_seats,
-    parser,
-)
+from seatctl.cli.options import CHECK, INSPECT, OPERATE, DryRun, id_of, option, parse_id, parse_seats, parser
 from seatctl.domain.documents import BookingId
 from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import Fault
