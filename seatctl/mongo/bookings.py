@@ -118,16 +118,10 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         where = {**id_is(booking.id), "status": booking.status, "paymentRef": booking.payment_ref}
         return self._changed(where, _paid(payment_ref, now))
 
-    def extend(
-        self, booking: Booking, deadline: datetime, now: datetime, *, overdue: bool = False
-    ) -> Booking | None:
-        """Move the deadline of a booking that is as it was read; see `_extend`."""
-        return self._extend(booking.id, booking.payment_expires_at, deadline, now, overdue=overdue)
-
     def extend_all(
         self, booking_ids: Sequence[BookingId], deadline: datetime, now: datetime, *, overdue: bool
     ) -> int:
-        """The same for several that have an earlier deadline; returns how many."""
+        """Move the deadline of several that have an earlier one; returns how many."""
         where = {**self._open_among(booking_ids), "paymentExpiresAt": {"$lt": deadline}}
         change = {"$set": {"paymentExpiresAt": deadline, "updatedAt": now}}
         return self._compare_and_set_many({**where, **({} if overdue else self._in_time())}, change)

@@ -162,7 +162,7 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
     def _by_job(self, old: Status, new: Status, now: datetime, ended_by: RunId | None) -> Document:
         return status_change(new, now, old=old if self.keeps_old_status else None, ended_by=ended_by)
 
-    def _extend(
+    def extend(
         self, document_id: Id, current: datetime | None, deadline: datetime, now: datetime, *, overdue: bool
     ) -> Read | None:
         """Move the deadline of an open one; None: it has another one by now, or has ended. One that has

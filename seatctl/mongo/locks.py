@@ -187,16 +187,10 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         changes = {"$set": {"expiresAt": deadline, "updatedAt": now}}
         return self._compare_and_set(where, changes) is not None
 
-    def extend(
-        self, lock: SeatLock, deadline: datetime, now: datetime, *, overdue: bool = False
-    ) -> SeatLock | None:
-        """Move the deadline of a lock that is as it was read; see `_extend`."""
-        return self._extend(lock.id, lock.expires_at, deadline, now, overdue=overdue)
-
     def extend_all(
         self, lock_ids: Sequence[LockId], deadline: datetime, now: datetime, *, overdue: bool
     ) -> int:
-        """The same for several, none of which gets an earlier deadline; returns how many are ACTIVE still."""
+        """Move the deadline of several, none of which gets an earlier one; returns how many are ACTIVE."""
         where = {**self._open_among(lock_ids), **({} if overdue else self._in_time())}
         change = {"$max": {"expiresAt": deadline}, "$set": {"updatedAt": now}}
         return self._compare_and_set_many(where, change)

@@ -29,22 +29,21 @@ class Refunds(Documents):
 
     def of_booking(self, booking_id: BookingId) -> list[Refund]:
         """The refunds of a booking, the earliest first."""
-        found = self._find({"bookingId": booking_id}, sort=[("dueAt", 1), ("_id", 1)])
-        return [refund for document in found if (refund := _refund(document))]
+        return list(self._all({"bookingId": booking_id}))
 
     def record(
         self, booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
-    ) -> tuple[Refund, bool]:
-        """The refund of one payment for a booking, and whether this call made it: repeated, it finds it.
+    ) -> Refund:
+        """The refund of one payment for a booking, made if there is none yet.
 
         Its id is made of what it is unique on, so that two transactions that record the same one exclude
         each other, also where nobody ran `init`.
         """
         document = new_refund(booking, seats, cause, payment_ref, now)
         if (found := self.get(RefundId(document["_id"]))) is not None:
-            return found, False
+            return found
         self._insert_new(document)
-        return _own(document), True
+        return _own(document)
 
     def owe(
         self, booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime
@@ -103,16 +102,16 @@ class Refunds(Documents):
 
     def due_of_bookings(self, booking_ids: Sequence[BookingId]) -> list[Refund]:
         """What is due for these bookings, the oldest first."""
-        where: Document = {"bookingId": {"$in": [*booking_ids]}, "status": RefundStatus.DUE.value}
-        found = self._find(where, sort=[("dueAt", 1), ("_id", 1)])
-        return [refund for document in found if (refund := _refund(document))]
+        return list(self._all({"bookingId": {"$in": [*booking_ids]}, "status": RefundStatus.DUE.value}))
 
     def count_due_of(self, event_id: EventId) -> int:
         return self._count({"eventId": event_id, "status": RefundStatus.DUE.value})
 
     def due_of_event(self, event_id: EventId) -> Iterator[Refund]:
         """What is due for an event, the oldest first."""
-        where = {"eventId": event_id, "status": RefundStatus.DUE.value}
+        return self._all({"eventId": event_id, "status": RefundStatus.DUE.value})
+
+    def _all(self, where: Document) -> Iterator[Refund]:
         for document in self._find(where, sort=[("dueAt", 1), ("_id", 1)]):
             if refund := _refund(document):
                 yield refund

@@ -96,13 +96,13 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     if old >= deadline:
         return ExtendResult(lock, booking, changed=False, deadline=old, is_later=old > deadline)
     if booking is not None:
-        booking = tx.bookings.extend(booking, deadline, now, overdue=request.overdue)
+        booking = tx.bookings.extend(booking.id, old, deadline, now, overdue=request.overdue)
         if booking is None:
             raise StaleRead
     # A booking's deadline rules: its lock's own may be anything.
     overdue = request.overdue or booking is not None
     later = deadline if lock.expires_at is None else max(lock.expires_at, deadline)
-    held = tx.locks.extend(lock, later, now, overdue=overdue)
+    held = tx.locks.extend(lock.id, lock.expires_at, later, now, overdue=overdue)
     if held is None:
         raise StaleRead
     ids = lock.event, lock.id, None if booking is None else booking.id

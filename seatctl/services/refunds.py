@@ -52,7 +52,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
         # Whatever makes the payment count after all writes the booking, too: only one of them is true.
         if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
             raise StaleRead
-        refund, _ = tx.refunds.record(booking, seats, cause, ref, now)
+        refund = tx.refunds.record(booking, seats, cause, ref, now)
         ids, after = (booking.event, booking.lock, booking.id), {"refund": refund.status.value}
         tx.operations.record("pay", now, *ids, refund=refund, after=after)
     if refund.status is not RefundStatus.DUE:

@@ -467,7 +467,7 @@ def test_a_refund_that_nobody_expected_is_no_hindrance(store, event):
     """As one that a person wrote for a booking that is still paid."""
     pairs = [paid(store, event) for _ in range(3)]
     booking = store.bookings.get(pairs[1][1])
-    made, _ = store.refunds.record(booking, 1, RefundCause.CANCELLED, None, store.now())
+    made = store.refunds.record(booking, 1, RefundCause.CANCELLED, None, store.now())
     store.refunds.settle(made.id, RefundStatus.DONE, store.now(), "bank")
     assert done(run(store, event)) == (3, 3, 3, 3, 0)
     assert len(store.refunds.of_booking(booking.id)) == 2

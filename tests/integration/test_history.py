@@ -189,7 +189,7 @@ def test_a_repair_of_recovery_is_told_once_with_its_run(store: Store, clock, eve
 def test_a_refund_that_is_due_is_part_of_its_bookings_story_and_has_its_own(store: Store, clock, event):
     _, booked = book(store, event)
     found = store.bookings.get(booked)
-    refund, _ = store.refunds.record(found, 1, RefundCause.LATE_PAYMENT, "r-7", clock.advance(minutes=1))
+    refund = store.refunds.record(found, 1, RefundCause.LATE_PAYMENT, "r-7", clock.advance(minutes=1))
     due = f"refund {refund.id} of payment r-7 due: LATE_PAYMENT"
 
     assert sentences(history(store, booked, 0))[-1] == due
