@@ -175,10 +175,7 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "by its deadline or, where it is CONSUMED, by `seatctl cancel LOCK_ID`.",
         (
             Remedy("the booking is right", ("seatctl relock BOOKING_ID",)),
-            Remedy(
-                "the lock is right: in mongosh",
-                (TO_EVENT_OF_LOCK,),
-            ),
+            Remedy("the lock is right: in mongosh", (TO_EVENT_OF_LOCK,)),
             Remedy("neither", (CANCEL_BOOKING,)),
         ),
     ),
@@ -214,10 +211,7 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "failure.",
         (
             Remedy("another program sells it", ("seatctl adopt",)),
-            Remedy(
-                "it is an ordinary event: in mongosh",
-                (TO_ORDINARY, "seatctl recover"),
-            ),
+            Remedy("it is an ordinary event: in mongosh", (TO_ORDINARY, "seatctl recover")),
         ),
     ),
     Fault.TTL_INDEX: Explanation(
@@ -227,10 +221,7 @@ EXPLANATIONS: dict[Fault, Explanation] = {
         "Nobody needs it: the sweeps do its work and delete nothing. Take it out of the program that creates "
         "it; where that program stays as it is, `seatctl adopt` makes the index harmless. On an adopted "
         "database run `seatctl adopt` again: an index that is dropped is back at the program's next start.",
-        (
-            Remedy("drop it in mongosh", ("db.COLLECTION.dropIndex(INDEX)",)),
-            KEEP_THE_PROGRAM,
-        ),
+        (Remedy("drop it in mongosh", ("db.COLLECTION.dropIndex(INDEX)",)), KEEP_THE_PROGRAM),
     ),
     Fault.DUPLICATE_KEY: Explanation(
         8,

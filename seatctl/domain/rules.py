@@ -228,9 +228,7 @@ def check_sold_without_booking(lock: SeatLock, booking: Booking | None) -> None:
         raise WrongState(f"lock {lock.id} has booking {booking.id}, which is CONFIRMED; cancel the booking")
     check_no_block(lock)
     if lock.status is not LockStatus.CONSUMED:
-        way_out = {
-            LockStatus.ACTIVE: f"; `seatctl release {lock.id}` returns its seats",
-        }.get(lock.status, "")
+        way_out = {LockStatus.ACTIVE: f"; `seatctl release {lock.id}` returns its seats"}.get(lock.status, "")
         raise WrongState(f"lock {lock.id} is {lock.status}, not CONSUMED{way_out}")
 
 

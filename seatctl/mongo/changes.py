@@ -80,9 +80,7 @@ def _next(store: Store, stream: DatabaseChangeStream[Document], kinds: Mapping[s
 
 def _pipeline(collections: list[str], event: EventId | None) -> list[Document]:
     of_interest = {"ns.coll": {"$in": collections}, "operationType": {"$in": [*Write]}}
-    names = {
-        "$map": {"input": {"$objectToArray": "$updateDescription.updatedFields"}, "in": "$$this.k"},
-    }
+    names = {"$map": {"input": {"$objectToArray": "$updateDescription.updatedFields"}, "in": "$$this.k"}}
     shown: Document = dict.fromkeys(("operationType", "ns.coll", "documentKey._id", "wallTime"), 1)
     shown |= {f"fullDocument.{name}": 1 for name in FIELDS}
     shown |= {f"updateDescription.updatedFields.{name}": 1 for name in WRITTEN}

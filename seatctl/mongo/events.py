@@ -19,13 +19,7 @@ class Events(Documents):
     name = schema.EVENTS
 
     def insert(
-        self,
-        name: str,
-        date: datetime,
-        seats: int,
-        description: str | None,
-        key: str | None,
-        now: datetime,
+        self, name: str, date: datetime, seats: int, description: str | None, key: str | None, now: datetime
     ) -> StoredDocument:
         """A new event with all its seats available."""
         document = codec.new_event(name, date, seats, description, key, now)

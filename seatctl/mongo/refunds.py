@@ -118,12 +118,7 @@ class Refunds(Documents):
 
 
 def new_refund(
-    booking: Booking,
-    seats: int,
-    cause: RefundCause,
-    payment_ref: str | None,
-    now: datetime,
-    part: int = 0,
+    booking: Booking, seats: int, cause: RefundCause, payment_ref: str | None, now: datetime, part: int = 0
 ) -> Document:
     """A refund that is due, with the id that its booking, cause and payment make, and for a further part of
     the same its number. 0 seats: nobody knows how many, and `null` says so."""

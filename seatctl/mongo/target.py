@@ -27,10 +27,7 @@ class Target:
 
 
 def find_target(
-    uri: str | None,
-    uri_file: str | None,
-    database: str | None,
-    environment: Mapping[str, str] | None = None,
+    uri: str | None, uri_file: str | None, database: str | None, environment: Mapping[str, str] | None = None
 ) -> Target:
     """Flags win over the environment, a URI over a file, both over systemd's credentials.
 

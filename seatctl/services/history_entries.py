@@ -128,10 +128,7 @@ def by_operator(entry: StoredDocument) -> str:
 def of_run(run: StoredDocument) -> Entry:
     """A run of a job by its numbers."""
     details = mapping_in(run.get("details"))
-    numbers = [
-        (details.get("bookingsExpired"), "booking"),
-        (details.get("locksExpired"), "lock"),
-    ]
+    numbers = [(details.get("bookingsExpired"), "booking"), (details.get("locksExpired"), "lock")]
     expired = " and ".join(count(number, what) for number, what in numbers if isinstance(number, int))
     what = f"{expired} expired, {seats_in_words(details.get('seatsRestored'))} returned"
     if isinstance(findings := details.get("findingsCount"), int) and findings:

@@ -160,8 +160,7 @@ def block(
 
 @operate("unblock", example="seatctl unblock BLOCK_ID")
 def unblock(
-    call: Invocation,
-    lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)],
+    call: Invocation, lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)]
 ) -> None:
     """Return the seats of a block."""
     from seatctl.services import blocks

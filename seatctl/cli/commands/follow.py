@@ -68,8 +68,7 @@ def follow(
     call: Invocation,
     event: EventFilter = None,
     resume: Annotated[
-        str | None,
-        option("--resume FILE", str, "Go on after the token in FILE; keep the last one there."),
+        str | None, option("--resume FILE", str, "Go on after the token in FILE; keep the last one there.")
     ] = None,
 ) -> None:
     """Print each change as a line of JSON.

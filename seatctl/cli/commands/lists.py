@@ -199,8 +199,7 @@ def show(
     example="seatctl watch --interval 5s",
 )
 def watch(
-    call: Invocation,
-    interval: Annotated[timedelta, duration("Time between updates.", INTERVAL)] = INTERVAL,
+    call: Invocation, interval: Annotated[timedelta, duration("Time between updates.", INTERVAL)] = INTERVAL
 ) -> None:
     """Show a live dashboard.
 

@@ -52,8 +52,7 @@ def lock(
     user: Annotated[UserId, option("--user USER", parse_user, "Who the seats are for.")],
     seats: Seats,
     key: Annotated[
-        str | None,
-        option("--key KEY", str, "Idempotency key: the same request again returns the same lock."),
+        str | None, option("--key KEY", str, "Idempotency key: the same request again returns the same lock.")
     ] = None,
     ttl: Annotated[timedelta, duration("How long the seats stay locked.", LOCK_TTL)] = LOCK_TTL,
 ) -> None:

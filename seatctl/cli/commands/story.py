@@ -87,8 +87,7 @@ def relock(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings")],
     seats: Annotated[
-        int | None,
-        option("--seats N", parse_seats, "How many seats it had, where its lock is gone."),
+        int | None, option("--seats N", parse_seats, "How many seats it had, where its lock is gone.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
