@@ -12,7 +12,7 @@ from seatctl.domain.rules import check_no_booking, check_unblockable
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services.closed_block import add_to_block
+from seatctl.services.closing import add_to_block
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import get_lock

@@ -1,18 +1,28 @@
-"""Closing an event, so that nothing of it is sold, and reopening it. What is available goes into its block
-(`closed_block.py`)."""
+"""Closing an event, so that nothing of it is sold, and reopening it.
+
+What is available then goes into the block of the event, and so does what comes back later: by the next sweep
+or recovery. `resize` and `cancel-event` change the block, too.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
-from seatctl.domain.documents import EventId, StoredDocument
+from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocument
 from seatctl.domain.rules import check_no_booking, check_reopenable
-from seatctl.errors import StaleRead
+from seatctl.errors import Contention, StaleRead
+from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance
-from seatctl.services.closed_block import set_block, take_off_sale
-from seatctl.services.events import get_event
-from seatctl.services.seats import refusal
+from seatctl.services.expiry import PATIENCE
+from seatctl.services.found import get_event
+from seatctl.services.seats import end_lock, refusal
+
+log = logging.getLogger(__name__)
 
 
 class CloseResult(NamedTuple):
@@ -77,3 +87,101 @@ def _stored(tx: Store, event_id: EventId) -> StoredDocument:
     found = tx.events.stored(event_id)
     assert found is not None  # it was read at the same point in time
     return found
+
+
+# --- the block of a closed event -----------------------------------------------------------------------
+
+
+def add_to_block(tx: Store, event_id: EventId, seats: int, now: datetime) -> None:
+    """Let the block of a closed event hold so many more seats."""
+    if seats:
+        blocks = tx.locks.of_closing(event_id)
+        set_block(tx, event_id, blocks, sum(block.seats for block in blocks) + seats, now)
+
+
+def set_block(
+    tx: Store,
+    event_id: EventId,
+    blocks: Sequence[SeatLock],
+    seats: int,
+    now: datetime,
+    ended_by: RunId | None = None,
+) -> None:
+    """Let the blocks of a closed event, as they were read, together hold so many seats. Raises StaleRead
+    where another writer was faster."""
+    if not blocks and seats:
+        tx.locks.insert_block(event_id, seats, None, now)
+    for number, each in enumerate(blocks):
+        if number == 0 and seats:
+            if each.seats != seats and tx.locks.set_seats(each, seats, now) is None:
+                raise StaleRead
+        else:
+            end_lock(tx, each, now, with_seats=False, by_job=False, ended_by=ended_by)
+
+
+def take_unheld(
+    tx: Store, event: Event, held: HeldSeats, seats: int, now: datetime, ended_by: RunId | None = None
+) -> bool:
+    """Take seats that no lock holds. The locks decide how many, not the counter, which may be wrong:
+    it goes down to what is left of them, and never up. Of a closed event those in its block are free for
+    this. False: there are too few. Raises StaleRead."""
+    blocks = tx.locks.of_closing(event.id) if event.is_closed else []
+    blocked = sum(block.seats for block in blocks)
+    left = event.total - held.seats - seats
+    if left + blocked < 0:
+        return False
+    if not tx.events.set_counter(event, min(event.available, max(0, left)), now):
+        raise StaleRead
+    if left < 0:
+        set_block(tx, event.id, blocks, blocked + left, now, ended_by)
+    return True
+
+
+def take_off_sale(
+    tx: Store, event: Event, now: datetime, *, cancel: bool = False
+) -> tuple[StoredDocument, int]:
+    """Close an event, or one that is closed already again: all that is available goes into its block.
+    Returns the event as it is then, and how many seats that were.
+
+    The locks decide how many there are: where the counter is too high, what it has too many is nobody's.
+    """
+    held = tx.aggregations.held_by(event.id)
+    seats = max(0, min(event.available, event.total - held.seats))
+    closed = tx.events.close(event, now, cancel=cancel)
+    if closed is None:
+        raise StaleRead
+    add_to_block(tx, event.id, seats, now)
+    return closed, seats
+
+
+def block_what_came_back(store: Store, now: datetime) -> Counter[EventId]:
+    """Seats that are available on closed events go into their blocks; returns them by event. An event that
+    other writers keep changing is left for the next run."""
+    blocked: Counter[EventId] = Counter()
+    for event in store.events.closed_with_seats():
+        try:
+            for attempt in store.transaction_attempts(PATIENCE):
+                with attempt as tx:
+                    seats = block_again(tx, event.id, now)
+        except Contention as error:
+            log.info("the seats of closed event %s are left for the next run: %s", event.id, error)
+        else:
+            blocked[event.id] += seats
+    return +blocked
+
+
+def would_block(store: Store, returned: Counter[EventId]) -> Counter[EventId]:
+    """What `block_what_came_back` would do once these seats were `returned`."""
+    blocked = Counter({event.id: event.available for event in store.events.closed_with_seats()})
+    for event in store.events.by_id(returned).values():
+        if isinstance(event, Event) and event.closed_at is not None:
+            blocked[event.id] = max(0, event.available) + returned[event.id]
+    return +blocked
+
+
+def block_again(tx: Store, event_id: EventId, now: datetime) -> int:
+    """Put what is available on a closed event into its block; returns the seats."""
+    event = tx.events.get(event_id)
+    if not isinstance(event, Event) or event.closed_at is None or event.available <= 0:
+        return 0
+    return take_off_sale(tx, event, now)[1]

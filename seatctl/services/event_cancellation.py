@@ -33,9 +33,9 @@ from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
 from seatctl.services.cancelled_event import LISTED, Cancellation
-from seatctl.services.closed_block import add_to_block, block_again, take_off_sale
-from seatctl.services.events import get_event
+from seatctl.services.closing import add_to_block, block_again, take_off_sale
 from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
+from seatctl.services.found import get_event
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.jobs import SILENT, Progress
 

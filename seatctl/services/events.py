@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from seatctl.domain.documents import Event, EventId, RunId, StoredDocument
+from seatctl.domain.documents import EventId, RunId, StoredDocument
 from seatctl.domain.requests import moment, seat_count, text
 from seatctl.domain.rules import MAX_DESCRIPTION, check_on_sale
 from seatctl.domain.timespec import shorten
@@ -14,7 +14,7 @@ from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
 from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store
-from seatctl.services.found import not_found, readable
+from seatctl.services.found import get_event
 
 
 class CreateEventRequest(NamedTuple):
@@ -154,14 +154,6 @@ def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:
 
 
 # --- shared --------------------------------------------------------------------------------------------
-
-
-def get_event(store: Store, event_id: EventId) -> Event:
-    """The event, if its counter can be read. Raises NotFound, DamagedDocument, CountedByDay."""
-    found = store.events.get(event_id)
-    if found is None:
-        raise not_found(store, "event", event_id)
-    return readable(found)
 
 
 def too_few_seats(store: Store, event_id: EventId, wanted: int) -> SeatctlError:

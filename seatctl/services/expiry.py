@@ -21,7 +21,7 @@ from seatctl.errors import CachePressure, Contention, CursorLost, SeatctlError, 
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
-from seatctl.services.events import get_event
+from seatctl.services.found import get_event
 from seatctl.services.parallel import in_portions, side_by_side
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 from seatctl.services.sweeps import (

@@ -16,8 +16,7 @@ from seatctl.domain.timespec import format_time
 from seatctl.errors import StaleRead, Usage
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
-from seatctl.services.events import get_event
-from seatctl.services.found import booking_of, check_not_by_day, get_lock, lock_of, not_found, readable
+from seatctl.services.found import booking_of, check_not_by_day, get_event, get_lock, not_found, readable
 from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
@@ -114,10 +113,7 @@ def _find(tx: Store, wanted: object) -> tuple[SeatLock, Booking | None]:
     """The lock, and the booking that counts for it, by the id of either."""
     if (found := tx.bookings.get(BookingId(wanted))) is not None:
         booking = readable(found)
-        lock = lock_of(tx, booking)
-        if lock is None:
-            raise not_found(tx, "lock", booking.lock)
-        return lock, booking
+        return get_lock(tx, booking.lock), booking
     if tx.locks.get(LockId(wanted)) is None:
         raise not_found(tx, "lock or booking", wanted)
     return get_lock(tx, LockId(wanted)), booking_of(tx, LockId(wanted))

@@ -37,19 +37,24 @@ def check_not_by_day(store: Store, event_id: EventId) -> None:
         raise CountedByDay(str(event))
 
 
+def get_event(store: Store, event_id: EventId) -> Event:
+    """The event, if its counter can be used. Raises NotFound, DamagedDocument, CountedByDay."""
+    return _there(store, "event", event_id, store.events.get(event_id))
+
+
 def get_lock(store: Store, lock_id: LockId) -> SeatLock:
     """The lock, if it can be read. Raises NotFound, DamagedDocument."""
-    found = store.locks.get(lock_id)
-    if found is None:
-        raise not_found(store, "lock", lock_id)
-    return readable(found)
+    return _there(store, "lock", lock_id, store.locks.get(lock_id))
 
 
 def get_booking(store: Store, booking_id: BookingId) -> Booking:
     """The booking, if it can be read. Raises NotFound, DamagedDocument."""
-    found = store.bookings.get(booking_id)
+    return _there(store, "booking", booking_id, store.bookings.get(booking_id))
+
+
+def _there(store: Store, kind: str, wanted: object, found: T | Unreadable | None) -> T:
     if found is None:
-        raise not_found(store, "booking", booking_id)
+        raise not_found(store, kind, wanted)
     return readable(found)
 
 

@@ -24,7 +24,7 @@ from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted, Misconfigured, SeatctlError, Unreachable
 from seatctl.mongo.failures import explain
 from seatctl.mongo.store import Store
-from seatctl.services.closed_block import block_what_came_back, would_block
+from seatctl.services.closing import block_what_came_back, would_block
 from seatctl.services.ended import Ended, Listener
 from seatctl.services.expiry import run_sweep
 from seatctl.services.interruption import Stop, listening

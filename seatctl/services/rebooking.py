@@ -23,9 +23,17 @@ from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.events import get_event, too_few_seats
+from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
-from seatctl.services.found import booking_of, bookings_of, get_booking, get_lock, lock_of, readable
+from seatctl.services.found import (
+    booking_of,
+    bookings_of,
+    get_booking,
+    get_event,
+    get_lock,
+    lock_of,
+    readable,
+)
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
 from seatctl.services.sales import ConfirmRequest, confirm_within, settle_payment
 from seatctl.services.seats import log_counter

@@ -13,9 +13,8 @@ from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.closed_block import take_unheld
-from seatctl.services.events import get_event
-from seatctl.services.found import not_found, readable, seats_without_lock
+from seatctl.services.closing import take_unheld
+from seatctl.services.found import get_booking, get_event, lock_of, seats_without_lock
 
 LOCK_OF = {
     BookingStatus.CONFIRMED: LockStatus.CONSUMED,
@@ -53,12 +52,8 @@ def relock(
 
 
 def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> RelockResult:
-    found = tx.bookings.get(booking_id)
-    if found is None:
-        raise not_found(tx, "booking", booking_id)
-    booking = readable(found)
-    held = tx.locks.get(booking.lock)
-    old = None if held is None else readable(held)
+    booking = get_booking(tx, booking_id)
+    old = lock_of(tx, booking)
     if _is_settled(tx, booking, old):
         return RelockResult(booking, old, changed=False)
     status, now = LOCK_OF[booking.status], tx.now()

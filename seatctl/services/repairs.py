@@ -13,7 +13,7 @@ from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
-from seatctl.services.closed_block import block_again, take_unheld
+from seatctl.services.closing import block_again, take_unheld
 from seatctl.services.ended import Ended
 from seatctl.services.report import Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock

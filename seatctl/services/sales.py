@@ -37,13 +37,14 @@ from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import protected_by_text
-from seatctl.services.events import get_event, too_few_seats
+from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import (
     booking_of,
     bookings_of,
     check_not_by_day,
     get_booking,
+    get_event,
     get_lock,
     lock_of,
     readable,
