@@ -32,6 +32,9 @@ REBOOK_KEY = "rebook-"
 BATCH, LARGEST_BATCH = 5_000, 10_000
 """Items in one transaction: 5,000 are 0.2 s of work, far below MongoDB's limit of 60 s."""
 
+LISTED = 100
+"""Items that are named in one report; their number is always complete."""
+
 
 def check_same_request(lock: SeatLock, seats: int, returned: int = 0) -> None:
     """A key stands for one request: the same number of seats again, with those that the buyer `returned`

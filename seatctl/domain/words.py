@@ -13,6 +13,11 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{format_number(number)} {singular if number == 1 else plural or singular + 's'}"
 
 
+def and_more(number: int, named: int = 1) -> str:
+    """How a list ends of which only the first are named: ` and 3 more`."""
+    return f" and {number - named} more" if number > named else ""
+
+
 def ref_option(ref: str | None) -> str:
     """How a command line ends that repeats the payment which was named."""
     import shlex

@@ -80,6 +80,11 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         """The same for bookings whose event is no ObjectId."""
         yield from self._odd({"event": NO_OBJECT_ID})
 
+    def protecting_by_text(self, events: Document) -> dict[LockId, Unreadable]:
+        """The locks that those two kinds of bookings name, each with its booking."""
+        found = [*self.with_malformed_lock_id(events), *self.with_malformed_event_id()]
+        return {lock_id: booking for booking, lock_ids in reversed(found) for lock_id in lock_ids}
+
     def _odd(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         for document in self._find({**where, **self._may_count()}, FIELDS):
             booking = codec.booking(document)

@@ -214,29 +214,16 @@ class Undo(NamedTuple):
             "time is over, in any state. Nothing brings them back; `seatctl adopt` again ends it"
         )
 
-    @property
-    def plan(self) -> list[str]:
-        """What would be done, a sentence each."""
+    def sentences(self, *, done: bool) -> list[str]:
+        """What would be done, or is done."""
+        deletes = "deletes" if done else "would delete"
+        settings = f"removed the settings of {self.adopted_at:%Y-%m-%d %H:%M} UTC"
         return [
-            *(f"{index} would delete after {index.seconds} s again" for index in self.made.harmless),
-            *(f"{name} would be removed" for name in self.made.removable),
-            *self._kept,
-            "the settings would be removed",
+            *(f"{index} {deletes} after {index.seconds} s again" for index in self.made.harmless),
+            *(f"removed {name}" if done else f"{name} would be removed" for name in self.made.removable),
+            *(f"{name} stays: it has entries" for name in self.made.kept),
+            settings if done else "the settings would be removed",
         ]
-
-    @property
-    def done(self) -> list[str]:
-        """The same once it is done."""
-        return [
-            *(f"{index} deletes after {index.seconds} s again" for index in self.made.harmless),
-            *(f"removed {name}" for name in self.made.removable),
-            *self._kept,
-            f"removed the settings of {self.adopted_at:%Y-%m-%d %H:%M} UTC",
-        ]
-
-    @property
-    def _kept(self) -> list[str]:
-        return [f"{name} stays: it has entries" for name in self.made.kept]
 
 
 def plan_undo(store: Store) -> Undo | None:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from seatctl.domain.documents import EventId
+from seatctl.domain.rules import LISTED
 from seatctl.domain.settings import DeletingIndex, Settings
-from seatctl.domain.words import count
+from seatctl.domain.words import and_more, count
 from seatctl.mongo.inspection import Keys
 from seatctl.services.violations import Violation
-
-LISTED = 100
-"""Violations and events named in one report; their number is always complete."""
 
 
 class Choice(NamedTuple):
@@ -147,9 +145,9 @@ class Findings:
     def _of_the_kinds_of_events(self) -> list[str]:
         if not self.by_day:
             return ["events counted by day: none"]
-        more = f" and {len(self.by_day) - 3} more" if len(self.by_day) > 3 else ""
         named = ", ".join(f"{name} ({event})" for event, name in self.by_day[:3])
-        return [f"events counted by day, which seatctl leaves alone with their locks: {named}{more}"]
+        named += and_more(len(self.by_day), 3)
+        return [f"events counted by day, which seatctl leaves alone with their locks: {named}"]
 
     @property
     def plan(self) -> list[str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from seatctl.domain.documents import Kind, StoredDocument
-from seatctl.domain.words import count
+from seatctl.domain.rules import LISTED
+from seatctl.domain.words import and_more, count
 from seatctl.services.sweeps import SkippedItem
-
-LISTED = 100
-"""Skipped items and refunds that are named; their numbers are always complete."""
 
 
 @dataclass(slots=True)
@@ -43,8 +41,7 @@ class Cancellation:
         """Why it is no success, or None."""
         if not self.skipped:
             return None
-        more = f" and {self.skipped - 1} more" if self.skipped > 1 else ""
-        return f"skipped {self.skipped_items[0]}{more}"
+        return f"skipped {self.skipped_items[0]}{and_more(self.skipped)}"
 
     def skip(self, kind: Kind, item: object, reason: str) -> None:
         self.skipped += 1
@@ -52,9 +49,6 @@ class Cancellation:
             self.skipped_items.append(SkippedItem(kind, item, reason))
 
     def as_document(self) -> StoredDocument:
-        items = [
-            {"kind": item.kind.value, "id": item.id, "reason": item.reason} for item in self.skipped_items
-        ]
         return {
             **self.event,
             "cancellation": {
@@ -66,6 +60,6 @@ class Cancellation:
                 "refundsDue": self.due,
                 "owed": self.owed[:LISTED],
                 "skippedCount": self.skipped,
-                "skipped": items,
+                "skipped": [item.as_document() for item in self.skipped_items],
             },
         }

@@ -214,11 +214,4 @@ def has_ended_paid_lock(at: Store, event_id: EventId) -> bool:
 
 def protected_by_text(at: Store, lock_id: LockId, event_id: EventId) -> Unreadable | None:
     """A booking that may be live and names this lock by something that is no ObjectId."""
-    for found in (
-        at.bookings.with_malformed_lock_id(some([event_id])),
-        at.bookings.with_malformed_event_id(),
-    ):
-        for booking, named in found:
-            if lock_id in named:
-                return booking
-    return None
+    return at.bookings.protecting_by_text(some([event_id])).get(lock_id)

@@ -23,7 +23,7 @@ from seatctl.domain.documents import (
     RefundId,
     Unreadable,
 )
-from seatctl.domain.rules import BATCH
+from seatctl.domain.rules import BATCH, LISTED
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
@@ -32,7 +32,7 @@ from seatctl.mongo.aggregations import some
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
-from seatctl.services.cancelled_event import LISTED, Cancellation
+from seatctl.services.cancelled_event import Cancellation
 from seatctl.services.closing import add_to_block, block_again, take_off_sale
 from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
 from seatctl.services.found import get_event
@@ -163,11 +163,7 @@ class _Run:
 
     def _pass(self, stop: Stop) -> None:
         self._result.skipped, self._result.skipped_items = 0, []
-        odd = [
-            *self._store.bookings.with_malformed_lock_id(self._scope),
-            *self._store.bookings.with_malformed_event_id(),
-        ]
-        self._protected = {lock_id: booking for booking, lock_ids in odd for lock_id in lock_ids}
+        self._protected = self._store.bookings.protecting_by_text(self._scope)
         # In the order in which a booking goes through them: one that is paid meanwhile is on the second list,
         # and one that waits beside a paid one shows that their lock was sold to somebody.
         for status in (BookingStatus.PAYMENT_PENDING, BookingStatus.CONFIRMED):

@@ -13,7 +13,7 @@ from seatctl.mongo.store import Store
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 
-LISTED = 5
+EXAMPLES = 5
 """Violations whose commands are written out; their number is always complete."""
 
 
@@ -42,11 +42,11 @@ class Explained(NamedTuple):
         if self.found is not None:
             verb = "is" if len(found) == 1 else "are"
             yield f"Now there {verb} {count(len(found), 'violation')} of this kind."
-        for one in islice(found, LISTED):
+        for one in islice(found, EXAMPLES):
             yield f"- {one.message}"
             yield from _commands(one.remedies)
-        if len(found) > LISTED:
-            yield f"and {len(found) - LISTED} more: `seatctl verify` lists all"
+        if len(found) > EXAMPLES:
+            yield f"and {len(found) - EXAMPLES} more: `seatctl verify` lists all"
         if about.remedies and not about.repairable:
             yield "Then run `seatctl recover`: it corrects the counters, and `health` judges its last run."
 
@@ -65,7 +65,7 @@ class Explained(NamedTuple):
             return document
         listed = [
             {**one.as_document(), "remedies": [remedy._asdict() for remedy in one.remedies]}
-            for one in self.found[:LISTED]
+            for one in self.found[:EXAMPLES]
         ]
         return {**document, "found": listed, "foundCount": len(self.found)}
 

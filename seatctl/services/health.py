@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from seatctl.domain.documents import PastRun, StoredDocument
 from seatctl.domain.requests import ListRequest
+from seatctl.domain.rules import LISTED
 from seatctl.domain.states import JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
@@ -33,8 +34,6 @@ OF_EVENTS = ListRequest(fields=("availableSeats", "locked", "sold"))
 NO_MAJORITY = (
     "a majority of the replica set is missing: nothing can be changed; start the members that are down"
 )
-LISTED = 100
-"""Violations and events named in one document; their number is always complete."""
 
 
 @dataclass(frozen=True, slots=True)

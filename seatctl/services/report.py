@@ -10,8 +10,9 @@ from enum import Enum
 from typing import NamedTuple
 
 from seatctl.domain.documents import EventId, JobRun, RunId, StoredDocument
+from seatctl.domain.rules import LISTED
 from seatctl.domain.states import Fault, JobStatus, JobType
-from seatctl.domain.words import count
+from seatctl.domain.words import and_more, count
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.job_logs import as_stored
 from seatctl.mongo.secrets import scrub
@@ -19,9 +20,6 @@ from seatctl.services.ended import Ended, Listener
 from seatctl.services.seats import seats_of
 from seatctl.services.sweeps import Batch, SkippedItem
 from seatctl.services.violations import Violation
-
-LISTED = 100
-"""Items named in one log entry; their number is always complete."""
 
 
 class Outcome(Enum):
@@ -140,11 +138,9 @@ class JobReport:
         """Why this run is no success, or None."""
         parts = []
         if items := list(self.skipped.values()):
-            more = f" and {len(items) - 1} more" if len(items) > 1 else ""
-            parts.append(f"skipped {items[0]}{more}")
+            parts.append(f"skipped {items[0]}{and_more(len(items))}")
         if self.notes:
-            more = f" and {len(self.notes) - 1} more" if len(self.notes) > 1 else ""
-            parts.append(f"expired {self.notes[0]}{more}")
+            parts.append(f"expired {self.notes[0]}{and_more(len(self.notes))}")
         if self.unresolved:
             need = "violation needs" if self.unresolved == 1 else "violations need"
             parts.append(f"{self.unresolved} {need} a person to decide; `seatctl verify` says what to do")
@@ -186,9 +182,6 @@ class JobReport:
                 {"event": event, "items": items} for event, items in self.left_alone.most_common(LISTED)
             ]
         if self.skipped:
-            listed = list(self.skipped.values())[:LISTED]
             details["setAsideCount"] = len(self.skipped)
-            details["setAside"] = [
-                {"kind": item.kind.value, "id": item.id, "reason": item.reason} for item in listed
-            ]
+            details["setAside"] = [item.as_document() for item in list(self.skipped.values())[:LISTED]]
         return details

@@ -42,6 +42,9 @@ class SkippedItem(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind} {self.id}: {self.reason}"
 
+    def as_document(self) -> dict[str, object]:
+        return {"kind": self.kind.value, "id": self.id, "reason": self.reason}
+
 
 @dataclass(slots=True)
 class Batch:

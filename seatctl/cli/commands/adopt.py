@@ -94,7 +94,7 @@ def _undo(call: Invocation, store: Store, *, dry_run: bool, yes: bool) -> None:
     if not dry_run:
         _ask(call, "Take the adoption of this database back?", DELETE if warning else CONSENT, yes=yes)
         adoption.undo(store, plan)
-    told = plan.plan if dry_run else plan.done
+    told = plan.sentences(done=not dry_run)
     document: dict[str, object] = {"wouldUndo" if dry_run else "undone": told}
     if warning:
         document["warning"] = warning

@@ -34,7 +34,11 @@ commands = typer.Typer()
 operate = partial(command, commands, panel=OPERATE, changes=True)
 """Registers a command that changes something by an operator's decision."""
 
-DATE_HELP = "When the event takes place: ISO 8601 (no zone = UTC) or +30d."
+Date = Annotated[
+    Any,  # a datetime, a timedelta or None, but Typer knows no unions
+    option("--date TIME", parse_moment, "When the event takes place: ISO 8601 (no zone = UTC) or +30d."),
+]
+Description = Annotated[str | None, option("--description TEXT", str, "A longer text.")]
 
 
 @operate("create-event", example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z')
@@ -42,11 +46,8 @@ def create_event(
     call: Invocation,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The event's name.")],
     seats: Seats,
-    date: Annotated[
-        Any,  # a datetime or a timedelta, but Typer knows no unions
-        option("--date TIME", parse_moment, DATE_HELP),
-    ],
-    description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
+    date: Date,
+    description: Description = None,
     key: Annotated[
         str | None,
         option("--key KEY", str, "Idempotency key: the same request again returns the same event."),
@@ -85,11 +86,8 @@ def edit_event(
     call: Invocation,
     event: EventArgument,
     name: Annotated[str | None, option("--name NAME", str, "A new name.")] = None,
-    date: Annotated[
-        Any,  # a datetime, a timedelta or None, but Typer knows no unions
-        option("--date TIME", parse_moment, DATE_HELP),
-    ] = None,
-    description: Annotated[str | None, option("--description TEXT", str, "A longer text.")] = None,
+    date: Date = None,
+    description: Description = None,
 ) -> None:
     """Change the name, date or description of an event."""
     from seatctl.services import events
