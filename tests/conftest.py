@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,29 @@ EPOCH = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="many more rounds of the chaos tests")
+    parser.addoption("--long", action="store_true", help="all cases, and many more rounds of the chaos tests")
     parser.addoption("--seed", type=int, help="replay the chaos tests that printed this seed")
 
 
 def pytest_configure() -> None:
     # What starts pytest in the background may have SIGINT ignored, and every process inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`@pytest.mark.sampled(n)`: without `--long`, only each n-th case of a test's table runs."""
+    if config.getoption("--long"):
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            name = item.nodeid.split("[")[0]
+            if seen[name] % marker.args[0]:
+                left_out.append(item)
+            seen[name] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")

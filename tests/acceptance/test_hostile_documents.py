@@ -127,6 +127,7 @@ def damaged(replica: Server) -> Iterator[Database[Document]]:
         client.drop_database(database)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("collection", "change"), DOCUMENTS, ids=map(tell, DOCUMENTS))
 def test_a_bad_document_never_stops_the_rest(
     collection: str,

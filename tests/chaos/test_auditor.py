@@ -291,7 +291,7 @@ def test_every_answer_and_every_document_is_as_promised(
         return machine
 
     thorough = settings(
-        max_examples=rounds(50, 125),
+        max_examples=rounds(15, 125),
         stateful_step_count=30,
         deadline=None,
         derandomize=False,

@@ -53,6 +53,7 @@ SWEEPS: dict[str, Callable[[Store, ObjectId], object]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("sweep", SWEEPS)
 @pytest.mark.parametrize("step", range(STEPS + 1))
 def test_their_confirmation_at_the_very_deadline_keeps_its_seats(
