@@ -197,7 +197,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(lock=locks)
     def release(self, lock: ObjectId) -> None:
         self.audit(
-            lambda: Answer(plain(sales.release(self.store, lock))),
+            lambda: Answer(plain(sales.release(self.store, lock).lock)),
             lambda _: self.ledger.release(self.clock(), lock),
             releases=lock,
         )

@@ -689,10 +689,13 @@ class Ledger:
                 done.seats += claim.lock["seats"]
 
     def _return_by_command(self, lock: Document, now: datetime) -> None:
-        if self._doubt_of(lock["eventId"]):
+        """Not to an event for whose lock no counter went down."""
+        doubt = self._doubt_of(lock["eventId"])
+        if doubt and doubt not in NO_COUNTER_WENT_DOWN:
             raise Refusal("damaged_document", str(lock["_id"]))
         end_by_command(lock, "EXPIRED", now)
-        self._count(self.events[lock["eventId"]], lock["seats"], now)
+        if doubt is None:
+            self._count(self.events[lock["eventId"]], lock["seats"], now)
 
     @staticmethod
     def _has(event: Document, seats: int) -> bool:

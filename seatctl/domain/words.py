@@ -18,6 +18,11 @@ def and_more(number: int, named: int = 1) -> str:
     return f" and {number - named} more" if number > named else ""
 
 
+def not_raised(doubt: object) -> str:
+    """What a command adds that ended a lock and returned no seats, because no counter went down for it."""
+    return "" if doubt is None else f" No counter was raised: {doubt}."
+
+
 def ref_option(ref: str | None) -> str:
     """How a command line ends that repeats the payment which was named."""
     import shlex

@@ -12,12 +12,13 @@ from seatctl.domain.rules import check_no_booking, check_unblockable
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
+from seatctl.services.clearance import Doubt
 from seatctl.services.closing import add_to_block
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import get_lock
 from seatctl.services.sales import LockResult, earlier_lock
-from seatctl.services.seats import doubt_about, end_lock, refusal
+from seatctl.services.seats import end_by_decision, end_lock
 
 
 class BlockRequest(NamedTuple):
@@ -30,12 +31,13 @@ class BlockRequest(NamedTuple):
 
 
 class UnblockResult(NamedTuple):
-    """The block, which has ended; whether this call ended it; and whether its seats stay off sale, because
-    the event is closed."""
+    """The block, which has ended; whether this call ended it; whether its seats stay off sale, because the
+    event is closed; and why none came back, if so."""
 
     lock: SeatLock
     changed: bool
     closed: bool = False
+    doubt: Doubt | None = None
 
 
 def block(store: Store, request: BlockRequest) -> LockResult:
@@ -75,7 +77,8 @@ def _block_within(tx: Store, request: BlockRequest) -> LockResult | None:
 
 
 def unblock(store: Store, lock_id: LockId) -> UnblockResult:
-    """Return the seats of a block. Again: once. Raises NotFound, WrongState, DamagedDocument."""
+    """End a block and return its seats, but where no counter went down for them. Again: once. Raises
+    NotFound, WrongState, DamagedDocument."""
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = _unblock_within(tx, lock_id)
@@ -90,12 +93,13 @@ def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
     if held.status is not LockStatus.ACTIVE:
         return UnblockResult(held, changed=False, closed=closed)
     check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
+    doubt = None
     if closed:
         tx.events.touch(held.event)
         add_to_block(tx, held.event, held.seats, now)
-    elif doubt := doubt_about(tx, held):
-        raise refusal(f"the seats of block {held.id} cannot be returned", doubt)
-    ended = end_lock(tx, held, now, with_seats=not closed, by_job=False, ended_by=tx.operations.id)
+        ended = end_lock(tx, held, now, with_seats=False, by_job=False, ended_by=tx.operations.id)
+    else:
+        ended, doubt = end_by_decision(tx, held, now, LockStatus.EXPIRED)
     before, after = {"status": held.status.value}, {"status": ended.status.value, "seats": held.seats}
     tx.operations.record("unblock", now, held.event, held.id, before=before, after=after)
-    return UnblockResult(ended, changed=True, closed=closed)
+    return UnblockResult(ended, changed=True, closed=closed, doubt=doubt)

@@ -36,7 +36,7 @@ from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import protected_by_text
+from seatctl.services.clearance import Doubt, protected_by_text
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
 from seatctl.services.found import (
@@ -51,7 +51,7 @@ from seatctl.services.found import (
     seats_of_booking,
 )
 from seatctl.services.refunds import Payment, refuse, withdraw_late
-from seatctl.services.seats import doubt_about, end_lock, log_counter, log_returned, not_returnable
+from seatctl.services.seats import end_by_decision, log_counter, log_returned
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +94,21 @@ class ConfirmResult(NamedTuple):
 
 
 class PayResult(NamedTuple):
-    """The booking; whether this call changed it; the lock whose seats were returned, if any; and why the
-    payment cannot be honoured, if so."""
+    """The booking; whether this call changed it; the lock that ended with it, if any; why the payment cannot
+    be honoured, if so; and why no seats of that lock came back, if so."""
 
     booking: Booking
     changed: bool
-    returned: SeatLock | None = None
+    ended: SeatLock | None = None
     refused: Refused | None = None
+    doubt: Doubt | None = None
+
+
+class ReleaseResult(NamedTuple):
+    """The lock, and why none of its seats came back, if so."""
+
+    lock: SeatLock
+    doubt: Doubt | None = None
 
 
 # --- lock ----------------------------------------------------------------------------------------------
@@ -322,13 +330,13 @@ def _record_payment(
 
 
 def fail_payment(store: Store, booking_id: BookingId) -> PayResult:
-    """Record that a payment failed: booking FAILED, lock EXPIRED, seats back. Again: once.
-    Raises NotFound, WrongState, DamagedDocument."""
+    """Record that a payment failed: booking FAILED, lock EXPIRED, seats back, but where no counter went down
+    for them. Again: once. Raises NotFound, WrongState, DamagedDocument."""
     for attempt in store.transaction_attempts():
         with attempt as tx:
             result = _fail_within(tx, booking_id)
-    if result.returned is not None:
-        log_returned(store, result.returned)
+    if result.ended is not None and result.doubt is None:
+        log_returned(store, result.ended)
     return result
 
 
@@ -342,10 +350,10 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     check_failable(booking, found)
     protectors = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
-    returned = None
+    lock, doubt = None, None
     if found is not None and found.status is LockStatus.ACTIVE:
         if len(protectors) == 1:
-            returned = _return_one(tx, found)
+            lock, doubt = end_by_decision(tx, found, now, LockStatus.EXPIRED)
         # Of two bookings of one lock that end at once, the later one must see that it was the last.
         elif not tx.locks.touch(found, now):
             raise StaleRead
@@ -356,28 +364,22 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     before, after = {"status": pending.value}, {"status": failed.value}
     ids = booking.event, booking.lock, booking_id
     tx.operations.record("pay --failed", now, *ids, before=before, after=after)
-    return PayResult(ended, changed=True, returned=returned)
+    return PayResult(ended, changed=True, ended=lock, doubt=doubt)
 
 
 # --- release -------------------------------------------------------------------------------------------
 
 
-def release(store: Store, lock_id: LockId) -> SeatLock:
-    """Return an ACTIVE lock without a booking before its deadline. Raises NotFound, WrongState,
-    DamagedDocument."""
+def release(store: Store, lock_id: LockId) -> ReleaseResult:
+    """End an ACTIVE lock without a booking before its deadline, and return its seats, but where no counter
+    went down for them. Raises NotFound, WrongState, DamagedDocument."""
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = get_lock(tx, lock_id)
             check_releasable(found, booking_of(tx, lock_id))
-            released = _return_one(tx, found)
+            released, doubt = end_by_decision(tx, found, tx.now(), LockStatus.EXPIRED)
             before, after = {"status": found.status.value}, {"status": released.status.value}
             tx.operations.record("release", tx.now(), found.event, lock_id, before=before, after=after)
-    log_returned(store, released)
-    return released
-
-
-def _return_one(tx: Store, held: SeatLock) -> SeatLock:
-    """Return an ACTIVE lock's seats, if its event has clearance. Raises DamagedDocument where it has none."""
-    if doubt := doubt_about(tx, held):
-        raise not_returnable(held, doubt)
-    return end_lock(tx, held, tx.now(), with_seats=True, by_job=False, ended_by=tx.operations.id)
+    if doubt is None:
+        log_returned(store, released)
+    return ReleaseResult(released, doubt)

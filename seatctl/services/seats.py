@@ -136,8 +136,9 @@ def end_lock(
 def end_by_decision(
     tx: Store, lock: SeatLock, now: datetime, to: LockStatus
 ) -> tuple[SeatLock, Doubt | None]:
-    """End a lock that an operator gives up. Where no counter went down for it, no seats go back, and the
-    doubt says why; any other doubt is raised, as DamagedDocument or CountedByDay (invariant 11)."""
+    """End a lock that an operator gives up, by whichever command. Where no counter went down for it, no
+    seats go back, and the doubt says why; any other doubt is raised, as DamagedDocument or CountedByDay
+    (invariant 11)."""
     doubt, by = doubt_to_ignore(tx, lock), tx.operations.id
     ended = end_lock(tx, lock, now, with_seats=doubt is None, by_job=False, ended_by=by, to=to)
     return ended, doubt

@@ -259,6 +259,35 @@ def test_a_failed_payment_says_how_many_seats_it_returned(
     assert again == f"Booking {booking} is already FAILED.\n"
 
 
+def test_what_is_given_up_on_an_overbooked_event_ends_and_says_why_no_seats_come_back(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whichever command."""
+    uri = ("--uri", shell.env["SEATCTL_URI"])
+    event = here(capsys, "create-event", "Gala", "--seats", "90", "--date", "+1d", "-q", *uri).stdout.strip()
+
+    def lock() -> str:
+        return here(capsys, "lock", event, "--user", "ada", "--seats", "2", "-q", *uri).stdout.strip()
+
+    def booking() -> str:
+        return here(capsys, "confirm", lock(), "-q", *uri).stdout.strip()
+
+    block = here(capsys, "block", event, "--seats", "2", "-q", *uri).stdout.strip()
+    commands = {
+        ("release", lock()): "no seats returned",
+        ("pay", booking(), "--failed"): "no seats returned",
+        ("unblock", block): "no seats returned",
+        ("cancel", booking()): "no seats back",
+    }
+    lock()
+    with database_of(shell) as database:
+        database.events.update_one({}, {"$set": {"totalSeats": 1, "availableSeats": 0}})
+    for number, (command, what) in enumerate(commands.items()):
+        said = here(capsys, *command, *uri).stdout
+        why = f"No counter was raised: event {event}: locks hold {10 - 2 * number} of 1 seat; see "
+        assert f"{what}. {why}`seatctl verify`.\n" in said
+
+
 def test_a_refund_of_an_unknown_number_of_seats_says_so(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from seatctl.domain.documents import EventId, LockId
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import BLOCK, LockStatus
 from seatctl.domain.timespec import format_time
-from seatctl.domain.words import count, format_number
+from seatctl.domain.words import count, format_number, not_raised
 from seatctl.errors import ItemsLeft
 from seatctl.output import console, progress, tables
 
@@ -170,7 +170,8 @@ def unblock(
     elif result.closed:
         sentence = f"Block {held.id} is {held.status}; its event is closed and keeps the seats off sale."
     else:
-        sentence = f"Block {held.id} is {held.status}; {count(held.seats, 'seat')} returned."
+        seats = count(held.seats, "seat") if result.doubt is None else "no seats"
+        sentence = f"Block {held.id} is {held.status}; {seats} returned.{not_raised(result.doubt)}"
     call.tell(held.stored, sentence, quiet=held.id)
 
 

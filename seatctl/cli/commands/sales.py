@@ -26,11 +26,11 @@ from seatctl.cli.options import (
     parse_user,
     parser,
 )
-from seatctl.domain.documents import BookingId, EventId, LockId, Refund, RefundId, UserId
+from seatctl.domain.documents import BookingId, EventId, LockId, Refund, RefundId, SeatLock, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus, LockStatus, RefundStatus
 from seatctl.domain.timespec import format_duration, format_time, parse_duration
-from seatctl.domain.words import count, format_number
+from seatctl.domain.words import count, format_number, not_raised
 from seatctl.errors import ItemsLeft, Usage
 from seatctl.output import formats
 
@@ -145,8 +145,9 @@ def pay(
     result = sales.fail_payment(store, booking_id) if failed else sales.pay(store, booking_id, ref)
     booking = result.booking
     already = "" if result.changed else " already"
-    seats = f"; {count(result.returned.seats, 'seat')} returned" if result.returned else ""
-    call.tell(booking.stored, f"Booking {booking.id} is{already} {booking.status}{seats}.", quiet=booking.id)
+    seats = "" if result.ended is None else f"; {_returned(result.ended, result.doubt)}"
+    sentence = f"Booking {booking.id} is{already} {booking.status}{seats}."
+    call.tell(booking.stored, f"{sentence}{not_raised(result.doubt)}", quiet=booking.id)
 
 
 @operate("release", example="seatctl release LOCK_ID")
@@ -154,9 +155,13 @@ def release(call: Invocation, lock_id: LockArgument) -> None:
     """Return the seats of a lock before its deadline."""
     from seatctl.services import sales
 
-    lock = sales.release(call.store(), lock_id)
-    sentence = f"Lock {lock.id} is {lock.status}; {count(lock.seats, 'seat')} returned."
-    call.tell(lock.stored, sentence, quiet=lock.id)
+    lock, doubt = sales.release(call.store(), lock_id)
+    sentence = f"Lock {lock.id} is {lock.status}; {_returned(lock, doubt)}."
+    call.tell(lock.stored, f"{sentence}{not_raised(doubt)}", quiet=lock.id)
+
+
+def _returned(lock: SeatLock, doubt: object) -> str:
+    return f"{count(lock.seats, 'seat') if doubt is None else 'no seats'} returned"
 
 
 def _time(deadline: datetime | None) -> str:
@@ -300,8 +305,7 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
         parts.append(f"refund {'would be ' if dry_run else ''}due ({_refund(result.refund)})")
     elif booking is not None and booking.payment_ref is not None:
         parts.append("no refund")
-    doubt = f" No counter was raised: {result.doubt}." if result.doubt else ""
-    return f"{done}: {', '.join(parts)}.{doubt}"
+    return f"{done}: {', '.join(parts)}.{not_raised(result.doubt)}"
 
 
 def _refund(refund: Refund) -> str:
