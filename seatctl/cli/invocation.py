@@ -6,6 +6,7 @@ Help is plain text: Typer's Rich form doubles the time of `--help`.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shlex
@@ -59,6 +60,8 @@ class Invocation(typer.Context):
     verbose: bool = False
     reason: str | None = None
     """Why an operator's command changes something."""
+    unused: tuple[str, ...] = ()
+    """Options with a value that were given and change nothing."""
 
     @property
     def session(self) -> Session | None:
@@ -258,14 +261,26 @@ COMMON_OPTIONS = (
 )
 
 
+def _unused(option: TyperOption) -> TyperOption:
+    """The same, for a command that it changes nothing of: taken, so that a script may add it to every line,
+    and not shown."""
+    hidden: Any = copy.copy(option)
+    hidden.hidden, hidden.callback = True, _remember_unused
+    return hidden  # type: ignore[no-any-return]
+
+
+def _remember_unused(invocation: Any, option: Any, value: object) -> None:
+    if value is not None and not option.is_flag:
+        invocation.unused += (option.opts[0],)
+
+
 REASON = _common("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
 FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
 
 
 class Command(TyperCommand):
     """A command that also takes the common options, in any order; its `--help` shows them last. Of those
-    that say where the database is, it takes only `finds`, and of the others those that are not `without`:
-    none is offered that would be ignored."""
+    that say where the database is, it uses only `finds`, and of the others those that are not `without`."""
 
     context_class = Invocation
 
@@ -278,8 +293,10 @@ class Command(TyperCommand):
         changes: bool = False,
         **settings: Any,
     ) -> None:
-        ignored = (FIND_DATABASE - set(finds)).union(without)
-        common = [option for option in COMMON_OPTIONS if not ignored.intersection(option.opts)]
+        unused = (FIND_DATABASE - set(finds)).union(without)
+        common = [
+            _unused(option) if unused.intersection(option.opts) else option for option in COMMON_OPTIONS
+        ]
         reason = [REASON] if changes else []
         super().__init__(*args, params=[*params, *reason, *common], **settings)
 
@@ -299,6 +316,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         if ctx.verbose:
             log_steps()
+        if ctx.unused:
+            ctx.note(f"`{ctx.command_path}` makes no use of {' and '.join(ctx.unused)}")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -306,7 +325,8 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             is_common = parameter in COMMON_OPTIONS or parameter.name == "help"
             heading = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            headings[COMMON if is_common else heading].append(parameter.get_help_record(ctx))
+            if record := parameter.get_help_record(ctx):  # None for one that is not shown
+                headings[COMMON if is_common else heading].append(record)
         for heading, records in headings.items():
             if records:
                 with formatter.section(heading):

@@ -303,5 +303,5 @@ def test_a_terminal_gets_a_bar_while_the_lines_go_to_a_file(shell: Shell, tmp_pa
     program = ("/bin/sh", "-c", f'"{shell.program[0]}" batch "$1" > "$1.out"', "sh")
     shown = Shell({**shell.env, "TERM": "xterm"}, program).tty(str(tmp_path / "lines"))
     assert shown.code == 0, shown
-    assert re.search(r"lines .*\d+/1000", shown.stdout)
+    assert re.search(r"lines .*\d+ of 1000, ", shown.stdout)
     assert (tmp_path / "lines.out").read_text().count("\n") == 1000
