@@ -15,11 +15,15 @@ import scene
 from bson import ObjectId
 from conftest import available, edit
 from crash import AFTER, BEFORE, READS, Command, KillPoint, Target, Trace, reap, run, settle, summary
+from mongoose import Backend
 from oracle import sold_twice, violations
 
+from seatctl.cli.app import program
 from seatctl.domain.states import BookingStatus
 from seatctl.errors import RefundDue, Refused, WrongState
+from seatctl.mongo.store import Store
 from seatctl.services import (
+    adoption,
     blocks,
     cancellation,
     capacity,
@@ -45,8 +49,6 @@ from seatctl.services.verify import verify
 if TYPE_CHECKING:
     from conftest import Clock
     from servers import Server
-
-    from seatctl.mongo.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -386,8 +388,9 @@ class Scenario:
     """It resolves a violation that recovery leaves to a person."""
 
 
+# The first word of each name is the command.
 SCENARIOS = {
-    "create_event": Scenario(create_event, quiet_event, idempotent=False),
+    "create-event": Scenario(create_event, quiet_event, idempotent=False),
     "lock": Scenario(lock, quiet_event, idempotent=False),
     "lock with key": Scenario(lock_with_key, quiet_event),
     "lock on sold-out event": Scenario(lock_with_key, sold_out_by_overdue),
@@ -598,7 +601,35 @@ def test_every_command_is_in_the_matrix() -> None:
     assert {name for name in commands if not name.startswith("_")} - shared == killed - SAME_COMMAND
 
 
-# --- init ------------------------------------------------------------------------------------------
+ELSEWHERE = {
+    "init": "below",
+    "adopt": "below",
+    "batch": "its lines are commands of the matrix",
+    "demo": "its database is thrown away",
+    **dict.fromkeys(("db", "schedule"), "starts a server, or writes files"),
+    **dict.fromkeys(
+        ("events", "locks", "bookings", "refunds", "jobs", "show", "history", "watch", "follow"), "only reads"
+    ),
+    **dict.fromkeys(("explain", "verify", "health", "roles", "help"), "only reads"),
+}
+"""Why a command of the program is not in the matrix."""
+
+
+def test_every_command_of_the_program_is_in_the_matrix_or_has_a_reason_not_to_be() -> None:
+    """One that takes `--reason` changes something, so none of those has."""
+    killed = {name.partition(" ")[0] for name in SCENARIOS}
+    assert set(program.commands) - killed == set(ELSEWHERE)
+    assert killed <= set(program.commands)
+    changing = {name for name, command in program.commands.items() if takes(command, "--reason")}
+    print(f"{len(killed)} commands, {len(changing)} of them by an operator's decision")
+    assert changing <= killed
+
+
+def takes(command: Any, option: str) -> bool:
+    return any(option in parameter.opts for parameter in command.params)
+
+
+# --- init and adopt --------------------------------------------------------------------------------
 
 
 def test_init_that_is_killed_anywhere_is_completed_by_the_next(
@@ -621,3 +652,49 @@ def test_init_that_is_killed_anywhere_is_completed_by_the_next(
         assert available(store, event) == 8
         assert violations(store.database) == []
     print(f"init has {len(points)} points to die at")
+
+
+def adopt(store: Store, _ids: Ids) -> None:
+    opened = Store.open(store.deployment)
+    adoption.adopt(opened, adoption.inspect(opened))
+
+
+def undo_adoption(store: Store, _ids: Ids) -> None:
+    opened = Store.open(store.deployment)
+    plan = adoption.plan_undo(opened)
+    if plan is not None:
+        adoption.undo(opened, plan)
+
+
+@pytest.mark.parametrize("command", [adopt, undo_adoption])
+def test_an_adoption_that_is_killed_anywhere_is_completed_by_the_next(
+    replica: Server, store: Store, clock: Clock, rounds: Callable[[int, int], int], command: Command
+) -> None:
+    """So is its undo; and no document of the other program is ever touched."""
+    backend = Backend(store.database, clock)
+
+    def prepare() -> list[Any]:
+        store.drop()
+        backend.start()
+        backend.confirm(backend.lock(backend.event(), 2))
+        if command is undo_adoption:
+            adopt(store, {})
+        return documents()
+
+    def documents() -> list[Any]:
+        return [list(store.database[name].find()) for name in ("events", "seatlocks", "bookings")]
+
+    target = Target(replica.uri, store.name, clock.time)
+    prepare()
+    points = telling_points(run(target, command, {}).sent)
+    for point in points[:: rounds(2, 1)]:
+        before = prepare()
+        assert run(target, command, {}, point).killed
+        command(store, {})
+        complete = Store.open(store.deployment)
+        assert complete.settings.adopted == (command is adopt)
+        assert documents() == before
+        seconds = backend.locks.index_information()["expiresAt_1"]["expireAfterSeconds"]
+        assert seconds == (2**31 - 1 if command is adopt else 0)
+        assert command is undo_adoption or complete.missing() == []
+    print(f"{command.__name__} has {len(points)} points to die at")
