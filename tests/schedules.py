@@ -507,6 +507,29 @@ def cancelled_while_cancelled(scene: Scene) -> list[str]:
     return nobody_holds(scene, held)
 
 
+def paid_while_cancelled(scene: Scene) -> list[str]:
+    """Cancel has read a booking that waits; it is paid; cancel writes."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.before_returning(lambda: sales.pay(scene.store, unpaid, "R"))
+    cancel(scene.store, unpaid)
+    return owed(scene, unpaid, 1)
+
+
+def cancelled_while_paid(scene: Scene) -> list[str]:
+    """Pay has read a booking that waits; it is cancelled; pay writes."""
+    _, unpaid = book(scene.store, scene.crowd(), 2)
+    scene.before(Bookings, "confirm", lambda: cancel(scene.store, unpaid))
+    scene.try_to(sales.pay, unpaid, "R")
+    return violations(scene.store.database)
+
+
+def cancelled_twice_at_once(scene: Scene) -> list[str]:
+    _, paid = sell(scene.store, scene.crowd(), 2)
+    scene.before_returning(lambda: cancel(scene.store, paid))
+    cancel(scene.store, paid)
+    return violations(scene.store.database)
+
+
 def failed_while_failed(scene: Scene) -> list[str]:
     """The same for two that wait for their payments, and fail."""
     event = scene.crowd()
@@ -610,6 +633,14 @@ def rebooked_twice(scene: Scene) -> list[str]:
     booked = late(scene)
     for _ in range(2):
         scene.try_to(rebook, booked)
+    made = scene.store.database.seatLocks.count_documents({"status": "CONSUMED"})
+    return [] if made == 1 else ["twice: a booking was booked again twice"]
+
+
+def rebooked_twice_at_once(scene: Scene) -> list[str]:
+    booked = late(scene)
+    scene.before(Events, "take_seats", lambda: rebook(scene.store, booked))
+    scene.try_to(rebook, booked)
     made = scene.store.database.seatLocks.count_documents({"status": "CONSUMED"})
     return [] if made == 1 else ["twice: a booking was booked again twice"]
 

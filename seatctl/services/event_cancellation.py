@@ -42,6 +42,9 @@ from seatctl.services.jobs import SILENT, Progress
 log = logging.getLogger(__name__)
 
 COMMAND = "cancel-event"
+LISTS = BookingStatus.PAYMENT_PENDING, BookingStatus.CONFIRMED
+"""In the order in which a booking goes through them: one that is paid meanwhile is on the second list, and
+beside one that waits a paid one still shows that their lock was sold to somebody."""
 
 
 class CancelEventRequest(NamedTuple):
@@ -164,9 +167,7 @@ class _Run:
     def _pass(self, stop: Stop) -> None:
         self._result.skipped, self._result.skipped_items = 0, []
         self._protected = self._store.bookings.protecting_by_text(self._scope)
-        # In the order in which a booking goes through them: one that is paid meanwhile is on the second list,
-        # and one that waits beside a paid one shows that their lock was sold to somebody.
-        for status in (BookingStatus.PAYMENT_PENDING, BookingStatus.CONFIRMED):
+        for status in LISTS:
             self._in_batches(stop, Kind.BOOKING, self._store.bookings.ids_of(self._event, status))
         self._in_batches(stop, Kind.LOCK, self._store.locks.ids_of(self._event, LockStatus.ACTIVE))
         for unreadable in (

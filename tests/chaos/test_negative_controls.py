@@ -20,6 +20,7 @@ from seatctl.mongo import codec
 from seatctl.mongo import events as counters_of_events
 from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.bookings import Bookings
+from seatctl.mongo.collection import Documents
 from seatctl.mongo.events import Events
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.locks import SeatLocks
@@ -156,10 +157,24 @@ def reading_outside(*reads: tuple[type, str], blind: tuple[type, str, tuple[str,
     return remove
 
 
+def without_snapshot(*blind: tuple[type, str, str]) -> Callable[[Scene], None]:
+    """Read everything outside of the transaction, and then write regardless."""
+
+    def remove(scene: Scene) -> None:
+        one, find = Documents._one, Documents._find
+        scene.patch.setattr(Documents, "_one", _outside(one))
+        scene.patch.setattr(Documents, "_find", _outside(lambda *args, **more: iter([*find(*args, **more)])))
+        scene.skip(Clearance, "doubts", {})
+        for method in blind:
+            scene.blind(*method)
+
+    return remove
+
+
 def _outside(read: Callable[..., Any]) -> Callable[..., Any]:
-    def reading(owner: Any, *args: Any) -> Any:
+    def reading(owner: Any, *args: Any, **more: Any) -> Any:
         session, owner._session = owner._session, None
-        found = read(owner, *args)
+        found = read(owner, *args, **more)
         owner._session = session
         return found
 
@@ -219,6 +234,11 @@ CONTROLS_OF_EVENTS = {
     ),
     "cancel-event: refunds": Control(
         skipping(event_cancellation, "_owe"), on_events.paid_while_cancelled, breaks="12"
+    ),
+    "cancel-event: bookings that wait are listed before those that are paid": Control(
+        lambda scene: scene.patch.setattr(event_cancellation, "LISTS", event_cancellation.LISTS[::-1]),
+        on_events.paid_between_two_lists,
+        breaks="12",
     ),
     "cancel-event: one more pass for a lock that was confirmed": Control(
         name_no_confirmed_lock, on_events.confirmed_while_cancelled, breaks="5"
@@ -365,6 +385,21 @@ CONTROLS = CONTROLS_OF_EVENTS | {
     "cancel --seats: the target is absolute": Control(
         forget_what_came_back, on.some_cancelled_twice, breaks="twice"
     ),
+    "cancel: a booking is as it was read: paid meanwhile": Control(
+        without_snapshot((SeatLocks, "change", "status"), (Bookings, "change", "status")),
+        on.paid_while_cancelled,
+        breaks="12",
+    ),
+    "cancel: a booking is as it was read: cancelled meanwhile": Control(
+        without_snapshot((SeatLocks, "change", "status"), (Bookings, "change", "status")),
+        on.cancelled_twice_at_once,
+        breaks="1",
+    ),
+    "pay: a booking is as it was read: cancelled meanwhile": Control(
+        without_snapshot((SeatLocks, "change", "status"), (Bookings, "confirm", "status")),
+        on.cancelled_while_paid,
+        breaks="1",
+    ),
     "cancel: what was paid is due": Control(
         skipping(Refunds, "owe"), on.cancelled_when_it_was_paid, breaks="12"
     ),
@@ -375,6 +410,9 @@ CONTROLS = CONTROLS_OF_EVENTS | {
     ),
     "confirm --sold: the deadline": Control(sell_what_is_overdue, on.sold_too_late, breaks="7"),
     "rebook: its key is looked up": Control(skipping(SeatLocks, "by_key"), on.rebooked_twice, breaks="twice"),
+    "rebook: its key is looked up again": Control(
+        skipping(SeatLocks, "by_key"), on.rebooked_twice_at_once, breaks="twice"
+    ),
     "rebook: the refund is not due any more": Control(
         skipping(rebooking, "keep_payment"), on.rebooked_with_a_late_payment, breaks="12"
     ),

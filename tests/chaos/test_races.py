@@ -316,7 +316,8 @@ def test_a_lock_is_either_released_or_swept(arena: Arena, rounds: Rounds) -> Non
 
 
 def test_at_the_deadline_either_more_time_or_the_sweep_wins(arena: Arena, rounds: Rounds) -> None:
-    """A booking that was given more time keeps its seats and can be paid; one that expired is refused."""
+    """A booking that was given more time keeps its seats and can be paid; one that expired is refused. Safe
+    by the deadline in the updates of `extend` and of `expire_overdue`."""
     duel = Duel(arena)
     for _ in range(rounds(60, 1_000)):
         event = arena.event(10)
@@ -344,7 +345,8 @@ def test_at_the_deadline_either_more_time_or_the_sweep_wins(arena: Arena, rounds
 def test_a_booking_that_is_paid_and_cancelled_at_once_gives_its_seats_back_and_the_money_is_due(
     arena: Arena, rounds: Rounds
 ) -> None:
-    """Whoever comes first: the money is never kept for seats that are free."""
+    """Whoever comes first: the money is never kept for seats that are free. Safe by the status in the updates
+    of `Bookings.confirm` and `Bookings.change`."""
     duel = Duel(arena)
     for _ in range(rounds(60, 1_000)):
         event = arena.event(10)
@@ -366,7 +368,8 @@ def test_a_booking_that_is_paid_and_cancelled_at_once_gives_its_seats_back_and_t
 
 
 def test_two_cancellations_beside_recovery_return_the_seats_once(arena: Arena, rounds: Rounds) -> None:
-    """Of a paid booking: its money is due once, and recovery neither undoes nor repeats it."""
+    """Of a paid booking: its money is due once, and recovery neither undoes nor repeats it. Safe by the
+    status in the updates of `change`, and by the stamp of a booking whose seats recovery takes again."""
     for _ in range(rounds(40, 500)):
         event = arena.event(10)
         arena.lock(event)
@@ -388,7 +391,8 @@ def test_two_cancellations_beside_recovery_return_the_seats_once(arena: Arena, r
 def test_a_booking_that_is_booked_again_four_times_at_once_is_one_booking(
     arena: Arena, rounds: Rounds
 ) -> None:
-    """Also where it takes the last seat, and its refund is withdrawn once."""
+    """Also where it takes the last seat, and its refund is withdrawn once. Safe by the key, which is looked
+    up in the snapshot of the transaction that takes the seats."""
     for _ in range(rounds(40, 500)):
         event = arena.event(1)
         booked = arena.booking(event)

@@ -67,7 +67,8 @@ def test_a_capacity_that_shrinks_beside_buyers_and_a_sweep_is_never_below_what_i
     store: Store, crew: Crew, draw: random.Random, rounds: Rounds
 ) -> None:
     """Ten seats, of which four are overdue: the event becomes as small as what is held, while two buyers lock
-    a seat each and a sweep returns what is overdue."""
+    a seat each and a sweep returns what is overdue. Safe by the numbers in the update of `set_counter`, and
+    by the room that `add_seats` asks for."""
     outcomes = set()
     for _ in range(rounds(30, 500)):
         event = scene.create(store, 10)
@@ -117,7 +118,8 @@ def test_two_capacities_at_once_are_one_after_the_other(
 def test_an_event_that_is_closed_beside_buyers_sells_nothing_behind_the_closing(
     store: Store, crew: Crew, draw: random.Random, rounds: Rounds
 ) -> None:
-    """What a buyer got is kept, everything else is in the block, and it opens again as a whole."""
+    """What a buyer got is kept, everything else is in the block, and it opens again as a whole. Safe by the
+    numbers in the update of `Events.close`, and by `is_open` in that of `take_seats`."""
     for _ in range(rounds(15, 200)):
         event = scene.create(store, 1_000)
         *buyers, closed = crew.race(
@@ -198,7 +200,8 @@ def test_a_cancellation_that_is_killed_again_and_again_beside_buyers_ends_what_i
     replica: Server, store: Store, crew: Crew, draw: random.Random, rounds: Rounds
 ) -> None:
     """Killed at a random command until it gets through. No seat is for sale in between, and nobody is
-    forgotten."""
+    forgotten. Safe because the seats of a batch go into the block, and its refunds are recorded, in the
+    transaction that ends it."""
 
     def attempt(store: Store, _ids: dict[str, Any]) -> None:
         cancel_event(store, event, "Gala", 2)
