@@ -26,7 +26,6 @@ from seatctl.cli.commands import (
     lists,
     sales,
     setup,
-    story,
 )
 from seatctl.cli.invocation import HELP_OPTION
 from seatctl.cli.options import CHECK, SET_UP
@@ -109,14 +108,12 @@ app = typer.Typer()
 # In the order of `seatctl --help`.
 app.add_typer(events.commands)
 app.add_typer(sales.commands)
-app.add_typer(story.repairs)
 app.add_typer(batch.commands)
 app.add_typer(lists.commands)
 app.add_typer(follow.commands)
-app.add_typer(story.commands)
+app.add_typer(lists.history_commands)
 app.add_typer(jobs.commands)
 app.add_typer(care.checks)
-app.add_typer(story.checks)
 app.add_typer(setup.schedule, name="schedule", help=setup.SCHEDULE, rich_help_panel=CHECK)
 app.add_typer(care.setup)
 app.add_typer(adopt.commands)

@@ -1,4 +1,4 @@
-"""Commands that check a database and prepare it: verify, health, init."""
+"""Commands that check a database and prepare it: verify, health, explain, init."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import typer
 from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.listing import ListCall, list_command
 from seatctl.cli.options import CHECK, SET_UP, WINDOW, duration, flag, option
+from seatctl.domain.states import Fault
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
-from seatctl.errors import Unhealthy, Usage
+from seatctl.errors import Misconfigured, Unhealthy, Unreachable, Usage
 from seatctl.output import console, formats
 from seatctl.output.formats import Format
 from seatctl.output.health import health_parts
@@ -100,6 +101,31 @@ def health(
     if not state.healthy:
         listed = "; ".join(state.problems) if call.quiet or call.json else "the problems are listed above"
         raise Unhealthy(f"unhealthy: {listed}")
+
+
+@command(checks, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")
+def explain(
+    call: Invocation,
+    fault: Annotated[
+        Fault, typer.Argument(metavar="FAULT", help="As `verify` names it.", case_sensitive=False)
+    ],
+) -> None:
+    """Explain a fault: its meaning, its cause, and the way out.
+
+    With the ids of what `verify` finds now, if the database can be reached; -q prints those alone."""
+    from seatctl.services.explanations import explain as explained
+
+    try:
+        explanation = explained(call.store(writes=False), fault)
+    except (Misconfigured, Unreachable) as error:
+        call.note(f"without the ids of a database: {error}")
+        explanation = explained(None, fault)
+    if call.json:
+        formats.print_json(explanation.as_document())
+    elif call.quiet:
+        formats.print_ids({"_id": each} for each in explanation.ids)
+    else:
+        console.show(*explanation.lines)
 
 
 @command(setup, "init", panel=SET_UP, example="seatctl init --retention 30d")

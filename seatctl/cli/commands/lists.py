@@ -1,12 +1,14 @@
-"""Commands that show what is stored: events, locks, bookings, refunds, jobs, show, watch."""
+"""Commands that show what is stored: events, locks, bookings, refunds, jobs, show, watch,
+history."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,10 +27,15 @@ from seatctl.cli.options import (
     parse_job,
     parser,
 )
+from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
 from seatctl.output.formats import Format
+
+if TYPE_CHECKING:
+    from seatctl.domain.documents import StoredDocument
+    from seatctl.mongo.store import Store
 
 INTERVAL = timedelta(seconds=2)
 
@@ -37,7 +44,7 @@ SortByDeadline = Annotated[
     typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: the first one first."),
 ]
 
-commands = typer.Typer()
+commands, history_commands = typer.Typer(), typer.Typer()
 inspect = partial(list_command, commands, panel=INSPECT)
 """Registers a command that lists documents of this collection."""
 
@@ -210,3 +217,35 @@ def watch(
     from seatctl.ops.watch import watch
 
     watch(call.store(writes=False), interval)
+
+
+@list_command(history_commands, "history", "history", panel=INSPECT, example="seatctl history BOOKING_ID")
+def history(
+    call: ListCall,
+    document_id: Annotated[
+        Any,
+        typer.Argument(
+            metavar="[ID]", parser=parser(parse_id), help="Any id.  [default: what was done last, of all]"
+        ),
+    ] = None,
+) -> None:
+    """Tell what happened to a document, by whom and why.
+
+    In order, with the runs of the jobs. Without an id: what operators and jobs did last, newest first.
+    `--format ids` prints the records of it: operations and runs."""
+    from seatctl.services import history as entries
+
+    form = call.form
+
+    def read(store: Store, request: ListRequest) -> Iterator[StoredDocument]:
+        now = store.now()
+        for entry in entries.listed(store, document_id, request, now):
+            document = entry.as_document()
+            if form is Format.TABLE:
+                yield {**document, "ago": tables.ago(entry.at, now)}
+            elif form is not Format.IDS:
+                yield document
+            elif record := document.get("operation") or document.get("run"):
+                yield {"_id": record}
+
+    call.show(read)

@@ -1,4 +1,5 @@
-"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel, rebook, refund."""
+"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel, rebook, refund,
+relock."""
 
 from __future__ import annotations
 
@@ -168,9 +169,6 @@ def _time(deadline: datetime | None) -> str:
     return format_time(deadline) if deadline else "an unknown time"
 
 
-# --- extend --------------------------------------------------------------------------------------------
-
-
 @operate("extend", example="seatctl extend LOCK_ID --for 30m")
 def extend(
     call: Invocation,
@@ -255,9 +253,6 @@ def _extend_all(call: Invocation, request: Any) -> None:
         raise ItemsLeft(f"{count(len(result.skipped), what)} left: {result.skipped[0]}")
 
 
-# --- cancel --------------------------------------------------------------------------------------------
-
-
 @operate("cancel", example="seatctl cancel BOOKING_ID --reason refunded")
 def cancel(
     call: Invocation,
@@ -313,9 +308,6 @@ def _refund(refund: Refund) -> str:
     return f"{refund.id}, {seats}"
 
 
-# --- rebook --------------------------------------------------------------------------------------------
-
-
 @operate("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK")
 def rebook(
     call: Invocation,
@@ -351,9 +343,6 @@ def _kept(refund: Refund | None) -> str:
     return f"; refund {refund.id} is withdrawn"
 
 
-# --- refund --------------------------------------------------------------------------------------------
-
-
 @operate("refund", example="seatctl refund REFUND_ID --ref re_1Nx")
 def refund(
     call: Invocation,
@@ -367,3 +356,34 @@ def refund(
     done = result.refund
     sentence = f"Refund {done.id} of booking {done.booking} is DONE"
     call.tell(done.stored, f"{sentence}{'.' if result.changed else ' already (unchanged).'}", quiet=done.id)
+
+
+@operate("relock", example="seatctl relock BOOKING_ID")
+def relock(
+    call: Invocation,
+    booking_id: Annotated[BookingId, id_of("booking", "bookings")],
+    seats: Annotated[
+        int | None, option("--seats N", parse_seats, "How many seats it had, where its lock is gone.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Give a booking a lock of its own, with its seats.
+
+    For a booking whose lock is missing, is shared with another booking, or holds seats of another event
+    (`seatctl explain confirmed_without_lock`, `several_bookings`, `other_event`)."""
+    from seatctl.services.relocking import relock
+
+    result = relock(call.store(writes=False), booking_id, seats, dry_run=dry_run)
+    booking, lock, left = result.booking, result.lock, result.left
+    if lock is None:
+        sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
+    elif not result.changed:
+        sentence = f"Booking {booking.id} has lock {lock.id} of its own already, which is {lock.status}."
+    else:
+        has = "would have" if dry_run else "has"
+        sentence = (
+            f"Booking {booking.id} {has} lock {lock.id} with {count(lock.seats, 'seat')}, {lock.status}."
+        )
+        if left is not None:
+            sentence += f" `seatctl show {left.id}` shows the lock that it left, which is {left.status}."
+    call.tell(booking.stored, sentence, quiet=booking.id)
