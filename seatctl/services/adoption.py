@@ -25,9 +25,6 @@ SOLD_TWICE = (Fault.OVERBOOKED, Fault.LOST_LOCK, Fault.SEVERAL_BOOKINGS, Fault.C
 """Faults by which seats may be sold twice: named first."""
 
 
-# --- inspect ----------------------------------------------------------------------------------------------
-
-
 def inspect(store: Store, locks_collection: str | None = None) -> Findings:
     """Look at the whole database. Raises Misconfigured where it would be a guess what is what."""
     names = store.collections()
@@ -179,9 +176,6 @@ def _violations(store: Store) -> list[Violation]:
 
 def _after_sold_twice(violation: Violation) -> bool:
     return violation.fault not in SOLD_TWICE
-
-
-# --- do and undo -----------------------------------------------------------------------------------------
 
 
 def adopt(store: Store, findings: Findings) -> None:

@@ -80,9 +80,6 @@ def _cancel_within(tx: Store, request: CancelRequest) -> CancelResult:
     return _cancel_lock(tx, held)
 
 
-# --- a booking -----------------------------------------------------------------------------------------
-
-
 def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> CancelResult:
     held = lock_of(tx, booking)
     if booking.status is BookingStatus.CANCELLED:
@@ -157,9 +154,6 @@ def _record(
     )
 
 
-# --- some of its seats ---------------------------------------------------------------------------------
-
-
 def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelRequest) -> CancelResult:
     """So many of a live booking's seats in all: the booking stays, with the others."""
     held = lock_of(tx, booking)
@@ -187,9 +181,6 @@ def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelReq
     if doubt is not None:
         return CancelResult(smaller, changed, changed=True, doubt=str(doubt), refund=refund)
     return CancelResult(smaller, changed, True, seats, _available(tx, held), refund=refund)
-
-
-# --- a sold lock that no booking was paid for ----------------------------------------------------------
 
 
 def _cancel_lock(tx: Store, held: SeatLock) -> CancelResult:

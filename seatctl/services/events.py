@@ -52,9 +52,6 @@ class EditEventResult(NamedTuple):
     changed: tuple[str, ...]
 
 
-# --- create --------------------------------------------------------------------------------------------
-
-
 def create_event(store: Store, request: CreateEventRequest) -> CreateEventResult:
     """A new event with all its seats available, or the one that the key made before. Raises Usage for a name
     or number that makes no sense, KeyReused."""
@@ -112,9 +109,6 @@ def _created_before(
     return CreateEventResult(event, event_id, date, date < now, created=False)
 
 
-# --- edit ----------------------------------------------------------------------------------------------
-
-
 def edit_event(store: Store, request: EditEventRequest) -> EditEventResult:
     """Change an event's name, date or description. Raises Usage, NotFound, DamagedDocument, CountedByDay."""
     for attempt in store.transaction_attempts():
@@ -151,9 +145,6 @@ def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:
     if not wanted:
         raise Usage("nothing to change: give a --name, a --date or a --description")
     return wanted
-
-
-# --- shared --------------------------------------------------------------------------------------------
 
 
 def too_few_seats(store: Store, event_id: EventId, wanted: int) -> SeatctlError:

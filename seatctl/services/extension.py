@@ -64,9 +64,6 @@ class ExtendAllResult(NamedTuple):
     skipped: list[SkippedItem]
 
 
-# --- one -----------------------------------------------------------------------------------------------
-
-
 def extend(store: Store, request: ExtendRequest) -> ExtendResult:
     """Move the deadline of an ACTIVE lock, or of a booking that waits for its payment and of its lock. A
     later one stays. Raises Usage, NotFound, WrongState, DeadlinePassed, DamagedDocument (invariant 6)."""
@@ -117,9 +114,6 @@ def _find(tx: Store, wanted: object) -> tuple[SeatLock, Booking | None]:
     if tx.locks.get(LockId(wanted)) is None:
         raise not_found(tx, "lock or booking", wanted)
     return get_lock(tx, LockId(wanted)), booking_of(tx, LockId(wanted))
-
-
-# --- all of an event -----------------------------------------------------------------------------------
 
 
 def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:

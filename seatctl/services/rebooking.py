@@ -145,9 +145,6 @@ def _rebooked_before(tx: Store, old: Booking, lock: SeatLock, ref: str | None) -
     return RebookResult(named, lock, created=False, refund=kept)
 
 
-# --- a lock that is sold at once, or was sold without a booking ----------------------------------------
-
-
 def record_sale(store: Store, lock_id: LockId, ref: str | None = None) -> RebookResult:
     """A lock was paid for: its booking becomes CONFIRMED, or one is made. An ACTIVE lock before its deadline
     is CONSUMED with it; of a CONSUMED one it is a person's decision. Again: the same booking. Raises Usage,
