@@ -80,15 +80,15 @@ class Outcome:
         return self.line.is_met_by(self.code) and (self.error is None or self.code != 0)
 
     def as_document(self) -> dict[str, object]:
-        told: dict[str, object] = {
+        document: dict[str, object] = {
             "line": self.line.number,
             "command": self.command,
             "exitCode": self.code,
             "expected": self.line.expected,
         }
         if self.result is not None or self.error is None:
-            told["result"] = self.result
-        return told if self.error is None else {**told, "error": self.error}
+            document["result"] = self.result
+        return document if self.error is None else {**document, "error": self.error}
 
 
 # --- reading ------------------------------------------------------------------------------------------

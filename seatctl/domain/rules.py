@@ -84,11 +84,11 @@ def check_unblockable(lock: SeatLock) -> None:
         )
 
 
-def check_no_booking(block: SeatLock, protector: tuple[LockId, Booking | Unreadable] | None) -> None:
+def check_no_booking(block: SeatLock, booking: tuple[LockId, Booking | Unreadable] | None) -> None:
     """A block that another program made a booking for is a buyer's lock."""
-    if protector is not None:
+    if booking is not None:
         raise WrongState(
-            f"block {block.id} has booking {protector[1].id}, which keeps its seats; cancel that first"
+            f"block {block.id} has booking {booking[1].id}, which keeps its seats; cancel that first"
         )
 
 

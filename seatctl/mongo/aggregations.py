@@ -218,7 +218,7 @@ class Aggregations:
             of, locks = group["_id"], sorted(map(LockId, group["locks"]), key=str)
             yield SharedKey(EventId(of["event"]), str(of["key"]), locks, int(group["holding"]))
 
-    def odd_events(self) -> Iterator[Unreadable]:
+    def malformed_events(self) -> Iterator[Unreadable]:
         """Events that no lock can name."""
         for event in self._events.find({"_id": NO_OBJECT_ID}, {"_id": 1}, session=self._session):
             read = codec.event(event)

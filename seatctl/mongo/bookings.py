@@ -28,7 +28,7 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
     name = schema.BOOKINGS
     event_field, deadline_field = "event", "paymentExpiresAt"
     fields = FIELDS
-    owner_fields = ("event", "user", "seatLockId")
+    buyer_fields = ("event", "user", "seatLockId")
     open_status, expired_status = BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED
 
     def _read(self, document: Document) -> Booking | Unreadable:
@@ -74,18 +74,18 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
     def with_malformed_lock_id(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """Bookings of these events that may be live and name their lock by something that is no ObjectId,
         and the locks that they do name, by text for example."""
-        yield from self._odd({"event": events, "seatLockId": NO_OBJECT_ID})
+        yield from self._malformed({"event": events, "seatLockId": NO_OBJECT_ID})
 
     def with_malformed_event_id(self) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """The same for bookings whose event is no ObjectId."""
-        yield from self._odd({"event": NO_OBJECT_ID})
+        yield from self._malformed({"event": NO_OBJECT_ID})
 
     def protecting_by_text(self, events: Document) -> dict[LockId, Unreadable]:
         """The locks that those two kinds of bookings name, each with its booking."""
         found = [*self.with_malformed_lock_id(events), *self.with_malformed_event_id()]
         return {lock_id: booking for booking, lock_ids in reversed(found) for lock_id in lock_ids}
 
-    def _odd(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
+    def _malformed(self, where: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         for document in self._find({**where, **self._may_count()}, FIELDS):
             booking = codec.booking(document)
             if isinstance(booking, Unreadable):

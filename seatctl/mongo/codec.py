@@ -122,8 +122,8 @@ def _flaw(document: Document, field: str, wanted: str) -> tuple[str, str]:
 
 def _unreadable(kind: Kind, document: Document, event: str, field: str, reason: str) -> Unreadable:
     """A lock or a booking that names its event in the field `event`."""
-    owner, value = event_named_by(document.get(event)), document.get(field)
-    return Unreadable(kind, document["_id"], reason, owner, field=field, value=value)
+    event_id, value = event_named_by(document.get(event)), document.get(field)
+    return Unreadable(kind, document["_id"], reason, event_id, field=field, value=value)
 
 
 def booking(document: Document) -> Booking | Unreadable:

@@ -10,7 +10,7 @@ from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import Documents, chunks, id_is
 from seatctl.mongo.document import Document
 
-EVENTS_AT_ONCE = 10_000
+EVENTS_PER_QUERY = 10_000
 FREE = "seatctlFree"
 """A field of no document."""
 
@@ -33,7 +33,7 @@ class Events(Documents):
     def by_id(self, event_ids: Iterable[EventId]) -> dict[EventId, Event | Unreadable]:
         """Those of these events that exist."""
         found: dict[EventId, Event | Unreadable] = {}
-        for some in chunks(event_ids, EVENTS_AT_ONCE):
+        for some in chunks(event_ids, EVENTS_PER_QUERY):
             for document in self._find({"_id": {"$in": some}}, codec.EVENT_FIELDS):
                 found[EventId(document["_id"])] = codec.event(document)
         return found

@@ -24,7 +24,7 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
     deadline_field: str
     fields: tuple[str, ...]
     """What must be read of one, apart from its user."""
-    owner_fields: tuple[str, ...]
+    buyer_fields: tuple[str, ...]
     open_status: Status
     """The state that the deadline ends, and the one after it."""
     expired_status: Status
@@ -57,9 +57,9 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
         found = self._one(id_is(document_id))
         return None if found is None else self._read(found)
 
-    def owners(self, ids: Iterable[Id]) -> dict[Id, StoredDocument]:
+    def buyers(self, ids: Iterable[Id]) -> dict[Id, StoredDocument]:
         """Whom those of these that exist are for: event, user, and key or lock."""
-        return {found["_id"]: found for found in self._find({"_id": {"$in": list(ids)}}, self.owner_fields)}
+        return {found["_id"]: found for found in self._find({"_id": {"$in": list(ids)}}, self.buyer_fields)}
 
     def of_events(self, events: Document, status: Status) -> Iterator[Read | Unreadable]:
         """Those of some events, or of a range of them, that are in one state."""

@@ -45,7 +45,7 @@ def may_hold(locks: Collection[Document]) -> Document:
 class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
     event_field, deadline_field = "eventId", "expiresAt"
     fields = CANDIDATE_FIELDS
-    owner_fields = ("eventId", "userId", "idempotencyKey")
+    buyer_fields = ("eventId", "userId", "idempotencyKey")
     open_status, expired_status = LockStatus.ACTIVE, LockStatus.EXPIRED
     keeps_old_status = True
     has_deadline: ClassVar[Document] = {"kind": {"$ne": BLOCK}}
@@ -211,7 +211,7 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
             for group in self._aggregate(pipeline)
         }
 
-    def unreadable_owners(self) -> Iterator[Unreadable]:
+    def with_unreadable_event(self) -> Iterator[Unreadable]:
         """Locks that may hold seats of an event whose id is no ObjectId: by text, or none at all."""
         return self.unreadable(NO_OBJECT_ID)
 

@@ -80,7 +80,7 @@ class Refunds(Documents):
                 raise
             raise WriteRefused("a booking has a refund of this cause already") from error
 
-    def settle(
+    def finish(
         self, refund_id: RefundId, status: RefundStatus, now: datetime, ref: str | None
     ) -> Refund | None:
         """DUE → DONE or WITHDRAWN; None: it is not due any more."""

@@ -146,8 +146,8 @@ def _time_left(name: str) -> Cell:
 
     def cell(document: StoredDocument, snapshot: Snapshot) -> object:
         deadline = document.get(field)
-        is_odd = document.get("status") == status and not isinstance(deadline, datetime)
-        return deadline if is_odd else time_left(name, document, snapshot.now)
+        is_malformed = document.get("status") == status and not isinstance(deadline, datetime)
+        return deadline if is_malformed else time_left(name, document, snapshot.now)
 
     return cell
 

@@ -99,12 +99,12 @@ class Findings:
     @property
     def advice(self) -> list[Advice]:
         """What to switch off in the other program."""
-        told = list(SWITCH_OFF)
+        lines = list(SWITCH_OFF)
         if self.by_day:
-            told.append(KEEP_BY_DAY)
+            lines.append(KEEP_BY_DAY)
         if self.ttl_indexes or self.settings.ttl_indexes:
-            told.append(TAKE_OUT_TTL)
-        return told
+            lines.append(TAKE_OUT_TTL)
+        return lines
 
     @property
     def remarks(self) -> list[str]:
@@ -125,22 +125,22 @@ class Findings:
         ]
 
     def _of_indexes(self) -> list[str]:
-        told = [
+        lines = [
             f"TTL index {index}: MongoDB deletes documents after {index.seconds} s, whatever their state"
             for index in self.ttl_indexes
         ]
         if self.missing_locks:
-            told.append(
+            lines.append(
                 f"missing locks: {count(self.missing_locks, 'live booking')} without one; no counter of "
                 "those events is raised until the locks are restored (`seatctl help adopt`)"
             )
         if self.collations:
-            told.append(
+            lines.append(
                 f"collation: {', '.join(self.collations)} can take one user or key for another, such as ann "
                 "for Ann; seatctl compares them exactly"
             )
         there = ", ".join(self.validators)
-        return [*told, f"validators: on {there}; they stay as they are" if there else "validators: none"]
+        return [*lines, f"validators: on {there}; they stay as they are" if there else "validators: none"]
 
     def _of_the_kinds_of_events(self) -> list[str]:
         if not self.by_day:

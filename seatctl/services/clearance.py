@@ -79,7 +79,7 @@ class Clearance:
             for event_id in event_ids:
                 self._doubts.pop(event_id, None)
 
-    def protectors(
+    def protecting_by_text(
         self, lock_ids: Iterable[LockId], event_ids: Iterable[EventId]
     ) -> dict[LockId, Unreadable]:
         """Those of these locks, of these events, that a booking protects which names them by something that
@@ -99,8 +99,9 @@ class Clearance:
         return {lock_id: booking for booking, lock_ids in found for lock_id in lock_ids}
 
     @cached_property
-    def _owned_by_text(self) -> dict[EventId, Unreadable]:
-        return {lock.event: lock for lock in self.store.locks.unreadable_owners() if lock.event is not None}
+    def _naming_event_by_text(self) -> dict[EventId, Unreadable]:
+        found = self.store.locks.with_unreadable_event()
+        return {lock.event: lock for lock in found if lock.event is not None}
 
     def _assess(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
@@ -120,7 +121,7 @@ class Clearance:
             at.aggregations.booking_counts(scope),
         )
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
-        suspects = without_locks | self._owned_by_text.keys()
+        suspects = without_locks | self._naming_event_by_text.keys()
         doubts: dict[EventId, Doubt | None] = dict.fromkeys(event_ids)
         closer: dict[EventId, tuple[HeldSeats, bool]] = {}
         for event_id in event_ids:
@@ -139,7 +140,7 @@ class Clearance:
         self, at: Store, event_id: EventId, without_locks: set[EventId], *, differs: bool
     ) -> Doubt | None:
         """What other documents say of an event; `differs` if its sold locks are not those that were paid."""
-        if lock := self._owned_by_text.get(event_id):
+        if lock := self._naming_event_by_text.get(event_id):
             return Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
         if event_id in without_locks or (
             differs and None in booked_locks(at, event_id, BookingStatus.CONFIRMED)

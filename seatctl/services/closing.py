@@ -18,7 +18,7 @@ from seatctl.errors import Contention, StaleRead
 from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance
-from seatctl.services.expiry import PATIENCE
+from seatctl.services.expiry import BATCH_PATIENCE
 from seatctl.services.found import get_event
 from seatctl.services.seats import end_lock, refusal
 
@@ -160,7 +160,7 @@ def block_what_came_back(store: Store, now: datetime) -> Counter[EventId]:
     blocked: Counter[EventId] = Counter()
     for event in store.events.closed_with_seats():
         try:
-            for attempt in store.transaction_attempts(PATIENCE):
+            for attempt in store.transaction_attempts(BATCH_PATIENCE):
                 with attempt as tx:
                     seats = block_again(tx, event.id, now)
         except Contention as error:

@@ -14,8 +14,8 @@ from seatctl.errors import StaleRead
 from seatctl.mongo.aggregations import HeldSeats, some
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, booked_locks, has_ended_paid_lock
-from seatctl.services.expiry import PATIENCE
-from seatctl.services.violations import Violation, in_doubt, judge_counter
+from seatctl.services.expiry import BATCH_PATIENCE
+from seatctl.services.violations import Violation, counter_in_doubt, judge_counter
 
 READINGS = 5
 """Looks at a drift while it has to last."""
@@ -38,7 +38,7 @@ def correct(
     among them, or where there is a `reason_against` (invariant 11). Lowers it at once, to 0 where locks hold
     more seats than there are.
     """
-    for attempt in store.transaction_attempts(PATIENCE):
+    for attempt in store.transaction_attempts(BATCH_PATIENCE):
         with attempt as tx:
             result = _correct_within(tx, event_id, now, at_most, reason_against)
     return result
@@ -58,7 +58,7 @@ def _correct_within(
     expected = min(event.available, 0) if overbooked else event.total - held.seats
     if expected > event.available:
         if reason := reason_against or reason_against_raising(tx, event_id):
-            return Correction(in_doubt(drift, reason))
+            return Correction(counter_in_doubt(drift, reason))
         expected = min(expected, event.available + at_most)
         if expected <= event.available:
             return Correction(None)
@@ -80,8 +80,8 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     for lock in booked_locks(tx, event_id, BookingStatus.PAYMENT_PENDING):
         if isinstance(lock, Unreadable):
             return f"a booking waits for its payment, and its {lock}"
-    odd = [booking for booking, _ in tx.bookings.with_malformed_lock_id(some([event_id]))]
-    if unreadable := next(iter([*odd, *tx.bookings.unreadable(some([event_id]))]), None):
+    malformed = [booking for booking, _ in tx.bookings.with_malformed_lock_id(some([event_id]))]
+    if unreadable := next(iter([*malformed, *tx.bookings.unreadable(some([event_id]))]), None):
         return str(unreadable)
     return None
 

@@ -24,9 +24,9 @@ Listener: TypeAlias = Callable[[Sequence[Ended]], None]
 
 def as_documents(store: Store, ended: Sequence[Ended], *, dry_run: bool = False) -> Iterator[StoredDocument]:
     """Each with the event, the user and the key that it was for."""
-    bookings = store.bookings.owners([item.booking for item in ended if item.booking is not None])
+    bookings = store.bookings.buyers([item.booking for item in ended if item.booking is not None])
     named = [LockId(booking["seatLockId"]) for booking in bookings.values()]
-    locks = store.locks.owners([*named, *(item.lock for item in ended if item.lock is not None)])
+    locks = store.locks.buyers([*named, *(item.lock for item in ended if item.lock is not None)])
     for item in ended:
         booking: StoredDocument = {} if item.booking is None else bookings.get(item.booking, {})
         lock_id = item.lock if item.lock is not None else LockId(booking.get("seatLockId"))

@@ -34,7 +34,7 @@ from seatctl.mongo.store import Store
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
 from seatctl.services.cancelled_event import Cancellation
 from seatctl.services.closing import add_to_block, block_again, take_off_sale
-from seatctl.services.expiry import CURSOR_RETRIES, PATIENCE
+from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
 from seatctl.services.found import get_event
 from seatctl.services.interruption import Stop, listening
 from seatctl.services.jobs import SILENT, Progress
@@ -196,7 +196,7 @@ class _Run:
             self._end(kind, ids[middle:])
 
     def _end_at_once(self, kind: Kind, ids: Sequence[object]) -> None:
-        for attempt in self._store.transaction_attempts(PATIENCE, dry_run=self._request.dry_run):
+        for attempt in self._store.transaction_attempts(BATCH_PATIENCE, dry_run=self._request.dry_run):
             with attempt as tx:
                 batch = self._plan(tx, kind, ids)
                 if batch.bookings or batch.locks:

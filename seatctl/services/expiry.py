@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 CURSOR_RETRIES = 10
 """How often the list of what is overdue is read again, where the server drops it."""
 
-PATIENCE, OF_PARTS, AT_END = 8.0, 0.5, 2.0
+BATCH_PATIENCE, PART_PATIENCE, LAST_PATIENCE = 8.0, 0.5, 2.0
 """Seconds for which a batch starts over while another writer keeps changing one of its events; for which each
 part of it does, to find that event; and for which that one does at the end of the run. The first must be
 longer than it takes to end what a killed seatctl left open (`mongo/abandoned.py`)."""
@@ -87,7 +87,7 @@ def _return_shared(store: Store, run: SweepRun, lock_id: LockId) -> Batch:
     batches are: the bookings may be in two of them, and neither sees what the other one ends."""
     batch = Batch()
     try:
-        for attempt in store.transaction_attempts(PATIENCE):
+        for attempt in store.transaction_attempts(BATCH_PATIENCE):
             with attempt as tx:
                 batch = _return_shared_within(tx, run, lock_id)
     except Contention as error:
@@ -172,14 +172,14 @@ def _carry_out(
     """Plan, and carry the plan out as one transaction. When a document or an event is in the way, the rest is
     done without it: the batch is halved, down to one item, or to one event that others keep changing."""
     try:
-        return _carry_out_at_once(store, run, items, PATIENCE if patience is None else patience)
+        return _carry_out_at_once(store, run, items, BATCH_PATIENCE if patience is None else patience)
     except (WriteRefused, CachePressure, Contention) as error:
         if isinstance(error, Contention):
             if run.event is not None:
                 raise  # a buyer waits for this event, and is told to try again
             if len({item.event for item in items}) == 1:
                 return Batch(contested=list(items))
-            patience = OF_PARTS
+            patience = PART_PATIENCE
         if len(items) == 1:
             return Batch(skipped=[_skipped(item, error) for item in items])
         middle = len(items) // 2
@@ -193,7 +193,7 @@ def _carry_out(
 def _try_again(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     """Items of one event that another writer kept changing, once more; they are skipped if it still does."""
     try:
-        return _carry_out_at_once(store, run, items, AT_END)
+        return _carry_out_at_once(store, run, items, LAST_PATIENCE)
     except (WriteRefused, CachePressure, Contention) as error:
         return Batch(skipped=[_skipped(item, error) for item in items])
 

@@ -21,7 +21,7 @@ from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 1_000
+EXTENSION_BATCH = 1_000
 """Locks or bookings in one transaction, and in one entry of `operations`."""
 
 
@@ -126,7 +126,7 @@ def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
     if not of_bookings and request.status is not LockStatus.ACTIVE:
         raise Usage("only ACTIVE locks and PAYMENT_PENDING bookings have a deadline")
     extend_some = _extend_bookings if of_bookings else _extend_locks
-    for ids in chunks(_waiting(store, request, result, now), AT_ONCE):
+    for ids in chunks(_waiting(store, request, result, now), EXTENSION_BATCH):
         for attempt in store.transaction_attempts(dry_run=request.dry_run):
             with attempt as tx:
                 extended, skipped = extend_some(tx, request, ids, result.deadline)

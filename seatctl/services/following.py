@@ -75,12 +75,12 @@ class Lines:
         """The line of a change; None for one that needs none."""
         if change.kind is Kind.LOCK:
             self._remember(change)
-        told = meaning(change)
-        return None if told is None else self._line(change, told)
+        meant = meaning(change)
+        return None if meant is None else self._line(change, meant)
 
-    def _line(self, change: Change, told: Meaning) -> StoredDocument:
+    def _line(self, change: Change, meant: Meaning) -> StoredDocument:
         document = change.document or {}
-        line: dict[str, object] = {"at": change.at, "what": told.what}
+        line: dict[str, object] = {"at": change.at, "what": meant.what}
         if change.kind is Kind.EVENT:
             line |= {"event": change.id}
             seats = change.written.get("availableSeats")
@@ -91,7 +91,7 @@ class Lines:
             lock = document.get("seatLockId")
             line |= {"event": document.get("event"), "lock": lock, "booking": change.id}
             seats = None if lock is None else self._seats_of(lock)
-        return {**line, "from": told.before, "to": told.after, "seats": seats, "token": change.token}
+        return {**line, "from": meant.before, "to": meant.after, "seats": seats, "token": change.token}
 
     def _remember(self, change: Change) -> None:
         seats = change.written.get("seats", (change.document or {}).get("seats"))

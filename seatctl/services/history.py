@@ -50,10 +50,10 @@ def listed(store: Store, document_id: object | None, request: ListRequest, now: 
     since, until = request.bounds(now)
     limit = 0 if since or until else request.limit
     entries = newest(store, limit) if document_id is None else iter(history(store, document_id, limit))
-    told = (entry for entry in entries if not until or entry.at < until)
+    entries = (entry for entry in entries if not until or entry.at < until)
     if document_id is None:
-        return islice(takewhile(lambda entry: not since or entry.at >= since, told), request.limit or None)
-    return iter([entry for entry in told if not since or entry.at >= since][-request.limit :])
+        return islice(takewhile(lambda entry: not since or entry.at >= since, entries), request.limit or None)
+    return iter([entry for entry in entries if not since or entry.at >= since][-request.limit :])
 
 
 def history(store: Store, document_id: object, limit: int) -> list[Entry]:
@@ -68,34 +68,34 @@ def history(store: Store, document_id: object, limit: int) -> list[Entry]:
     kind, document = found
     match kind:
         case Kind.EVENT:
-            told = _newest(_of_event(store, document), limit)
+            entries = _newest(_of_event(store, document), limit)
         case Kind.LOCK:
             bookings = list(store.bookings.newest({"seatLockId": document_id}, 0))
-            told = _of_sale(store, document_id, document, bookings)
+            entries = _of_sale(store, document_id, document, bookings)
         case Kind.BOOKING:
-            told = _of_sale(store, document_id, store.locks.stored(document.get("seatLockId")), [document])
+            entries = _of_sale(store, document_id, store.locks.stored(document.get("seatLockId")), [document])
         case Kind.REFUND:
-            told = _of_refund(store, document_id, document)
+            entries = _of_refund(store, document_id, document)
         case Kind.OPERATION:
-            told = [of_operation(document, document_id)]
+            entries = [of_operation(document, document_id)]
         case Kind.JOB_RUN:
-            told = [of_run(document)]
-    return told[-limit:]
+            entries = [of_run(document)]
+    return entries[-limit:]
 
 
 def newest(store: Store, limit: int) -> Iterator[Entry]:
     """What operators and jobs did, the newest first; runs that found nothing to do are left out."""
-    told = merge(
+    entries = merge(
         map(of_operation, store.operations.newest({}, limit, by="at")),
         map(of_run, store.job_logs.newest_with_work(limit)),
         key=_when,
         reverse=True,
     )
-    return islice(told, limit or None)
+    return islice(entries, limit or None)
 
 
-def _newest(told: Iterable[Entry], limit: int) -> list[Entry]:
-    return list(islice(told, limit or None))[::-1]
+def _newest(entries: Iterable[Entry], limit: int) -> list[Entry]:
+    return list(islice(entries, limit or None))[::-1]
 
 
 def _when(entry: Entry) -> datetime:
@@ -139,31 +139,31 @@ def _of_sale(
     ids = [document["_id"] for document in documents]
     operations = list(store.operations.concerning(ids))
     runs = {str(run["_id"]): run for each in ids for run in store.job_logs.concerning(each)}
-    told = [] if lock is None or _is_told(lock, operations) else [_lock_created(lock, operations)]
+    entries = [] if lock is None or _is_recorded(lock, operations) else [_lock_created(lock, operations)]
     for booking in bookings:
-        if not _is_told(booking, operations):
+        if not _is_recorded(booking, operations):
             what = f"booking {booking['_id']} made, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
-            told.append(Entry(created(booking), what, ids_of_booking(booking)))
-    told += [of_operation(entry, about) for entry in operations]
-    told += [of_run_on(run, ids) for run in runs.values()]
+            entries.append(Entry(created(booking), what, ids_of_booking(booking)))
+    entries += [of_operation(entry, about) for entry in operations]
+    entries += [of_run_on(run, ids) for run in runs.values()]
     for booking in bookings:
-        told += _end_of_booking(store, booking, lock, operations, runs)
+        entries += _end_of_booking(store, booking, lock, operations, runs)
     if lock is not None:
-        told += _end_of_lock(store, lock, bookings, operations, runs)
+        entries += _end_of_lock(store, lock, bookings, operations, runs)
     named = {str(each) for entry in operations for each in list_in(entry.get("ids"))}
-    told += [_refund_due(refund) for refund in refunds if str(refund["_id"]) not in named]
-    return sorted(told, key=_when)
+    entries += [_refund_due(refund) for refund in refunds if str(refund["_id"]) not in named]
+    return sorted(entries, key=_when)
 
 
 def _of_refund(store: Store, refund_id: object, refund: StoredDocument) -> list[Entry]:
     operations = list(store.operations.concerning([refund_id]))
-    told = [of_operation(entry, refund_id) for entry in operations]
-    if not operations or _when(told[0]) > created(refund):
-        told.insert(0, _refund_due(refund))
-    return told
+    entries = [of_operation(entry, refund_id) for entry in operations]
+    if not operations or _when(entries[0]) > created(refund):
+        entries.insert(0, _refund_due(refund))
+    return entries
 
 
-def _is_told(document: StoredDocument, operations: Sequence[StoredDocument]) -> bool:
+def _is_recorded(document: StoredDocument, operations: Sequence[StoredDocument]) -> bool:
     """Whether an operator's command made this lock or booking."""
     made = document.get("createdAt")
     makers = MAKERS_OF_BOOKINGS if "seatLockId" in document else MAKERS_OF_LOCKS
@@ -204,7 +204,7 @@ def _end_of_booking(
     operations: Sequence[StoredDocument],
     runs: Mapping[str, StoredDocument],
 ) -> Iterator[Entry]:
-    """How a booking came to its state, unless an operation or a repair told it."""
+    """How a booking came to its state, unless an operation or a repair says so."""
     status, ended_by = str(booking.get("status")), booking.get("endedBy")
     if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
         return
@@ -223,10 +223,10 @@ def _end_of_lock(
     operations: Sequence[StoredDocument],
     runs: Mapping[str, StoredDocument],
 ) -> Iterator[Entry]:
-    """The same for a lock, unless it is told with its booking."""
+    """The same for a lock, unless it is said with its booking."""
     status, ended_by = str(lock.get("status")), lock.get("endedBy")
-    told_with = ended_by is not None and any(booking.get("endedBy") == ended_by for booking in bookings)
-    if status == LockStatus.ACTIVE or told_with or (status == LockStatus.CONSUMED and bookings):
+    with_booking = ended_by is not None and any(booking.get("endedBy") == ended_by for booking in bookings)
+    if status == LockStatus.ACTIVE or with_booking or (status == LockStatus.CONSUMED and bookings):
         return
     what = f"lock {lock['_id']} {_past(status)}"
     if status == LockStatus.EXPIRED:

@@ -22,7 +22,7 @@ from seatctl.services.found import not_found
 
 LATEST = 10
 """Locks and bookings shown with their event."""
-EVENTS_AT_ONCE, WHOLE_EVENTS_AT_ONCE = 1_000, 100
+SUMMED_EVENTS, SUMMED_WHOLE_EVENTS = 1_000, 100
 """Events whose held seats are summed up in one query. Whole ones may be of many megabytes."""
 HELD = frozenset({"locked", "sold"})
 """Fields of an event in a list that its locks add up to."""
@@ -66,7 +66,7 @@ def events(store: Store, order: Order = Order.NEWEST, request: ListRequest = ALL
     wants_seats = fields is None or not HELD.isdisjoint(fields)
     if not wants_seats:
         return found
-    return _with_seats(store, found, WHOLE_EVENTS_AT_ONCE if fields is None else EVENTS_AT_ONCE)
+    return _with_seats(store, found, SUMMED_WHOLE_EVENTS if fields is None else SUMMED_EVENTS)
 
 
 def locks(
@@ -188,7 +188,7 @@ def _of_event(
 
 
 def _with_seats(
-    store: Store, found: Iterator[StoredDocument], at_once: int = EVENTS_AT_ONCE
+    store: Store, found: Iterator[StoredDocument], at_once: int = SUMMED_EVENTS
 ) -> Iterator[StoredDocument]:
     for some_events in chunks(found, at_once):
         held = store.locks.held_by_status(event["_id"] for event in some_events)
@@ -199,7 +199,7 @@ def _with_seats(
 
 def with_seats_of_locks(store: Store, found: Iterator[StoredDocument]) -> Iterator[StoredDocument]:
     """Bookings with `seatsOfLock`, the seats of the lock that each names, where there is one."""
-    for some in chunks(found, EVENTS_AT_ONCE):
+    for some in chunks(found, SUMMED_EVENTS):
         seats = store.locks.seats_of_all([booking.get("seatLockId") for booking in some])
         for booking, its in zip(some, seats, strict=True):
             yield booking if its is None else {**booking, "seatsOfLock": its}

@@ -35,7 +35,7 @@ from seatctl.services.found import (
     readable,
 )
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
-from seatctl.services.sales import ConfirmRequest, confirm_within, settle_payment
+from seatctl.services.sales import ConfirmRequest, complete_payment, confirm_within
 from seatctl.services.seats import log_counter
 
 log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _sell_within(tx: Store, lock: SeatLock, ref: str | None) -> RebookResult:
     # By the time that `confirm` had: a person reads from it that this command made the booking.
     made = now if found else booking.stored["createdAt"]
     assert isinstance(made, datetime)
-    confirmed, withdrawn = settle_payment(tx, booking, lock, ref, made)
+    confirmed, withdrawn = complete_payment(tx, booking, lock, ref, made)
     result = RebookResult(confirmed, lock, created=True, refund=withdrawn)
     _record_sale(tx, found, result, made)
     return result

@@ -15,7 +15,7 @@ from seatctl.errors import Contention
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.counters import correct, drifts_of, stable_drifts
-from seatctl.services.expiry import PATIENCE
+from seatctl.services.expiry import BATCH_PATIENCE
 from seatctl.services.interruption import Stop
 from seatctl.services.repairs import NOTHING, REPAIRS, Repair, Run
 from seatctl.services.report import JobReport, Outcome, RepairStep
@@ -88,11 +88,11 @@ class Recovery:
             return
         done = NOTHING
         try:
-            for attempt in self._store.transaction_attempts(PATIENCE):
+            for attempt in self._store.transaction_attempts(BATCH_PATIENCE):
                 with attempt as tx:
                     done = repairer(tx, violation, Run(self._report.started, self._report.id))
         except Contention:
-            self.note(violation, Outcome.UNSETTLED)
+            self.note(violation, Outcome.LEFT_FOR_NEXT_RUN)
         else:
             self._record(violation, done)
 
@@ -152,7 +152,7 @@ class _RecoveryClearance(SweepClearance):
         super().__init__(store, overdue_before)
         self._recovery = recovery
         self._dry_run = dry_run
-        self._told: set[EventId] = set()
+        self._reported: set[EventId] = set()
 
     def on_doubt(self, event_id: EventId, doubt: Doubt) -> Decision:
         if doubt.cause not in NO_COUNTER:
@@ -164,8 +164,8 @@ class _RecoveryClearance(SweepClearance):
                 self._recovery.correct_counter(event_id, at_most=0)
                 self.forget([event_id])
                 return Decision.SKIP if self.doubt(event_id) else Decision.RETURN_SEATS
-        if event_id not in self._told:
-            self._told.add(event_id)
+        if event_id not in self._reported:
+            self._reported.add(event_id)
             fault = Fault.ORPHAN_LOCK if doubt.cause is Cause.NO_EVENT else Fault.OVERBOOKED
             words = "overdue items expired, no counter raised"
             outcome = Outcome.PLANNED if self._dry_run else Outcome.REPAIRED

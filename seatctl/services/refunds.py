@@ -56,7 +56,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
         ids, after = (booking.event, booking.lock, booking.id), {"refund": refund.status.value}
         tx.operations.record("pay", now, *ids, refund=refund, after=after)
     if refund.status is not RefundStatus.DUE:
-        return WrongState(f"{reason}; {_settled(refund)}")
+        return WrongState(f"{reason}; {_how_it_ended(refund)}")
     seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
     return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking, ref, held=held)}")
 
@@ -95,7 +95,7 @@ def _way_out(booking: Booking, ref: str | None, *, held: bool) -> str:
     return ""
 
 
-def _settled(refund: Refund) -> str:
+def _how_it_ended(refund: Refund) -> str:
     when = refund.stored.get("doneAt")
     at = f" at {format_time(when)}" if isinstance(when, datetime) else ""
     if refund.status is RefundStatus.WITHDRAWN:
@@ -128,7 +128,7 @@ def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:
             f"several refunds of booking {due[0].booking} are due; --ref says which payment counts: {refs}"
         )
     if not due and done:
-        raise WrongState(f"booking {done[-1].booking}: {_settled(done[-1])}")
+        raise WrongState(f"booking {done[-1].booking}: {_how_it_ended(done[-1])}")
     return due[0] if due else None
 
 
@@ -136,14 +136,14 @@ def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime) -> Refund
     """So many of a refund's seats are sold after all: it is withdrawn, or due for the others."""
     if refund.seats > seats:
         return tx.refunds.change_seats(refund, refund.seats - seats, now)
-    return _settle(tx, refund, RefundStatus.WITHDRAWN, now)
+    return _finish(tx, refund, RefundStatus.WITHDRAWN, now)
 
 
-def _settle(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref: str | None = None) -> Refund:
-    settled = tx.refunds.settle(refund.id, status, now, ref)
-    if settled is None:
+def _finish(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref: str | None = None) -> Refund:
+    finished = tx.refunds.finish(refund.id, status, now, ref)
+    if finished is None:
         raise StaleRead
-    return settled
+    return finished
 
 
 def mark_done(store: Store, refund_id: RefundId, ref: str) -> RefundResult:
@@ -165,9 +165,9 @@ def _mark_done_within(tx: Store, refund_id: RefundId, ref: str) -> RefundResult:
     if found.status is RefundStatus.DONE and found.stored.get("doneRef") == ref:
         return RefundResult(found, changed=False)
     if found.status is not RefundStatus.DUE:
-        raise WrongState(f"booking {found.booking}: {_settled(found)}")
+        raise WrongState(f"booking {found.booking}: {_how_it_ended(found)}")
     now = tx.now()
-    done = _settle(tx, found, RefundStatus.DONE, now, ref)
+    done = _finish(tx, found, RefundStatus.DONE, now, ref)
     before, after = {"status": found.status.value}, {"status": done.status.value, "doneRef": ref}
     ids = done.event, None, done.booking
     tx.operations.record("refund", now, *ids, refund=done, before=before, after=after)

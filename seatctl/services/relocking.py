@@ -54,7 +54,7 @@ def relock(
 def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> RelockResult:
     booking = get_booking(tx, booking_id)
     old = lock_of(tx, booking)
-    if _is_settled(tx, booking, old):
+    if _needs_no_lock(tx, booking, old):
         return RelockResult(booking, old, changed=False)
     status, now = LOCK_OF[booking.status], tx.now()
     if booking.status is BookingStatus.PAYMENT_PENDING:
@@ -81,7 +81,7 @@ def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> Relo
     return RelockResult(moved, lock, changed=True, left=old)
 
 
-def _is_settled(tx: Store, booking: Booking, lock: SeatLock | None) -> bool:
+def _needs_no_lock(tx: Store, booking: Booking, lock: SeatLock | None) -> bool:
     """Whether a booking needs no other lock. Raises WrongState where `recover` is what it needs."""
     if booking.status is BookingStatus.INITIATED or (lock is None and booking.status not in LIVE):
         return True

@@ -49,7 +49,7 @@ def _left_alone(doubt: Doubt) -> Repair:
     return Repair(f"{Outcome.NEEDS_PERSON.value}: {doubt}", Outcome.NEEDS_PERSON)
 
 
-def settle_lock(tx: Store, violation: Violation, run: Run) -> Repair:
+def consume_lock(tx: Store, violation: Violation, run: Run) -> Repair:
     """CONFIRMED x ACTIVE: the lock becomes CONSUMED."""
     booking = tx.bookings.get(BookingId(violation.booking))
     if not isinstance(booking, Booking) or booking.status is not BookingStatus.CONFIRMED:
@@ -124,9 +124,9 @@ def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
     doubt = Clearance(tx).doubt(booking.event)
     if doubt is not None and doubt.cause not in NO_COUNTER:  # it keeps its time to pay
         return _left_alone(doubt)
-    protectors = [protector.id for _, protector in tx.bookings.protecting([booking.lock])]
+    protecting = [booking.id for _, booking in tx.bookings.protecting([booking.lock])]
     ended = NOTHING
-    if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE and protectors == [booking.id]:
+    if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE and protecting == [booking.id]:
         ended = _end_lock(tx, lock, run)
     _expire_booking(tx, booking.id, run)
     if not ended.locks:
@@ -173,7 +173,7 @@ def block_seats(tx: Store, violation: Violation, run: Run) -> Repair:
 Repairer: TypeAlias = Callable[[Store, Violation, Run], Repair]
 
 REPAIRS: dict[Fault, Repairer] = {
-    Fault.UNSETTLED_LOCK: settle_lock,
+    Fault.UNSETTLED_LOCK: consume_lock,
     Fault.LOST_LOCK: take_again,
     Fault.SEATS_NOT_RETURNED: return_seats,
     Fault.BOOKING_WITHOUT_SEATS: end_booking,

@@ -30,10 +30,10 @@ class Outcome(Enum):
     NEEDS_PERSON = "needs a person"
     OVERSOLD = "oversold: the event no longer has the seats; needs a person"
     LEFT_ALONE = "left alone"
-    UNSETTLED = "left for the next run: other writers keep changing it"
+    LEFT_FOR_NEXT_RUN = "left for the next run: other writers keep changing it"
 
 
-UNRESOLVED = frozenset({Outcome.NEEDS_PERSON, Outcome.OVERSOLD, Outcome.UNSETTLED})
+UNRESOLVED = frozenset({Outcome.NEEDS_PERSON, Outcome.OVERSOLD, Outcome.LEFT_FOR_NEXT_RUN})
 
 
 class RepairStep(NamedTuple):

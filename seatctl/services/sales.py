@@ -204,8 +204,8 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
         return ConfirmResult(earlier, created=False)
     check_confirmable(found, now)
     check_not_cancelled(get_event(tx, found.event))
-    if odd := protected_by_text(tx, found.id, found.event):
-        raise DamagedDocument(f"lock {found.id} may have a booking already: {odd}")
+    if unreadable := protected_by_text(tx, found.id, found.event):
+        raise DamagedDocument(f"lock {found.id} may have a booking already: {unreadable}")
     deadline = moment("payment-ttl", payment_deadline(found, request.payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
@@ -259,12 +259,12 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None) -> PayResult:
         seats = seats_of_booking(tx, booking, held)
         payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now))
-    confirmed, withdrawn = settle_payment(tx, booking, held, ref, now)
+    confirmed, withdrawn = complete_payment(tx, booking, held, ref, now)
     _record_payment(tx, booking, confirmed, held, now, withdrawn)
     return PayResult(confirmed, changed=True)
 
 
-def settle_payment(
+def complete_payment(
     tx: Store, booking: Booking, held: SeatLock, ref: str | None, now: datetime
 ) -> tuple[Booking, Refund | None]:
     """Within a transaction: a booking that is paid in time becomes CONFIRMED, its lock CONSUMED. Returns it
@@ -348,11 +348,11 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     check_not_by_day(tx, booking.event)
     found = lock_of(tx, booking)
     check_failable(booking, found)
-    protectors = list(tx.bookings.protecting([booking.lock]))
+    protecting = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
     lock, doubt = None, None
     if found is not None and found.status is LockStatus.ACTIVE:
-        if len(protectors) == 1:
+        if len(protecting) == 1:
             lock, doubt = end_by_decision(tx, found, now, LockStatus.EXPIRED)
         # Of two bookings of one lock that end at once, the later one must see that it was the last.
         elif not tx.locks.touch(found, now):

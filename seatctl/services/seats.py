@@ -108,8 +108,8 @@ NO_COUNTER = frozenset({Cause.NO_EVENT, Cause.TOO_HIGH, Cause.OVERBOOKED})
 
 def doubt_about(tx: Store, lock: SeatLock, overdue_before: datetime | None = None) -> Doubt | None:
     """Why this lock's seats must not be returned (invariant 11), or None."""
-    if protector := protected_by_text(tx, lock.id, lock.event):
-        return Doubt(Cause.UNREADABLE, f"its {protector}")
+    if booking := protected_by_text(tx, lock.id, lock.event):
+        return Doubt(Cause.UNREADABLE, f"its {booking}")
     return Clearance(tx, overdue_before).doubt(lock.event)
 
 

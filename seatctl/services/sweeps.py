@@ -128,13 +128,13 @@ class LockSweep:
     def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
         batch = Batch(skipped=_unreadable(items))
         locks = {item.id: item for item in items if isinstance(item, OverdueLock)}
-        in_doubt = clearance.protectors(locks, {lock.event for lock in locks.values()})
+        unreadable_bookings = clearance.protecting_by_text(locks, {lock.event for lock in locks.values()})
         for lock_id, booking in store.bookings.protecting(list(locks)):
             if isinstance(booking, Unreadable):
-                in_doubt[lock_id] = booking
+                unreadable_bookings[lock_id] = booking
             else:
                 locks.pop(lock_id, None)
-        for lock_id, unreadable in in_doubt.items():
+        for lock_id, unreadable in unreadable_bookings.items():
             if locks.pop(lock_id, None):
                 batch.skipped.append(SkippedItem(Kind.LOCK, lock_id, f"its {unreadable}"))
         batch.returning = [Ending(lock.expires_at, lock) for lock in locks.values()]
@@ -161,8 +161,10 @@ class BookingSweep:
         bookings = [item for item in items if isinstance(item, Booking)]
         lock_ids = [booking.lock for booking in bookings]
         locks = store.locks.by_id(lock_ids)
-        protectors = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
-        protectors.update(list(clearance.protectors(lock_ids, {booking.event for booking in bookings})))
+        protecting = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
+        protecting.update(
+            list(clearance.protecting_by_text(lock_ids, {booking.event for booking in bookings}))
+        )
         perhaps_paid = []
         for booking in bookings:
             lock, deadline = locks.get(booking.lock), booking.payment_expires_at
@@ -171,7 +173,7 @@ class BookingSweep:
                 batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, f"its {lock}"))
             elif lock and lock.status is LockStatus.CONSUMED:
                 perhaps_paid.append(booking)
-            elif lock and lock.status is LockStatus.ACTIVE and protectors[lock.id] == 1:
+            elif lock and lock.status is LockStatus.ACTIVE and protecting[lock.id] == 1:
                 held = OverdueLock(lock.id, lock.event, lock.seats, deadline)
                 batch.returning.append(Ending(deadline, held, booking.id))
             else:

@@ -25,9 +25,9 @@ from seatctl.services.seats import NO_COUNTER
 from seatctl.services.violations import (
     Violation,
     counted_by_day,
+    counter_in_doubt,
     duplicate_key,
     far_deadline,
-    in_doubt,
     judge_booking,
     judge_closed,
     judge_counter,
@@ -91,7 +91,7 @@ def doubt_of_counters(store: Store) -> Doubt | None:
     event may hold seats of any."""
     if doubt := doubt_of_database(store):
         return doubt
-    for lock in store.locks.unreadable_owners():
+    for lock in store.locks.with_unreadable_event():
         if lock.event is None:
             return Doubt(Cause.UNREADABLE, f"{lock}, so that its seats may be those of any event")
     return None
@@ -99,8 +99,8 @@ def doubt_of_counters(store: Store) -> Doubt | None:
 
 def _of_no_range(store: Store) -> Iterator[Violation]:
     """Documents that name their event by something that is no ObjectId, and events with such an id."""
-    yield from map(unreadable, store.aggregations.odd_events())
-    yield from map(unreadable, store.locks.unreadable_owners())
+    yield from map(unreadable, store.aggregations.malformed_events())
+    yield from map(unreadable, store.locks.with_unreadable_event())
     yield from (unreadable(booking) for booking, _ in store.bookings.with_malformed_event_id())
 
 
@@ -145,7 +145,7 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
             # Each lock that cannot be read is a violation of its own.
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
             reason = (str(doubt) if doubt else reason_against_raising(at, event_id)) if too_low else None
-            yield in_doubt(found, reason) if reason else found
+            yield counter_in_doubt(found, reason) if reason else found
 
 
 def _counts_by_day(event: Event | Unreadable | None) -> bool:

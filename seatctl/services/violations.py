@@ -266,7 +266,7 @@ def judge_closed(event: Event) -> Violation | None:
     return Violation(Fault.CLOSED_WITH_SEATS, f"event {event.id} is closed, but {available}", event.id)
 
 
-def in_doubt(drift: Violation, reason: str) -> Violation:
+def counter_in_doubt(drift: Violation, reason: str) -> Violation:
     """A counter that is too low and must not be raised: it could sell seats again that are not free."""
     reason = reason.removeprefix(f"event {drift.event}: ")
     message = f"{drift.message}, but {reason}: raised, it could sell those seats again"

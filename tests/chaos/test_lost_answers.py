@@ -114,7 +114,7 @@ def test_a_commit_of_unknown_outcome_is_told_and_the_command_is_done_once_when_i
     before = state_of(ours, event)
     with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], fault, None):
         impatient.setattr(transactions, "PATIENCE", 0)
-        impatient.setattr(expiry, "PATIENCE", 0)
+        impatient.setattr(expiry, "BATCH_PATIENCE", 0)
         with pytest.raises(OutcomeUnknown):
             it.act(victim, subject)
     roll_back_what_is_open(ours)
@@ -165,7 +165,7 @@ def test_a_sweep_that_ends_with_an_unknown_outcome_is_exit_10_and_its_next_run_d
     sweep = ("expire-locks", "--as-of", "2027-01-02", "--force", "--batch-size", "1", "--json")
     with monkeypatch.context() as impatient, fail_point(ours, ["commitTransaction"], APPLIED):
         impatient.setattr(transactions, "PATIENCE", 0)
-        impatient.setattr(expiry, "PATIENCE", 0)
+        impatient.setattr(expiry, "BATCH_PATIENCE", 0)
         told = here(capsys, *sweep)
     assert told.code == 10
     assert told.error["code"] == "outcome_unknown"

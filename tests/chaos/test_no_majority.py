@@ -40,7 +40,7 @@ from seatctl.services import expiry, jobs
 transactions.TIME_LIMIT, transactions.PATIENCE, transactions.STATEMENTS = 4.0, 3.5, 3.0
 transactions.COMMIT_ANSWER, schema.BUILD_SECONDS = 1.5, 3.0
 transactions.MAJORITY_LAG *= 0
-expiry.PATIENCE, jobs.LOG_TIME_FAILED = 2.0, 0.5
+expiry.BATCH_PATIENCE, jobs.LOG_TIME_FAILED = 2.0, 0.5
 from seatctl.cli.app import main
 main()
 """

@@ -26,8 +26,8 @@ from seatctl.services.report import Outcome
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     for module in (expiry, recovery, counters):
-        monkeypatch.setattr(module, "PATIENCE", 0.2)
-    monkeypatch.setattr(expiry, "AT_END", 0.2)
+        monkeypatch.setattr(module, "BATCH_PATIENCE", 0.2)
+    monkeypatch.setattr(expiry, "LAST_PATIENCE", 0.2)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def test_an_election_may_take_longer_than_a_batch_waits_for_other_writers(store,
     event = create(store)
     lock(store, event)
     clock.advance(minutes=11)
-    monkeypatch.setattr(expiry, "PATIENCE", 0)
+    monkeypatch.setattr(expiry, "BATCH_PATIENCE", 0)
     expire, lost = expiry.expire, []
 
     def expire_later(*arguments):
@@ -83,7 +83,7 @@ def test_one_event_that_is_kept_costs_a_sweep_one_wait_and_short_ones_to_find_it
     store, clock, replica, monkeypatch
 ):
     """However many other events are in its batch, and it is tried once more at the end."""
-    monkeypatch.setattr(expiry, "OF_PARTS", 0.05)
+    monkeypatch.setattr(expiry, "PART_PATIENCE", 0.05)
     events = [create(store) for _ in range(16)]
     held = [lock(store, event) for event in events]
     clock.advance(minutes=11)
@@ -91,9 +91,9 @@ def test_one_event_that_is_kept_costs_a_sweep_one_wait_and_short_ones_to_find_it
         waits = patience_of_attempts(monkeypatch)
         report = run_expire_locks(store)
 
-    assert waits[0] == expiry.PATIENCE
-    assert waits[-1] == expiry.AT_END
-    assert set(waits[1:-1]) == {expiry.OF_PARTS}
+    assert waits[0] == expiry.BATCH_PATIENCE
+    assert waits[-1] == expiry.LAST_PATIENCE
+    assert set(waits[1:-1]) == {expiry.PART_PATIENCE}
     assert report.locks == 15
     assert [item.id for item in report.skipped.values()] == [held[5]]
     assert "Other writers kept winning" in report.error
@@ -142,7 +142,7 @@ def test_a_repair_whose_event_is_kept_is_left_for_the_next_run_and_the_others_ar
         report = run_recover(store)
 
     outcomes = {step.violation.event: step.outcome for step in report.steps}
-    assert outcomes == {event: Outcome.UNSETTLED, other: Outcome.REPAIRED}
+    assert outcomes == {event: Outcome.LEFT_FOR_NEXT_RUN, other: Outcome.REPAIRED}
     assert (available(store, event), available(store, other)) == (99, 100)
     assert report.run["status"] == "FAILED"
     assert run_recover(store).error is None

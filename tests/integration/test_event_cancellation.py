@@ -118,7 +118,7 @@ def test_of_a_booking_that_gave_seats_back_only_the_others_are_owed_once_more(st
     for booking in (one, other):
         cancel(store, CancelRequest(booking, seats=1))
     (settled,) = store.refunds.of_booking(other)
-    store.refunds.settle(settled.id, RefundStatus.DONE, store.now(), "bank")
+    store.refunds.finish(settled.id, RefundStatus.DONE, store.now(), "bank")
     run(store, event)
 
     assert [refund.seats for refund in store.refunds.of_booking(one)] == [4]
@@ -468,7 +468,7 @@ def test_a_refund_that_nobody_expected_is_no_hindrance(store, event):
     pairs = [paid(store, event) for _ in range(3)]
     booking = store.bookings.get(pairs[1][1])
     made = store.refunds.record(booking, 1, RefundCause.CANCELLED, None, store.now())
-    store.refunds.settle(made.id, RefundStatus.DONE, store.now(), "bank")
+    store.refunds.finish(made.id, RefundStatus.DONE, store.now(), "bank")
     assert done(run(store, event)) == (3, 3, 3, 3, 0)
     assert len(store.refunds.of_booking(booking.id)) == 2
 

@@ -191,7 +191,7 @@ def test_when_others_keep_winning_sweeps_and_commands_end_with_a_word_and_nothin
     held = lock(store, event)
     clock.advance(minutes=11)
     before = everything(store, "jobLogs")
-    monkeypatch.setattr(expiry, "PATIENCE", 0)
+    monkeypatch.setattr(expiry, "BATCH_PATIENCE", 0)
     monkeypatch.setattr(transactions, "PATIENCE", 0)
     monkeypatch.setattr(SeatLocks, "expire_overdue", lambda *_: 0)
     monkeypatch.setattr(SeatLocks, "change", lambda *_, **__: None)
@@ -222,7 +222,7 @@ def test_of_a_batch_only_the_event_that_somebody_keeps_is_skipped_and_named(
     for each in chain(*locks.values()) if job != "expire-locks" else ():
         booked[each] = confirm(store, each)
     clock.advance(hours=1)
-    monkeypatch.setattr(expiry, "PATIENCE", 0.2)
+    monkeypatch.setattr(expiry, "BATCH_PATIENCE", 0.2)
     with replica.client() as other, other.start_session() as session, session.start_transaction():
         other[store.name].events.update_one({"_id": kept}, {"$set": {"note": "?"}}, session=session)
         report = JOBS[job](store)

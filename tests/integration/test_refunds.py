@@ -47,10 +47,10 @@ def test_a_refund_is_settled_once(store: Store, clock, event):
     booking = sales.confirm(store, ConfirmRequest(lock.id)).booking
     refund = store.refunds.record(booking, 2, RefundCause.CANCELLED, "r", clock())
 
-    done = store.refunds.settle(refund.id, RefundStatus.DONE, clock(), "bank-1")
+    done = store.refunds.finish(refund.id, RefundStatus.DONE, clock(), "bank-1")
     assert done is not None
     assert (done.status, done.stored["doneRef"]) == (RefundStatus.DONE, "bank-1")
-    assert store.refunds.settle(refund.id, RefundStatus.WITHDRAWN, clock(), None) is None
+    assert store.refunds.finish(refund.id, RefundStatus.WITHDRAWN, clock(), None) is None
     assert store.refunds.get(RefundId(refund.id)) == done
     assert store.refunds.count_due() == (0, None)
 

@@ -183,7 +183,7 @@ def test_a_counter_is_judged_by_what_the_locks_hold(available, held, fault, says
 
 def test_a_counter_in_doubt_is_told_with_its_numbers_and_the_reason_and_is_not_for_recovery():
     drift = violations.judge_counter(Event(EVENT, "Concert", None, 10, 6, None), 3)
-    doubted = violations.in_doubt(drift, "a lock is gone")
+    doubted = violations.counter_in_doubt(drift, "a lock is gone")
 
     assert (doubted.fault, doubted.event, doubted.is_for_recovery) == (Fault.COUNTER_IN_DOUBT, EVENT, False)
     assert "should be 7" in doubted.message

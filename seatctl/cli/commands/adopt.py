@@ -94,12 +94,12 @@ def _undo(call: Invocation, store: Store, *, dry_run: bool, yes: bool) -> None:
     if not dry_run:
         _ask(call, "Take the adoption of this database back?", DELETE if warning else CONSENT, yes=yes)
         adoption.undo(store, plan)
-    told = plan.sentences(done=not dry_run)
-    document: dict[str, object] = {"wouldUndo" if dry_run else "undone": told}
+    sentences = plan.sentences(done=not dry_run)
+    document: dict[str, object] = {"wouldUndo" if dry_run else "undone": sentences}
     if warning:
         document["warning"] = warning
-        told = [*told, f"Warning: {warning}."]
-    call.tell(document, "\n".join(told))
+        sentences = [*sentences, f"Warning: {warning}."]
+    call.tell(document, "\n".join(sentences))
 
 
 def _ask(call: Invocation, question: str, consent: str = CONSENT, *, yes: bool) -> None:

@@ -88,9 +88,9 @@ def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: boo
         raise Interrupted(signal, f"interrupted after line {last}, {count(left, 'line')} not run")
     not_run = f"; stopped at line {last}, {count(left, 'line')} not run" if left else ""
     if unexpected:
-        told = _first([_told(outcome) for outcome in unexpected])
+        described = _first([_described(outcome) for outcome in unexpected])
         raise ItemsLeft(
-            f"{len(unexpected)} of {count(done, 'line')} did not end as expected: {told}{not_run}"
+            f"{len(unexpected)} of {count(done, 'line')} did not end as expected: {described}{not_run}"
         )
     seconds = time.monotonic() - clock
     call.note(f"{count(done, 'line')}, all as expected ({seconds:.1f} s)")
@@ -140,13 +140,13 @@ def _with_bar(outcomes: Iterator[Outcome], lines: int) -> Iterator[Outcome]:
         progress.stop()
 
 
-def _told(outcome: Outcome) -> str:
+def _described(outcome: Outcome) -> str:
     """`line 4 (exit code 3, expected 0: event … is sold out)`."""
     ended = "not run" if outcome.code is None else f"exit code {outcome.code}"
     why = f": {outcome.error['message']}" if outcome.error else ""
     return f"line {outcome.line.number} ({ended}, expected {outcome.line.expected}{why})"
 
 
-def _first(told: list[str]) -> str:
-    more = f"; and {format_number(len(told) - NAMED)} more" if len(told) > NAMED else ""
-    return "; ".join(told[:NAMED]) + more
+def _first(described: list[str]) -> str:
+    more = f"; and {format_number(len(described) - NAMED)} more" if len(described) > NAMED else ""
+    return "; ".join(described[:NAMED]) + more

@@ -237,7 +237,7 @@ def _extend_all(call: Invocation, request: Any) -> None:
         format_time(result.deadline),
     )
     verb = "Would extend" if request.dry_run else "Extended"
-    told = {
+    document = {
         "extended": result.extended,
         "deadline": result.deadline,
         "skipped": [str(item) for item in result.skipped],
@@ -246,7 +246,7 @@ def _extend_all(call: Invocation, request: Any) -> None:
     if call.quiet and not call.json:
         formats.print_ids({"_id": one} for one in result.extended)
     else:
-        call.tell(told, f"{verb} {count(len(result.extended), what)} to {deadline}.")
+        call.tell(document, f"{verb} {count(len(result.extended), what)} to {deadline}.")
     for item in result.skipped:
         call.note(f"skipped {item}")
     if result.skipped:
