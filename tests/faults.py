@@ -22,7 +22,7 @@ from servers import Server
 from seatctl.domain.rules import PAYMENT_TTL
 from seatctl.errors import SeatctlError, WrongState
 from seatctl.mongo.client import Deployment, connect
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 from seatctl.services import sales
 
@@ -193,7 +193,7 @@ def insist(act: Act, store: Store, subject: Any) -> list[SeatctlError]:
             assert act is sales.release
             assert errors
         except Exception as error:  # noqa: BLE001 - judged right here
-            errors.append(explain(error))
+            errors.append(translate(error))
             assert errors[-1].exit_code in (1, 10), errors
             assert len(errors) < 10
             continue

@@ -27,7 +27,7 @@ from seatctl.domain.rules import BATCH
 from seatctl.domain.states import JobStatus, JobType
 from seatctl.errors import Closed, Refused, SeatctlError, SoldOut, WrongState
 from seatctl.mongo.client import Deployment, connect
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 from seatctl.services import cancellation, capacity, event_cancellation, extension, jobs, rebooking, sales
 from seatctl.services.cancellation import CancelRequest, CancelResult
@@ -147,7 +147,7 @@ def _answer(store: Store, call: Call) -> Answer:
     try:
         return Answer(call.action(store, *call.arguments))
     except Exception as error:  # noqa: BLE001 - whatever it is, the test wants to see it
-        return Answer(error=explain(error))
+        return Answer(error=translate(error))
 
 
 # --- what a process may be asked to do -------------------------------------------------------------
@@ -281,7 +281,7 @@ class Shopper:
             try:
                 return command()
             except Exception as error:
-                explained = explain(error)
+                explained = translate(error)
                 if explained.exit_code not in (1, 10) or len(self.diary.errors) > 1_000:
                     raise
                 self.diary.errors.append(explained)
@@ -330,7 +330,7 @@ def run_jobs_until(store: Store, stop: Path) -> Diary:
             try:
                 diary.runs.append(job(store))
             except Exception as error:  # noqa: BLE001 - a job that failed runs again a minute later
-                diary.errors.append(explain(error))
+                diary.errors.append(translate(error))
                 time.sleep(0.05)
     return diary
 

@@ -256,7 +256,7 @@ def in_words(error: BaseException) -> SeatctlError:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Interrupted(signal.SIGINT, "interrupted while it worked; repeat the command")
     if "pymongo" in sys.modules and isinstance(error, Exception):
-        from seatctl.mongo.failures import explain
+        from seatctl.mongo.failures import translate
 
-        return explain(error)
+        return translate(error)
     return SeatctlError(f"{type(error).__name__}: {error}; SEATCTL_DEBUG=1 shows where")

@@ -19,7 +19,7 @@ from seatctl.domain.changes import Change, Write
 from seatctl.domain.documents import EventId, Kind
 from seatctl.errors import HistoryLost, Misconfigured, OutcomeUnknown, Unreachable
 from seatctl.mongo.document import Document
-from seatctl.mongo.failures import code_of, explain
+from seatctl.mongo.failures import code_of, translate
 
 if TYPE_CHECKING:
     from pymongo.change_stream import DatabaseChangeStream
@@ -120,7 +120,7 @@ def _token(token: Mapping[str, Any] | None) -> str:
 
 
 def _in_words(error: Exception, token: str | None) -> Exception:
-    code, reason = code_of(error), explain(error)
+    code, reason = code_of(error), translate(error)
     if code == HISTORY_LOST:
         return HistoryLost()
     if token is not None and (code in UNKNOWN_TOKEN or MALFORMED.search(str(error))):

@@ -21,7 +21,7 @@ from pymongo.uri_parser import split_options
 from seatctl.errors import Misconfigured, Unreachable
 from seatctl.mongo import failures, transactions
 from seatctl.mongo.document import Document
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.transactions import MAJORITY, MAJORITY_MS
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def connect(
         _check_server(_wait_for_primary(client), hosts)
         return Deployment(client, name)
     except PyMongoError as error:
-        raise explain(error, hosts) from error
+        raise translate(error, hosts) from error
     except OSError as error:  # before the first connection: a file that an option names
         words = ": ".join(str(word) for word in (error.filename, error.strerror or error) if word)
         raise Misconfigured(f"the MongoDB URI names a file that cannot be used: {words}") from error
@@ -213,7 +213,7 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
                 client.admin.command("replSetReconfig", config, force=True)
             _wait_for_primary(client)
     except PyMongoError as error:
-        raise explain(error, "the embedded MongoDB") from error
+        raise translate(error, "the embedded MongoDB") from error
 
 
 def _configuration(client: MongoClient[Document], new: Document) -> Document:

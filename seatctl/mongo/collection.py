@@ -16,7 +16,7 @@ from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.errors import CursorLost, StaleRead
 from seatctl.mongo import schema
 from seatctl.mongo.document import Document
-from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, explain
+from seatctl.mongo.failures import CURSOR_LOST, DOCUMENT_VALIDATION_FAILED, translate
 from seatctl.mongo.transactions import lone_write
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def refusals() -> Iterator[None]:
         yield
     except OperationFailure as error:
         if error.code == DOCUMENT_VALIDATION_FAILED:
-            raise explain(error) from error
+            raise translate(error) from error
         raise
 
 

@@ -102,7 +102,7 @@ def outcome_unknown(error: BaseException) -> errors.OutcomeUnknown:
     )
 
 
-def explain(error: Exception, hosts: str = "") -> SeatctlError:
+def translate(error: Exception, hosts: str = "") -> SeatctlError:
     """An error of the driver or the server as one of ours, in one line.
 
     `hosts` is where it happened; without it, the hosts that the error itself names.
@@ -127,11 +127,11 @@ def explain(error: Exception, hosts: str = "") -> SeatctlError:
         reason = next((REASONS[sign] for sign in REASONS if sign in str(error)), "the connection failed")
         return errors.Unreachable(f"cannot reach {server} ({reason}); check that it runs, then try again")
     if isinstance(error, driver.OperationFailure):
-        return _explain_failure(error, server)
+        return _translate_failure(error, server)
     return SeatctlError(f"{type(error).__name__}: {_one_line(error)}")
 
 
-def _explain_failure(error: driver.OperationFailure, server: str) -> SeatctlError:
+def _translate_failure(error: driver.OperationFailure, server: str) -> SeatctlError:
     if error.code == DUPLICATE_KEY:
         return errors.WriteRefused(f"the database already holds such a document: {_one_line(error)}")
     if error.code == DOCUMENT_VALIDATION_FAILED:

@@ -17,7 +17,7 @@ from seatctl.domain.requests import ListRequest
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
 from seatctl.errors import Unreachable
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.output import console, tables
 from seatctl.output.deadlines import DEADLINES, time_left
 from seatctl.services import health, lookup
@@ -52,7 +52,7 @@ def watch(store: Store, interval: timedelta) -> None:
                 snapshot, state = read(store, screen.console.height), updated
             except Exception as error:
                 state = "connection lost, retrying"
-                if snapshot is None or not isinstance(explain(error), Unreachable):
+                if snapshot is None or not isinstance(translate(error), Unreachable):
                     raise
             width, height = screen.console.size
             screen.update(render(snapshot, width, height, state), refresh=True)

@@ -11,7 +11,7 @@ from seatctl.domain.changes import Change, Meaning, meaning
 from seatctl.domain.documents import EventId, Kind, StoredDocument
 from seatctl.errors import CursorLost, SeatctlError, Unreachable
 from seatctl.mongo.changes import changes
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def follow(
                 begun, backoff = True, BACKOFF_FIRST
                 yield Step(token, line)
         except Exception as error:
-            reason = explain(error)
+            reason = translate(error)
             if not (begun and isinstance(reason, Unreachable | CursorLost)):
                 raise
             log.info("%s; trying again in %.2f s", reason, backoff)

@@ -22,7 +22,7 @@ from seatctl.domain.states import JobType
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted, Misconfigured, SeatctlError, Unreachable
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 from seatctl.services.closing import block_what_came_back, would_block
 from seatctl.services.ended import Ended, Listener
@@ -203,7 +203,7 @@ def _logged(
         except BaseException as error:
             report.duration_ms = _milliseconds_since(clock)
             forced = Interrupted(stop.signal or signal.SIGINT, report.interrupted)
-            reason = explain(error) if isinstance(error, Exception) else forced
+            reason = translate(error) if isinstance(error, Exception) else forced
             if not dry_run:
                 if isinstance(reason, Unreachable):
                     with suppress(SeatctlError):
@@ -227,7 +227,7 @@ def _log_run(store: Store, report: JobReport) -> None:
     try:
         store.job_logs.insert(report.entry(report.error))
     except Exception as error:
-        reason = explain(error)
+        reason = translate(error)
         done = f"{count(report.processed, 'record')} processed and {count(report.seats, 'seat')} returned"
         raise type(reason)(f"{done}, but the run could not be logged: {reason}") from error
 
@@ -236,7 +236,7 @@ def _log_failure(store: Store, report: JobReport, reason: str) -> None:
     try:
         store.job_logs.insert(report.entry(reason))
     except Exception as error:  # noqa: BLE001 - the first failure is the one to report
-        log.info("the run could not be logged: %s", explain(error))
+        log.info("the run could not be logged: %s", translate(error))
 
 
 def _log_batch(store: Store, report: JobReport, batch: Batch) -> None:

@@ -25,7 +25,7 @@ from servers import Server
 
 from seatctl.errors import Contention, Misconfigured, RefundDue
 from seatctl.mongo import abandoned, transactions
-from seatctl.mongo.failures import explain
+from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 from seatctl.services import (
     adoption,
@@ -276,7 +276,7 @@ def test_no_role_has_anything_to_spare(guarded: Guarded, role: str) -> None:
         error = refusal(lambda sample=sample: WORK[role](Store.open(store.deployment), sample))
 
         assert error is not None, f"{role} never needs {spared}"
-        reason = explain(error)
+        reason = translate(error)
         assert isinstance(reason, Misconfigured), (spared, error)
         assert re.search(
             rf"(not authorized to run \w+ on|no rights on database) {guarded.name}[.;:]", str(reason)

@@ -16,7 +16,7 @@ from seatctl.errors import (
     WriteRefused,
 )
 from seatctl.mongo.client import Deployment
-from seatctl.mongo.failures import explain, hosts_of
+from seatctl.mongo.failures import hosts_of, translate
 
 NOBODY = "mongodb://%2Fnonexistent%2Fmongod.sock/?serverSelectionTimeoutMS=200"
 TREE = "gone, Timeout: 5.0s, Topology Description: <ServerDescription ('a', 27017) server_type: Unknown>"
@@ -93,7 +93,7 @@ def transient(code=112, message="no"):
     ],
 )
 def test_each_error_becomes_one_of_ours_in_one_line(error, kind, says):
-    explained = explain(error, "db.example:27017")
+    explained = translate(error, "db.example:27017")
 
     assert type(explained) is kind
     assert says in str(explained)
@@ -111,19 +111,19 @@ def test_each_error_becomes_one_of_ours_in_one_line(error, kind, says):
     ],
 )
 def test_the_host_that_an_error_names_is_in_the_message(error, hosts):
-    assert f"cannot reach MongoDB at {hosts} (" in str(explain(error))
+    assert f"cannot reach MongoDB at {hosts} (" in str(translate(error))
 
 
 def test_an_error_that_names_no_host_is_told_without_one():
     assert "cannot reach MongoDB (the primary changed);" in str(
-        explain(driver.NotPrimaryError("not primary"))
+        translate(driver.NotPrimaryError("not primary"))
     )
 
 
 def test_the_host_of_a_server_that_went_away_is_in_the_message():
     with pytest.raises(driver.PyMongoError) as raised:
         Deployment(MongoClient(NOBODY), "box").now()
-    assert "cannot reach MongoDB at /nonexistent/mongod.sock (" in str(explain(raised.value))
+    assert "cannot reach MongoDB at /nonexistent/mongod.sock (" in str(translate(raised.value))
 
 
 @pytest.mark.parametrize(
