@@ -238,26 +238,39 @@ class Session:
 # --- the common options -----------------------------------------------------------------------------
 
 
-def _common(*names: str, metavar: str | None = None, help: str) -> TyperOption:  # noqa: A002 - Typer's word
+def common_option(
+    *names: str,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] = str,
+    help: str,  # noqa: A002 - Typer's word
+) -> TyperOption:
     """An option whose value becomes an attribute of the invocation; without a metavar it is a flag."""
+
+    def keep(call: Any, option: Any, value: Any) -> None:
+        try:
+            setattr(call, option.name, parse(value) if isinstance(value, str) else value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=call, param=option) from error
+
+    default = False if metavar is None else None
     return TyperOption(
         param_decls=list(names),
         metavar=metavar,
         is_flag=metavar is None,
-        default=False if metavar is None else None,
+        default=default,
         help=help,
         expose_value=False,
-        callback=lambda invocation, option, value: setattr(invocation, option.name, value),
+        callback=keep,
     )
 
 
 COMMON_OPTIONS = (
-    _common("--uri", metavar="URI", help="MongoDB URI [env: SEATCTL_URI]."),
-    _common("--uri-file", metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE]."),
-    _common("--database", metavar="NAME", help="Database name [env: SEATCTL_DATABASE]."),
-    _common("--json", help="Print one JSON document."),
-    _common("--quiet", "-q", help="Print only ids; jobs print nothing."),
-    _common("--verbose", "-v", help="Log each step on stderr."),
+    common_option("--uri", metavar="URI", help="MongoDB URI [env: SEATCTL_URI]."),
+    common_option("--uri-file", metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE]."),
+    common_option("--database", metavar="NAME", help="Database name [env: SEATCTL_DATABASE]."),
+    common_option("--json", help="Print one JSON document."),
+    common_option("--quiet", "-q", help="Print only ids; jobs print nothing."),
+    common_option("--verbose", "-v", help="Log each step on stderr."),
 )
 
 
@@ -274,7 +287,7 @@ def _remember_unused(invocation: Any, option: Any, value: object) -> None:
         invocation.unused += (option.opts[0],)
 
 
-REASON = _common("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
+REASON = common_option("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
 FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
 
 

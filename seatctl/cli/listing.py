@@ -10,11 +10,8 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.core import TyperOption
-
 from seatctl.cli.boundary import reader_has_left
-from seatctl.cli.invocation import Command, Function, Invocation, command
+from seatctl.cli.invocation import Command, Function, Invocation, command, common_option
 from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
 from seatctl.domain.requests import ListRequest
 from seatctl.domain.timespec import PastTime, parse_past, shorten
@@ -23,6 +20,9 @@ from seatctl.errors import Usage
 from seatctl.output.formats import Format
 
 if TYPE_CHECKING:
+    import typer
+    from typer.core import TyperOption
+
     from seatctl.domain.documents import StoredDocument
     from seatctl.mongo.store import Store
 
@@ -80,18 +80,6 @@ class ListCall(Invocation):
             )
 
 
-def _listing(*names: str, metavar: str, parse: Callable[[str], Any], help: str) -> TyperOption:  # noqa: A002
-    def keep(call: Any, option: Any, value: str | None) -> None:
-        if value is None:
-            return
-        try:
-            setattr(call, option.name, parse(value))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), ctx=call, param=option) from error
-
-    return TyperOption(param_decls=list(names), metavar=metavar, help=help, expose_value=False, callback=keep)
-
-
 def _parse_format(text: str) -> Format:
     try:
         return Format(text.lower())
@@ -99,18 +87,20 @@ def _parse_format(text: str) -> Format:
         raise ValueError(f"{shorten(text)!r} is not one of {', '.join(Format)}") from None
 
 
-FORMAT = _listing(
+FORMAT = common_option(
     "--format", metavar="FORMAT", parse=_parse_format, help=f"{', '.join(Format)}.  [default: table]"
 )
-LIMIT = _listing(
+LIMIT = common_option(
     "--limit",
     metavar="N",
     parse=between(0, LARGEST_LIMIT),
     help=f"Maximum number of rows (0 = all).  [default: {LIST_LIMIT} in a table, else all]",
 )
 TIMES = (
-    _listing("--since", metavar="TIME", parse=parse_past, help="Only made at or after: ISO 8601, today, 2h."),
-    _listing("--until", metavar="TIME", parse=parse_past, help="Only made before."),
+    common_option(
+        "--since", metavar="TIME", parse=parse_past, help="Only made at or after: ISO 8601, today, 2h."
+    ),
+    common_option("--until", metavar="TIME", parse=parse_past, help="Only made before."),
 )
 
 
@@ -128,7 +118,7 @@ def columns_option(name: str) -> TyperOption:
             raise ValueError(f"{said}; the columns are {', '.join(known)}")
         return wanted
 
-    return _listing("--columns", metavar="NAMES", parse=parse, help="Only these fields: a,b,c.")
+    return common_option("--columns", metavar="NAMES", parse=parse, help="Only these fields: a,b,c.")
 
 
 class ListCommand(Command):

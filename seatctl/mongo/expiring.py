@@ -90,7 +90,7 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
         }
         yield from map(self._overdue, self._find(where, self.fields, sort=[(self.event_field, 1)]))
 
-    def still_overdue(self, ids: Sequence[Id], before: datetime) -> Iterator[Overdue | Unreadable]:
+    def still_overdue(self, ids: Sequence[object], before: datetime) -> Iterator[Overdue | Unreadable]:
         """Those of these that are open and overdue still."""
         where = {**self._open_among(ids), self.deadline_field: {"$not": {"$gte": before}}}
         yield from map(self._overdue, self._find(where, self.fields))
@@ -113,7 +113,7 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
     def _open_of(self, events: object) -> Document:
         return {self.event_field: events, "status": self.open_status, **self.has_deadline}
 
-    def _open_among(self, ids: Sequence[Id]) -> Document:
+    def _open_among(self, ids: Sequence[object]) -> Document:
         return {"_id": {"$in": ids}, "status": self.open_status}
 
     # --- changing --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ no clearance is needed. A run that is interrupted or killed goes on when the com
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
@@ -74,11 +74,6 @@ def cancel_event(store: Store, request: CancelEventRequest, progress: Progress =
         result.event = store.events.stored(request.event) or result.event
     run.say_who_is_owed()
     return result
-
-
-def owed(store: Store, event_id: EventId) -> Iterator[Refund]:
-    """The refunds that are due for an event, the oldest first."""
-    return store.refunds.due_of_event(event_id)
 
 
 def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:

@@ -75,7 +75,7 @@ def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: T
 
 
 def _batches(store: Store, run: SweepRun, go_on: Callable[[], bool]) -> Iterator[Batch]:
-    items = run.sweep.read(store, run.before, run.event)
+    items = run.sweep.documents(store).overdue(run.before, run.event)
     portions = in_portions(items, run.batch_size, _event_of, go_on)
     if run.dry_run:
         return (_plan(store, run, portion) for portion, _ in portions)
@@ -208,7 +208,8 @@ def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item], patie
             # Somebody changed something: read again what is overdue still, and look at its events again.
             run.clearance.forget(seats_of(batch.returning))
             broken = [item for item in items if isinstance(item, Unreadable)]
-            items = [*broken, *run.sweep.read_again(store, items, run.before)]
+            ids = [item.id for item in items if not isinstance(item, Unreadable)]
+            items = [*broken, *run.sweep.documents(store).still_overdue(ids, run.before)]
             batch = _plan(store, run, items)
         first = False
         with attempt as tx:

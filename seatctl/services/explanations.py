@@ -26,7 +26,7 @@ class Explained(NamedTuple):
     @property
     def ids(self) -> list[object]:
         """What each violation is about: its booking, its lock, its event, or its index."""
-        return [one.booking or one.lock or one.event or one.index for one in self.found or ()]
+        return [one.subject for one in self.found or ()]
 
     @property
     def lines(self) -> Iterator[str]:

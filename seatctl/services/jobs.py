@@ -119,7 +119,8 @@ def _carry_out(
     ended = 0
 
     def left() -> int:  # a dry run ends nothing of what is counted
-        return run.sweep.count(store, run.before) - (ended if run.dry_run else 0)
+        overdue = run.sweep.documents(store).count_overdue(run.before)
+        return overdue - (ended if run.dry_run else 0)
 
     progress.start(run.sweep.name, left)
     try:

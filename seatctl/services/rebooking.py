@@ -3,7 +3,6 @@ booking, or of a lock at once."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
@@ -37,8 +36,6 @@ from seatctl.services.found import (
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
 from seatctl.services.sales import ConfirmRequest, complete_payment, confirm_within
 from seatctl.services.seats import log_counter
-
-log = logging.getLogger(__name__)
 
 
 class RebookRequest(NamedTuple):

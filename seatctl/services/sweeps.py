@@ -4,17 +4,19 @@ clearance. `expiry.py` carries it out.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Booking, EventId, Kind, LockId, RunId, Unreadable
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import LockStatus
-from seatctl.mongo.locks import OverdueLock
+from seatctl.mongo.bookings import Bookings
+from seatctl.mongo.locks import OverdueLock, SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Clearance, Doubt
 from seatctl.services.seats import Ending
@@ -92,38 +94,27 @@ class SweepClearance(Clearance):
         return Decision.LEAVE_ALONE if known else Decision.SKIP
 
 
-class Sweep(Protocol):
+class Sweep(ABC):
     """What sets one sweep apart from the other: its items, and how each of them ends."""
 
     name: str
 
-    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
-        """What is overdue, ordered by event."""
+    @abstractmethod
+    def documents(self, store: Store) -> SeatLocks | Bookings:
+        """What it sweeps."""
 
-    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
-        """Those of these items that are overdue still."""
-
-    def count(self, store: Store, before: datetime) -> int:
-        """About how many there are."""
-
+    @abstractmethod
     def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
         """How these items end, before anybody asks whether their events can take the seats."""
 
 
-class LockSweep:
+class LockSweep(Sweep):
     """ACTIVE locks past their deadline that no live booking keeps (invariant 4)."""
 
     name = "locks"
 
-    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
-        return store.locks.overdue(before, event_id)
-
-    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
-        ids = [item.id for item in items if isinstance(item, OverdueLock)]
-        return store.locks.still_overdue(ids, before)
-
-    def count(self, store: Store, before: datetime) -> int:
-        return store.locks.count_overdue(before)
+    def documents(self, store: Store) -> SeatLocks:
+        return store.locks
 
     def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
         batch = Batch(skipped=_unreadable(items))
@@ -141,20 +132,13 @@ class LockSweep:
         return batch
 
 
-class BookingSweep:
+class BookingSweep(Sweep):
     """PAYMENT_PENDING bookings past their deadline, with the locks that hold their seats."""
 
     name = "bookings"
 
-    def read(self, store: Store, before: datetime, event_id: EventId | None) -> Iterator[Item]:
-        return store.bookings.overdue(before, event_id)
-
-    def read_again(self, store: Store, items: Sequence[Item], before: datetime) -> Iterator[Item]:
-        ids = [item.id for item in items if isinstance(item, Booking)]
-        return store.bookings.still_overdue(ids, before)
-
-    def count(self, store: Store, before: datetime) -> int:
-        return store.bookings.count_overdue(before)
+    def documents(self, store: Store) -> Bookings:
+        return store.bookings
 
     def plan(self, store: Store, items: Sequence[Item], clearance: Clearance) -> Batch:
         batch = Batch(skipped=_unreadable(items))

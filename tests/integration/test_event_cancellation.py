@@ -44,7 +44,7 @@ from seatctl.services import sales
 from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.closing import close
-from seatctl.services.event_cancellation import CancelEventRequest, cancel_event, owed
+from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.interruption import Stop
 from seatctl.services.verify import verify
 
@@ -103,7 +103,7 @@ def test_whoever_paid_is_owed(store, clock, event):
     book(store, event)
     run(store, event)
 
-    due = {refund.booking: refund for refund in owed(store, event)}
+    due = {refund.booking: refund for refund in store.refunds.due_of_event(event)}
     assert {booking: (each.seats, each.payment_ref, each.cause.value) for booking, each in due.items()} == {
         one: (4, "r1", "CANCELLED"),
         other: (2, None, "CANCELLED"),
@@ -358,7 +358,7 @@ def test_live_bookings_end_whatever_became_of_their_locks(store, event):
     assert done(run(store, event)) == (3, 1, 2, 3, 0)
     assert {booking_of(store, pair[1])["status"] for pair in (lost, gone, unsettled)} == {"CANCELLED"}
     assert lock_of(store, unsettled[0])["status"] == "EXPIRED"
-    assert {each.booking: each.seats for each in owed(store, event)} == {
+    assert {each.booking: each.seats for each in store.refunds.due_of_event(event)} == {
         lost[1]: 2,
         gone[1]: 2,
         unsettled[1]: 2,
@@ -401,7 +401,7 @@ def test_a_booking_paid_while_its_batch_is_planned_is_owed(store, event, monkeyp
     assert run(store, event).refunds == 1
     assert happened
     assert states(store, held, booked) == ("CANCELLED", "CANCELLED")
-    assert [refund.payment_ref for refund in owed(store, event)] == ["late"]
+    assert [refund.payment_ref for refund in store.refunds.due_of_event(event)] == ["late"]
 
 
 def test_a_lock_confirmed_by_another_program_behind_the_first_pass_ends_in_the_next(
