@@ -37,13 +37,14 @@ class ExtendRequest(NamedTuple):
 
 class ExtendResult(NamedTuple):
     """What has the deadline now: the booking, if it waits for a payment, and its lock; whether this call
-    moved it; the deadline; and whether that is later than what was asked for."""
+    moved it; the deadline; whether that is later than what was asked for; and what it was before."""
 
     lock: SeatLock
     booking: Booking | None
     changed: bool
     deadline: datetime
     is_later: bool = False
+    before: datetime | None = None
 
 
 class ExtendAllRequest(NamedTuple):
@@ -103,7 +104,7 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
         raise StaleRead
     ids = lock.event, lock.id, None if booking is None else booking.id
     tx.operations.record("extend", now, *ids, before={"deadline": old}, after={"deadline": deadline})
-    return ExtendResult(held, booking, changed=True, deadline=deadline)
+    return ExtendResult(held, booking, changed=True, deadline=deadline, before=old)
 
 
 def _find(tx: Store, wanted: object) -> tuple[SeatLock, Booking | None]:

@@ -97,8 +97,9 @@ def test_a_later_deadline_stays_and_nothing_changes(store, event, until):
 
 def test_an_absolute_deadline_extends_once(store, clock, event):
     held = lock(store, event)
-    until = clock() + HOUR
-    assert extend(store, held, until).changed
+    before, until = lock_of(store, held)["expiresAt"], clock() + HOUR
+    done = extend(store, held, until)
+    assert (done.changed, done.before, done.deadline) == (True, before, until)
     clock.advance(minutes=5)
 
     assert not extend(store, held, until).changed

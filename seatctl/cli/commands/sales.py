@@ -217,8 +217,10 @@ def _tell_extended(call: Invocation, result: ExtendResult, wanted: object, *, dr
     booking, lock, deadline = result.booking, result.lock, format_time(result.deadline)
     what = f"Lock {lock.id}" if booking is None else f"Booking {booking.id}"
     if result.changed:
+        # Who wants ten minutes more, and says --for 10m, may get ten minutes from now.
         sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
-        sentence += f"{'' if booking is None else ' to be paid'}; {count(lock.seats, 'seat')} held."
+        sentence += f"{'' if booking is None else ' to be paid'} instead of {_time(result.before)}; "
+        sentence += f"{count(lock.seats, 'seat')} held."
     else:
         kept = "is already locked until" if booking is None else "must already be paid by"
         later = " (--for counts from now)" if result.is_later else ""
