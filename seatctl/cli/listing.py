@@ -105,7 +105,6 @@ TIMES = (
 
 
 def columns_option(name: str) -> TyperOption:
-    """`--columns` of this list."""
     from seatctl.output.tables import columns_of
 
     known = columns_of(name)
@@ -122,8 +121,6 @@ def columns_option(name: str) -> TyperOption:
 
 
 class ListCommand(Command):
-    """A command that also takes the options of lists."""
-
     context_class = ListCall
 
     def __init__(

@@ -12,8 +12,6 @@ from seatctl.domain.states import BookingStatus, LockStatus
 
 
 class Write(StrEnum):
-    """How a document was changed."""
-
     CREATED = "insert"
     UPDATED = "update"
     REPLACED = "replace"

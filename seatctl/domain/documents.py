@@ -32,8 +32,6 @@ StoredDocument: TypeAlias = Mapping[str, object]
 
 
 class Kind(StrEnum):
-    """What a document is."""
-
     EVENT = "event"
     LOCK = "lock"
     BOOKING = "booking"
@@ -43,8 +41,6 @@ class Kind(StrEnum):
 
 
 class Flaw(StrEnum):
-    """Why a document cannot be read."""
-
     DAMAGED = "damaged"
     COUNTED_BY_DAY = "counted_by_day"
 

@@ -36,8 +36,6 @@ class JobStatus(StrEnum):
 
 
 class RefundCause(StrEnum):
-    """Why money has to go back."""
-
     LATE_PAYMENT = "LATE_PAYMENT"
     DUPLICATE_PAYMENT = "DUPLICATE_PAYMENT"
     CANCELLED = "CANCELLED"

@@ -20,7 +20,6 @@ TOPICS = {
 
 
 def guide(topic: str) -> str:
-    """The text of one guide, in Markdown."""
     return files(__name__).joinpath(f"{topic}.md").read_text(encoding="utf-8")
 
 

@@ -145,7 +145,6 @@ class Aggregations:
         return held
 
     def held_by(self, event_id: EventId) -> HeldSeats:
-        """What the locks of one event hold."""
         return self.held_seats(some([event_id])).get(event_id, HeldSeats())
 
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:

@@ -42,8 +42,6 @@ LARGEST_LOG = 1_000_000
 
 
 class Files:
-    """The files of one embedded MongoDB."""
-
     def __init__(self, data: Path, runtime: Path) -> None:
         self.data = data
         self.runtime = runtime

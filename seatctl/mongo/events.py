@@ -21,7 +21,6 @@ class Events(Documents):
     def insert(
         self, name: str, date: datetime, seats: int, description: str | None, key: str | None, now: datetime
     ) -> StoredDocument:
-        """A new event with all its seats available."""
         document = codec.new_event(name, date, seats, description, key, now)
         self._insert(document)
         return document
@@ -39,7 +38,6 @@ class Events(Documents):
         return found
 
     def names(self, event_ids: Iterable[object]) -> dict[object, str]:
-        """The names of those of these events that exist."""
         found = self._find({"_id": {"$in": list(event_ids)}}, ("name",))
         return {event["_id"]: str(event.get("name", event["_id"])) for event in found}
 

@@ -24,8 +24,6 @@ OBJECT_ID = "objectId"
 
 
 class Keys(NamedTuple):
-    """The idempotency keys of the locks."""
-
     missing: int
     """Locks without one."""
     unique: bool

@@ -232,7 +232,6 @@ class Store:
         return missing
 
     def init(self, retention: timedelta | None = None, *, validators: bool | None = None) -> schema.Setup:
-        """Create what is missing."""
         locks, adopted = self.settings.locks, self.settings.adopted
         with lone_write(self.deployment.client):
             done = schema.create(self.database, retention, RETENTION, locks, adopted=adopted)

@@ -92,7 +92,6 @@ def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup
 
 
 def own_validators(database: Database[Document], locks: str = LOCKS) -> list[str]:
-    """The collections whose validator is ours."""
     there = validators(database)
     return [name for name in state(locks) if _OUR_TITLE in str(there.get(name, ""))]
 

@@ -39,7 +39,6 @@ class Scenario:
         return all(expected == actual for _, expected, actual in self.checks)
 
     def as_document(self) -> StoredDocument:
-        """For `--json`."""
         checks = [dict(zip(("what", "expected", "actual"), check, strict=True)) for check in self.checks]
         return {"title": self.title, "ok": self.ok, "checks": checks}
 

@@ -25,8 +25,6 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # 
 
 
 class Format(StrEnum):
-    """How a list is printed."""
-
     TABLE = "table"
     JSON = "json"
     NDJSON = "ndjson"
@@ -81,7 +79,6 @@ def value_of(document: Mapping[str, Any], field: str) -> Any:
 
 
 def only(documents: Iterable[StoredDocument], columns: Sequence[str]) -> Iterator[StoredDocument]:
-    """The documents with these columns alone."""
     for document in documents:
         yield {column: value_of(document, column) for column in columns}
 
@@ -92,7 +89,6 @@ def print_json(value: object) -> None:
 
 
 def print_json_list(documents: Iterable[StoredDocument]) -> None:
-    """A list as one JSON document."""
     before = "["
     for document in documents:
         print(before, _json(document), sep="", end="")

@@ -99,7 +99,6 @@ def _signs() -> tuple[str, str, str]:
 
 
 def legend() -> Text:
-    """What the signs of a bar mean."""
     from rich.text import Text
 
     sold, locked, available = _signs()
@@ -307,7 +306,6 @@ def list_of(
 
 
 def ago(moment: object, now: datetime) -> str:
-    """How long ago something was."""
     if not isinstance(moment, datetime):
         return ""
     return format_duration(now - moment) if moment <= now else f"in {format_duration(moment - now)}"
@@ -332,7 +330,6 @@ def document_table(document: StoredDocument, title: str) -> Table:
 
 
 def checks_table(checks: Iterable[tuple[str, object, object]]) -> Table:
-    """What was checked, the expected and the actual value."""
     rows = ((*check, "ok" if check[1] == check[2] else "WRONG") for check in checks)
     return table(("check", "expected", "actual", "result"), rows)
 

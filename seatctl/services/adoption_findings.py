@@ -98,7 +98,6 @@ class Findings:
 
     @property
     def advice(self) -> list[Advice]:
-        """What to switch off in the other program."""
         lines = list(SWITCH_OFF)
         if self.by_day:
             lines.append(KEEP_BY_DAY)

@@ -16,8 +16,6 @@ ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStat
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction ends."""
-
     bookings: list[Booking] = field(default_factory=list)
     locks: list[SeatLock] = field(default_factory=list)
     seats_of: dict[BookingId, int] = field(default_factory=dict)

@@ -22,8 +22,6 @@ from seatctl.mongo.store import Store
 
 
 class Cause(Enum):
-    """Why an event's counter must not be raised."""
-
     DATABASE = auto()
     NO_EVENT = auto()
     UNREADABLE = auto()

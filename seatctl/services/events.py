@@ -46,8 +46,6 @@ class EditEventRequest(NamedTuple):
 
 
 class EditEventResult(NamedTuple):
-    """The event, and the fields that this call changed."""
-
     event: StoredDocument
     changed: tuple[str, ...]
 

@@ -30,7 +30,6 @@ class Explained(NamedTuple):
 
     @property
     def lines(self) -> Iterator[str]:
-        """For a person."""
         about = EXPLANATIONS[self.fault]
         yield f"{self.fault} (invariant {about.invariant})"
         yield f"  meaning  {about.meaning}"

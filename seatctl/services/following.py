@@ -65,8 +65,6 @@ def follow(
 
 
 class Lines:
-    """Changes as documents to print."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seats: dict[str, object] = {}

@@ -226,7 +226,6 @@ class Health:
         return list({str(event): event for event in named}.values())
 
     def as_document(self) -> dict[str, object]:
-        """For `--json`; field names in the manner of the stored ones."""
         return {
             "healthy": self.healthy,
             "problems": self.problems,

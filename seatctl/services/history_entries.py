@@ -139,7 +139,6 @@ def of_run(run: StoredDocument) -> Entry:
 
 
 def of_run_on_event(run: StoredDocument, event_id: object) -> Entry:
-    """What a run did to one event."""
     details = mapping_in(run.get("details"))
     returned = [
         f"{seats_in_words(each.get('seats'))} returned"

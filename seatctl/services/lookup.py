@@ -29,8 +29,6 @@ HELD = frozenset({"locked", "sold"})
 
 
 class Order(StrEnum):
-    """How a list is sorted."""
-
     NEWEST = "newest"
     OLDEST = "oldest"
     FULLEST = "fullest"
@@ -161,7 +159,6 @@ def refunds(
 
 
 def newest_ids(store: Store, collection: str, limit: int, **filters: str | None) -> list[str]:
-    """The newest ids for a shell to complete."""
     collections = {
         "events": store.events,
         "seatLocks": store.locks,

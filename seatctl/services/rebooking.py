@@ -87,7 +87,6 @@ def _try_to_rebook(store: Store, request: RebookRequest, returned: Counter[Event
 
 
 def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
-    """None when the event has too few seats."""
     old = get_booking(tx, request.booking)
     key = f"{REBOOK_KEY}{old.id}"
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.

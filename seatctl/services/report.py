@@ -23,8 +23,6 @@ from seatctl.services.violations import Violation
 
 
 class Outcome(Enum):
-    """What became of a violation."""
-
     REPAIRED = "repaired"
     PLANNED = "planned"
     NEEDS_PERSON = "needs a person"
@@ -77,7 +75,6 @@ class JobReport:
     """Hears what ended."""
 
     def add(self, batch: Batch) -> None:
-        """Add what a batch did."""
         returned = seats_of(batch.returning)
         self.locks += batch.locks
         self.bookings += batch.bookings
@@ -154,7 +151,6 @@ class JobReport:
 
     @property
     def run(self) -> StoredDocument:
-        """The entry as it stands in the job log."""
         return as_stored(self.entry(self.error))
 
     def _details(self) -> StoredDocument:

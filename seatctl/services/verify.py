@@ -224,7 +224,6 @@ def _differs(event_id: EventId, held: dict[EventId, HeldSeats], booked: dict[Eve
 def _locks(
     at: Store, locks: Iterable[SeatLock | Unreadable], events: dict[EventId, Event | Unreadable]
 ) -> Iterator[Violation]:
-    """Judge locks with the bookings that name them."""
     for some_locks in chunks(locks, CURSOR_BATCH):
         bookings: dict[LockId, list[Booking | Unreadable]] = defaultdict(list)
         ids = [lock.id for lock in some_locks if isinstance(lock, SeatLock)]
@@ -252,7 +251,6 @@ def _is_orphans(at: Store, violation: Violation, events: dict[EventId, Event | U
 def _bookings(
     at: Store, bookings: Iterable[Booking | Unreadable], events: dict[EventId, Event | Unreadable]
 ) -> Iterator[Violation]:
-    """Judge live bookings whose locks hold nothing."""
     for some_bookings in chunks(bookings, CURSOR_BATCH):
         locks = at.locks.by_id([booking.lock for booking in some_bookings if isinstance(booking, Booking)])
         for booking in some_bookings:

@@ -97,7 +97,6 @@ def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: boo
 
 
 def _text(file: str) -> Iterator[str]:
-    """The lines of a file, or of stdin. Raises Usage."""
     try:
         if file == "-":
             sys.stdin.reconfigure(encoding="utf-8-sig")  # type: ignore[union-attr]
