@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import merge
 from itertools import islice, takewhile
+from typing import NamedTuple
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
 from seatctl.domain.requests import ListRequest
@@ -139,6 +140,7 @@ def _of_sale(
     ids = [document["_id"] for document in documents]
     operations = list(store.operations.concerning(ids))
     runs = {str(run["_id"]): run for each in ids for run in store.job_logs.concerning(each)}
+    ends = _Ends(store, operations, runs)
     entries = [] if lock is None or _is_recorded(lock, operations) else [_lock_created(lock, operations)]
     for booking in bookings:
         if not _is_recorded(booking, operations):
@@ -147,9 +149,9 @@ def _of_sale(
     entries += [of_operation(entry, about) for entry in operations]
     entries += [of_run_on(run, ids) for run in runs.values()]
     for booking in bookings:
-        entries += _end_of_booking(store, booking, lock, operations, runs)
+        entries += ends.of_booking(booking, lock)
     if lock is not None:
-        entries += _end_of_lock(store, lock, bookings, operations, runs)
+        entries += ends.of_lock(lock, bookings)
     named = {str(each) for entry in operations for each in list_in(entry.get("ids"))}
     entries += [_refund_due(refund) for refund in refunds if str(refund["_id"]) not in named]
     return sorted(entries, key=_when)
@@ -194,76 +196,57 @@ def _refund_due(refund: StoredDocument) -> Entry:
     return Entry(time_in(refund.get("dueAt")) or created(refund), what, ids)
 
 
-# --- how they ended ---------------------------------------------------------------------------------------
+class _Ends(NamedTuple):
+    """How locks and bookings came to their states, where none of these operations and runs says so."""
 
+    store: Store
+    operations: Sequence[StoredDocument]
+    runs: Mapping[str, StoredDocument]
 
-def _end_of_booking(
-    store: Store,
-    booking: StoredDocument,
-    lock: StoredDocument | None,
-    operations: Sequence[StoredDocument],
-    runs: Mapping[str, StoredDocument],
-) -> Iterator[Entry]:
-    """How a booking came to its state, unless an operation or a repair says so."""
-    status, ended_by = str(booking.get("status")), booking.get("endedBy")
-    if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
-        return
-    what = f"booking {booking['_id']} {_past(status)}"
-    if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
-        what += f" with its lock ({seats_in_words(lock.get('seats'))})"
-    if status == BookingStatus.EXPIRED:
-        what += f": not paid by {in_words(booking.get('paymentExpiresAt'))}"
-    yield from _end(store, booking, what, ids_of_booking(booking), operations, runs)
+    def of_booking(self, booking: StoredDocument, lock: StoredDocument | None) -> Iterator[Entry]:
+        status, ended_by = str(booking.get("status")), booking.get("endedBy")
+        if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
+            return
+        what = f"booking {booking['_id']} {_past(status)}"
+        if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
+            what += f" with its lock ({seats_in_words(lock.get('seats'))})"
+        if status == BookingStatus.EXPIRED:
+            what += f": not paid by {in_words(booking.get('paymentExpiresAt'))}"
+        yield from self._of(booking, what, ids_of_booking(booking))
 
+    def of_lock(self, lock: StoredDocument, bookings: Sequence[StoredDocument]) -> Iterator[Entry]:
+        """Unless it is said with its booking."""
+        status, ended_by = str(lock.get("status")), lock.get("endedBy")
+        with_booking = ended_by is not None and any(one.get("endedBy") == ended_by for one in bookings)
+        if status == LockStatus.ACTIVE or with_booking or (status == LockStatus.CONSUMED and bookings):
+            return
+        what = f"lock {lock['_id']} {_past(status)}"
+        if status == LockStatus.EXPIRED:
+            what += f": its deadline was {in_words(lock.get('expiresAt'))}"
+        yield from self._of(lock, what, ids_of_lock(lock))
 
-def _end_of_lock(
-    store: Store,
-    lock: StoredDocument,
-    bookings: Sequence[StoredDocument],
-    operations: Sequence[StoredDocument],
-    runs: Mapping[str, StoredDocument],
-) -> Iterator[Entry]:
-    """The same for a lock, unless it is said with its booking."""
-    status, ended_by = str(lock.get("status")), lock.get("endedBy")
-    with_booking = ended_by is not None and any(booking.get("endedBy") == ended_by for booking in bookings)
-    if status == LockStatus.ACTIVE or with_booking or (status == LockStatus.CONSUMED and bookings):
-        return
-    what = f"lock {lock['_id']} {_past(status)}"
-    if status == LockStatus.EXPIRED:
-        what += f": its deadline was {in_words(lock.get('expiresAt'))}"
-    yield from _end(store, lock, what, ids_of_lock(lock), operations, runs)
-
-
-def _end(
-    store: Store,
-    document: StoredDocument,
-    what: str,
-    ids: Mapping[str, object],
-    operations: Sequence[StoredDocument],
-    runs: Mapping[str, StoredDocument],
-) -> Iterator[Entry]:
-    ended_by = document.get("endedBy")
-    mine = [entry for entry in operations if document["_id"] in list_in(entry.get("ids"))]
-    if str(ended_by) in runs or any(entry["_id"] == ended_by for entry in operations):
-        return
-    at = time_in(document.get("updatedAt")) or created(document)
-    run, operation = (
-        None if ended_by is None else entries.stored(ended_by)
-        for entries in (store.job_logs, store.operations)
-    )
-    if operation is not None:  # one that ended so many that it does not name them
-        by, why = by_operator(operation), reason_of(operation)
-        yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
-    elif run is not None:
-        as_of = mapping_in(run.get("details")).get("asOf")
-        what += "" if as_of is None else f" (run as of {in_words(as_of)})"
-        yield Entry(at, what, {**ids, "run": ended_by}, by=by_job(run))
-    elif ended_by is not None:
-        yield Entry(
-            at, f"{what}; the entry of the run is no longer kept", {**ids, "run": ended_by}, by="a job"
+    def _of(self, document: StoredDocument, what: str, ids: Mapping[str, object]) -> Iterator[Entry]:
+        ended_by = document.get("endedBy")
+        mine = [entry for entry in self.operations if document["_id"] in list_in(entry.get("ids"))]
+        if str(ended_by) in self.runs or any(entry["_id"] == ended_by for entry in self.operations):
+            return
+        at = time_in(document.get("updatedAt")) or created(document)
+        run, operation = (
+            None if ended_by is None else entries.stored(ended_by)
+            for entries in (self.store.job_logs, self.store.operations)
         )
-    elif not any(document.get("status") in flat(entry.get("after")).values() for entry in mine):
-        yield Entry(at, f"{what}; {UNRECORDED}", ids)
+        if operation is not None:  # one that ended so many that it does not name them
+            by, why = by_operator(operation), reason_of(operation)
+            yield Entry(at, what, {**ids, "operation": ended_by}, by, why)
+        elif run is not None:
+            as_of = mapping_in(run.get("details")).get("asOf")
+            what += "" if as_of is None else f" (run as of {in_words(as_of)})"
+            yield Entry(at, what, {**ids, "run": ended_by}, by=by_job(run))
+        elif ended_by is not None:
+            what += "; the entry of the run is no longer kept"
+            yield Entry(at, what, {**ids, "run": ended_by}, by="a job")
+        elif not any(document.get("status") in flat(entry.get("after")).values() for entry in mine):
+            yield Entry(at, f"{what}; {UNRECORDED}", ids)
 
 
 def _past(status: str) -> str:
