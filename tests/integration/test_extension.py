@@ -222,7 +222,7 @@ def test_a_deadline_that_another_writer_moves_meanwhile_does_not_become_earlier(
 
 
 def test_all_bookings_of_an_event_get_time_and_no_deadline_becomes_earlier(store, clock, event, monkeypatch):
-    monkeypatch.setattr(extension, "AT_ONCE", 2)
+    monkeypatch.setattr(extension, "EXTENSION_BATCH", 2)
     waiting = [book(store, event)[1] for _ in range(3)]
     longer = book(store, event, ttl=2 * HOUR)[1]
     others = [book(store, create(store, 5))[1], sell(store, event)[1]]

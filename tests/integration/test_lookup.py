@@ -134,7 +134,7 @@ def test_events_come_with_the_seats_that_are_locked_and_sold(store, event):
 
 @pytest.mark.usefixtures("event")
 def test_however_many_events_there_are_each_comes_with_its_own_seats(store, monkeypatch):
-    monkeypatch.setattr(lookup, "WHOLE_EVENTS_AT_ONCE", 2)
+    monkeypatch.setattr(lookup, "SUMMED_WHOLE_EVENTS", 2)
     for number in range(4):
         create(store, 1, f"E{number}")
 
