@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -136,14 +137,16 @@ def log_steps() -> None:
 
 def run(program: Any, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _obey_signals()
     secrets.remember(os.environ.get("SEATCTL_URI", ""))
     try:
         code = execute(program, arguments)
         if not code:
             _check_output()
     except BaseException as error:  # noqa: BLE001 - the boundary
+        signal.setitimer(signal.ITIMER_REAL, 0)
         return _fail(error, arguments)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return code
 
 
@@ -176,8 +179,23 @@ class Terminated(BaseException):
     around each line that it writes."""
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+WAY_OUT = 1.0
+"""Seconds."""
+
+
+def _obey_signals() -> None:
+    """Let SIGTERM, and Ctrl-C where it is not ignored, end the command."""
+    signal.signal(signal.SIGTERM, partial(_end, Terminated))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, partial(_end, KeyboardInterrupt))
+
+
+def _end(ending: type[BaseException], _number: int, _frame: FrameType | None) -> NoReturn:
+    """Raise it, and again each second: on its way out the driver tells the server to close what it reads, and
+    a silent one would be waited for."""
+    signal.signal(signal.SIGALRM, partial(_end, ending))
+    signal.setitimer(signal.ITIMER_REAL, WAY_OUT)
+    raise ending
 
 
 def _check_text(arguments: Sequence[str]) -> None:
