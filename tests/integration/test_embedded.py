@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
+from terminal import PROGRAM
 
 from seatctl.errors import Misconfigured, Unreachable
 from seatctl.mongo import client as connection
@@ -309,6 +311,29 @@ def test_a_server_that_cannot_even_write_its_log_is_reported_with_what_is_free(h
 
     with pytest.raises(Unreachable, match=r"did not start: only 7 MB are free on the disk of .*; see "):
         embedded.ensure_running()
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("limit", ["-n 64", "-v 400000", "-f 0", "-t 5"])
+def test_a_server_that_a_limit_of_the_shell_would_end_is_not_started(limit):
+    ran = in_shell(f"ulimit {limit}; exec {PROGRAM} create-event X --seats 5 --date +30d")
+    assert ran.returncode == 11
+    assert ran.stderr.count("\n") == 1
+    assert f"which `ulimit -H{limit[1]}` does not allow here; raise that limit" in ran.stderr
+    assert not embedded.exists()
+
+
+@pytest.mark.usefixtures("home")
+def test_a_limit_that_may_be_raised_is_raised_for_the_server():
+    """It outlives the shell that asks for less, and with 64 open files it would not live for long."""
+    ran = in_shell(f"ulimit -Sn 64; exec {PROGRAM} create-event X --seats 5 --date +30d")
+    assert (ran.returncode, ran.stdout.startswith("Created event")) == (0, True), ran
+    limits = Path(f"/proc/{embedded.files().pid}/limits").read_text()
+    assert int(re.search(r"Max open files +(\d+)", limits)[1]) >= 512
+
+
+def in_shell(script):
+    return subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
 
 
 def test_a_server_that_an_ended_command_left_on_its_way_is_waited_for(home, monkeypatch):
