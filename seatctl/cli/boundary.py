@@ -14,10 +14,12 @@ import re
 import select
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -58,6 +60,8 @@ def open_streams() -> None:
     where `PYTHONWARNINGS=error` makes errors of them: the driver warns about options of a URI in three lines
     with a path."""
     warnings.simplefilter("ignore")
+    if sys.stdin is None:  # closed from the start
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for as long as the process lives
     sys.stdout = _open_stream(sys.stdout, 1)
     sys.stderr = _open_stream(sys.stderr, 2)
 
@@ -138,6 +142,7 @@ def log_steps() -> None:
 def run(program: Any, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
     _obey_signals()
+    threading.excepthook = _say_nothing
     secrets.remember(os.environ.get("SEATCTL_URI", ""))
     try:
         code = execute(program, arguments)
@@ -177,6 +182,10 @@ def leave(code: int) -> NoReturn:
 class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT: no `except Exception` may swallow it, and logging has one
     around each line that it writes."""
+
+
+def _say_nothing(_failure: object) -> None:
+    """Of a thread of the driver that could not start: what needed it says so, in one line."""
 
 
 WAY_OUT = 1.0

@@ -35,9 +35,17 @@ NO_MAJORITY = (
     "nothing can be changed until it is back. Try again then"
 )
 
+NO_THREAD = "can't start new thread"
+LIMITED = (
+    "this host allows the process too few threads or too little memory; raise `ulimit -u` or `ulimit -v`, "
+    "then repeat the command"
+)
+
 TOO_LARGE = frozenset({257, 388})
 """TransactionTooLarge and TransactionTooLargeForCache: the same transaction fails again each time."""
 TEMPORARILY_UNAVAILABLE = 365
+ROUND_TRIP = re.compile(r"remaining timeout:\S+ <= network round trip time:([\d.]+)")
+"""How the driver refuses to send what could not be answered in the time that is left."""
 FULL_ERROR = ", full error:"
 """Begins the driver's copy of the whole answer behind the server's words."""
 
@@ -52,6 +60,7 @@ REASONS = {
     "timed out": "no answer in time",
     "No primary": "no primary; the replica set may be electing one",
     "no replica set members match": "no primary; the replica set may be electing one",
+    "Too many open files": "this process may not open more files; see `ulimit -n`",
     "SSL": "TLS handshake failed",
     "not primary": "the primary changed",
     "closed": "the connection was closed",
@@ -128,6 +137,8 @@ def translate(error: Exception, hosts: str = "") -> SeatctlError:
         return errors.Unreachable(f"cannot reach {server} ({reason}); check that it runs, then try again")
     if isinstance(error, driver.OperationFailure):
         return _translate_failure(error, server)
+    if isinstance(error, MemoryError) or NO_THREAD in str(error):
+        return SeatctlError(LIMITED)
     return SeatctlError(f"{type(error).__name__}: {_one_line(error)}")
 
 
@@ -149,10 +160,19 @@ def _translate_failure(error: driver.OperationFailure, server: str) -> SeatctlEr
     if error.code in CURSOR_LOST:
         return errors.CursorLost()
     if error.code == TIME_LIMIT_EXCEEDED:
-        return errors.Unreachable(f"{server} did not finish a command in time; try again")
+        return errors.Unreachable(_what_took_long(error, server))
     if error.has_error_label("TransientTransactionError"):
         return errors.Contention()
     return SeatctlError(f"MongoDB answered: {_one_line(error)}")
+
+
+def _what_took_long(error: driver.OperationFailure, server: str) -> str:
+    if far := ROUND_TRIP.search(str(error)):
+        return (
+            f"{server} is too far away: each answer takes {float(far[1]):.1f} s; check the network, or run "
+            "seatctl closer to the server"
+        )
+    return f"{server} did not finish a command in time; try again"
 
 
 def _what_is_forbidden(error: driver.OperationFailure, server: str) -> str:

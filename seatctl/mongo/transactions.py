@@ -196,7 +196,8 @@ class Attempt:
         if code in failures.TOO_LARGE:
             raise CachePressure from error
         lasted = time.monotonic() - self._began
-        if code == failures.TIME_LIMIT_EXCEEDED and lasted > SLOW_ATTEMPT:
+        far = failures.ROUND_TRIP.search(str(error))
+        if code == failures.TIME_LIMIT_EXCEEDED and lasted > SLOW_ATTEMPT and not far:
             raise _too_slow(lasted) from error
         transient = isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError")
         if not (transient or isinstance(error, StaleRead)):

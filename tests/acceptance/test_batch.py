@@ -143,6 +143,11 @@ def test_it_reads_standard_input_and_no_line_reads_what_is_behind_it(shell: Shel
     assert [json.loads(line)["line"] for line in piped.stdout.splitlines()] == [1, 2, 1]
 
 
+def test_standard_input_that_is_closed_has_no_lines(shell: Shell) -> None:
+    closed = shell.pipeline("seatctl batch <&-")
+    assert (closed.code, closed.stderr.startswith("seatctl: 0 lines, ")) == (0, True), closed
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "No such file"), (b"\xff\n", "is not UTF-8 text")], ids=["missing", "bytes"]
 )

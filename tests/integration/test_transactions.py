@@ -130,6 +130,16 @@ def test_a_transaction_that_the_server_ended_late_did_not_lose_to_another_writer
         transact(deployment, work)
 
 
+def test_a_transaction_that_a_slow_network_ended_is_no_matter_of_the_server(deployment, monkeypatch):
+    monkeypatch.setattr(transactions, "SLOW_ATTEMPT", 0)
+
+    def work(_):
+        raise failure(50, "remaining timeout:1.5 <= network round trip time:2.0")
+
+    with pytest.raises(driver.OperationFailure, match="round trip"):
+        transact(deployment, work)
+
+
 def test_writers_that_keep_winning_are_contention_and_nothing_is_changed(deployment, box, monkeypatch):
     monkeypatch.setattr(transactions, "PATIENCE", 0)
 

@@ -20,6 +20,7 @@ from seatctl.mongo.failures import hosts_of, translate
 
 NOBODY = "mongodb://%2Fnonexistent%2Fmongod.sock/?serverSelectionTimeoutMS=200"
 TREE = "gone, Timeout: 5.0s, Topology Description: <ServerDescription ('a', 27017) server_type: Unknown>"
+FAR = "operation would exceed time limit, remaining timeout:1.5 <= network round trip time:2.06 (x)"
 SOCKET = "gone, <ServerDescription ('/run/m.sock', None) server_type: Unknown>"
 
 
@@ -71,6 +72,10 @@ def transient(code=112, message="no"):
             "free space on the server",
         ),
         (failure(8, "28: No space left on device"), Unreachable, "free space on the server"),
+        (failure(50, FAR), Unreachable, "too far away: each answer takes 2.1 s"),
+        (MemoryError(), SeatctlError, "too little memory; raise `ulimit -u` or `ulimit -v`"),
+        (RuntimeError("can't start new thread"), SeatctlError, "too few threads"),
+        (driver.AutoReconnect("[Errno 24] Too many open files"), Unreachable, "see `ulimit -n`"),
         (driver.WTimeoutError("waiting for replication timed out", 64), OutcomeUnknown, "majority"),
         (driver.WriteConcernError("interrupted", 11602), OutcomeUnknown, "majority"),
         (failure(91), OutcomeUnknown, "majority"),
