@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from math import isfinite
 from statistics import median
@@ -56,7 +55,7 @@ class Shown:
 
 def events(store: Store, order: Order = Order.NEWEST, request: ListRequest = ALL) -> Iterator[StoredDocument]:
     """Events, with their `locked` and `sold` seats where those are asked for."""
-    where, fields = _made(store, request), request.fields
+    where, fields = _within(store, request, "_id"), request.fields
     if order is Order.FULLEST:
         found = store.events.fullest(where, request.limit, fields)
     else:
@@ -79,7 +78,7 @@ def locks(
 ) -> Iterator[StoredDocument]:
     """Locks; `overdue` ones are ACTIVE. Raises NotFound for the locks of what is no event."""
     where = _given(eventId=event, status=LockStatus.ACTIVE if overdue else status, userId=user)
-    where |= _made(store, request) | _overdue(store, "expiresAt", overdue)
+    where |= _within(store, request, "_id") | _overdue(store, "expiresAt", overdue)
     sort = _order(order, "expiresAt")
     return _of_event(store, event, store.locks.sorted(sort, where, request.limit, request.fields))
 
@@ -96,7 +95,7 @@ def bookings(
 ) -> Iterator[StoredDocument]:
     """Bookings; `overdue` ones are PAYMENT_PENDING. Raises NotFound for the bookings of what is no event."""
     where = _given(event=event, status=BookingStatus.PAYMENT_PENDING if overdue else status, user=user)
-    where |= _made(store, request) | _overdue(store, "paymentExpiresAt", overdue)
+    where |= _within(store, request, "_id") | _overdue(store, "paymentExpiresAt", overdue)
     sort = _order(order, "paymentExpiresAt")
     return _of_event(store, event, store.bookings.sorted(sort, where, request.limit, request.fields))
 
@@ -109,10 +108,7 @@ def job_runs(
     order: Order = Order.NEWEST,
 ) -> Iterator[StoredDocument]:
     """The runs of the jobs, by when they started."""
-    where = _given(jobType=job, status=status)
-    since, until = _bounds(store, request)
-    if between := _given(**{"$gte": since, "$lt": until}):
-        where["executedAt"] = between
+    where = _given(jobType=job, status=status) | _within(store, request, "executedAt")
     by = {"executedAt": 1 if order is Order.OLDEST else -1}
     return store.job_logs.sorted(by, where, request.limit, request.fields)
 
@@ -124,18 +120,16 @@ def _order(order: Order, deadline: str) -> dict[str, int]:
     return {"_id": 1 if order is Order.OLDEST else -1}
 
 
-def _bounds(store: Store, request: ListRequest) -> tuple[datetime | None, datetime | None]:
+def _within(store: Store, request: ListRequest, field: str) -> dict[str, object]:
+    """A condition: this time, or that in an id, is one for which the request asks."""
     if request.since is None and request.until is None:
-        return None, None
-    return request.bounds(store.now())
-
-
-def _made(store: Store, request: ListRequest) -> dict[str, object]:
-    """A condition: the document was made when the request says, by the time in its id."""
-    since, until = _bounds(store, request)
-    bounds = {"$gte": since and first_id_at(since), "$lt": until and first_id_at(until)}
-    between = _given(**bounds)
-    return {"_id": between} if between else {}
+        return {}
+    since, until = request.bounds(store.now())
+    if field == "_id":
+        between = _given(**{"$gte": since and first_id_at(since), "$lt": until and first_id_at(until)})
+    else:
+        between = _given(**{"$gte": since, "$lt": until})
+    return {field: between}
 
 
 def _overdue(store: Store, deadline: str, overdue: bool) -> dict[str, object]:
@@ -150,10 +144,7 @@ def refunds(
     order: Order = Order.OLDEST,
 ) -> Iterator[StoredDocument]:
     """Refunds, by when they became due. Raises NotFound for the refunds of what is no event."""
-    where = _given(eventId=event, status=status)
-    since, until = _bounds(store, request)
-    if between := _given(**{"$gte": since, "$lt": until}):
-        where["dueAt"] = between
+    where = _given(eventId=event, status=status) | _within(store, request, "dueAt")
     by = {"dueAt": 1 if order is Order.OLDEST else -1}
     return _of_event(store, event, store.refunds.sorted(by, where, request.limit, request.fields))
 

@@ -1,4 +1,5 @@
-"""Returning seats: of many locks that a sweep ends at once, or of one lock.
+"""Returning seats: of many locks that a sweep ends at once, or of one lock. Whether an event may take seats,
+`clearance.py` decides.
 
 The event's counter is the first write of every transaction here. Counter last, a sweep beside four
 buyers never finished (write conflicts for 120 s); counter first, it took 0.8 s.
