@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Event, EventId, LockId, SeatLock
 from seatctl.domain.requests import idempotency_key, seat_count
-from seatctl.domain.rules import check_no_booking, check_unblockable
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
@@ -87,12 +87,12 @@ def unblock(store: Store, lock_id: LockId) -> UnblockResult:
 
 def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
     held, now = get_lock(tx, lock_id), tx.now()
-    check_unblockable(held)
+    rules.check_unblockable(held)
     event = tx.events.get(held.event)
     closed = isinstance(event, Event) and event.is_closed
     if held.status is not LockStatus.ACTIVE:
         return UnblockResult(held, changed=False, closed=closed)
-    check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
+    rules.check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
     doubt = None
     if closed:
         tx.events.touch(held.event)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, Event, LockId, Refund, SeatLock
 from seatctl.domain.requests import seat_count
-from seatctl.domain.rules import check_cancellable, check_seats_to_return, check_sold_without_booking
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
@@ -84,7 +84,7 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> Canc
     held = lock_of(tx, booking)
     if booking.status is BookingStatus.CANCELLED:
         return CancelResult(held, booking, changed=False)
-    check_cancellable(booking)
+    rules.check_cancellable(booking)
     now, result = tx.now(), CancelResult(held, None, changed=True)
     if held is not None and _is_of(tx, booking, held):
         result = _end_lock(tx, held, now)
@@ -157,7 +157,7 @@ def _record(
 def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelRequest) -> CancelResult:
     """So many of a live booking's seats in all: the booking stays, with the others."""
     held = lock_of(tx, booking)
-    check_seats_to_return(booking, held, cancelled)
+    rules.check_seats_to_return(booking, held, cancelled)
     assert held is not None
     if len(list(tx.bookings.protecting([held.id]))) > 1:
         raise WrongState(
@@ -189,7 +189,7 @@ def _cancel_lock(tx: Store, held: SeatLock) -> CancelResult:
         return CancelResult(held, None, changed=False)
     bookings = bookings_of(tx, held.id)
     paid = (booking for booking in bookings if booking.status is BookingStatus.CONFIRMED)
-    check_sold_without_booking(held, next(paid, None))
+    rules.check_sold_without_booking(held, next(paid, None))
     now = tx.now()
     result = _end_lock(tx, held, now)
     pending = [booking.id for booking in bookings if booking.status is BookingStatus.PAYMENT_PENDING]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocument
-from seatctl.domain.rules import check_no_booking, check_reopenable
 from seatctl.errors import Contention, StaleRead
 from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
@@ -63,7 +63,7 @@ def reopen(store: Store, event_id: EventId, *, dry_run: bool = False) -> CloseRe
 
 def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     event, now = get_event(tx, event_id), tx.now()
-    check_reopenable(event)
+    rules.check_reopenable(event)
     if event.closed_at is None:
         return CloseResult(_stored(tx, event_id), changed=False)
     blocks = tx.locks.of_closing(event_id)
@@ -71,7 +71,7 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     if seats and (doubt := Clearance(tx).doubt(event_id)):
         raise refusal(f"event {event_id} cannot be reopened", doubt)
     for each in blocks:
-        check_no_booking(each, next(tx.bookings.protecting([each.id]), None))
+        rules.check_no_booking(each, next(tx.bookings.protecting([each.id]), None))
     opened = tx.events.reopen(event, seats, now)
     if opened is None:
         raise StaleRead

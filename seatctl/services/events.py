@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import EventId, RunId, StoredDocument
 from seatctl.domain.requests import moment, seat_count, text
-from seatctl.domain.rules import MAX_DESCRIPTION, check_on_sale
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
@@ -65,7 +65,7 @@ def create_event(store: Store, request: CreateEventRequest) -> CreateEventResult
 def _checked(request: CreateEventRequest) -> CreateEventRequest:
     description = request.description
     if description is not None:
-        description = text("description", description, MAX_DESCRIPTION, lines=True)
+        description = text("description", description, rules.MAX_DESCRIPTION, lines=True)
     key = None if request.key is None else text("key", request.key)
     name, seats = text("name", request.name), seat_count(request.seats)
     return request._replace(name=name, seats=seats, description=description, key=key)
@@ -139,7 +139,7 @@ def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:
     if request.date is not None:
         wanted["eventDate"] = moment("date", request.date, now)
     if request.description is not None:
-        wanted["description"] = text("description", request.description, MAX_DESCRIPTION, lines=True)
+        wanted["description"] = text("description", request.description, rules.MAX_DESCRIPTION, lines=True)
     if not wanted:
         raise Usage("nothing to change: give a --name, a --date or a --description")
     return wanted
@@ -148,7 +148,7 @@ def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:
 def too_few_seats(store: Store, event_id: EventId, wanted: int) -> SeatctlError:
     """Why an event gives no such number of seats."""
     event = get_event(store, event_id)
-    check_on_sale(event)
+    rules.check_on_sale(event)
     if event.available > event.total or event.available < 0:
         return DamagedDocument(
             f"event {event.id}: {event.available} of {count(event.total, 'seat')} available; "

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Booking, EventId, Kind, LockId, SeatLock, Unreadable
-from seatctl.domain.rules import check_on_sale
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
@@ -228,7 +228,7 @@ def before_and_after_return(
     """For a command that takes seats: a first try, and one more once what is overdue there was returned
     (invariant 6). Yields the seats that a dry run must add itself. Raises Closed."""
     yield Counter()
-    check_on_sale(get_event(store, event_id))
+    rules.check_on_sale(get_event(store, event_id))
     returned = seats_of(return_overdue(store, event_id, dry_run=dry_run).returning)
     log.info("too few seats left; returned %s that were overdue", count(returned.total(), "seat"))
     yield returned if dry_run else Counter()

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.requests import moment, ttl
-from seatctl.domain.rules import check_extendable
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.errors import StaleRead, Usage
@@ -87,7 +87,7 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     lock, booking = _find(tx, request.id)
     check_not_by_day(tx, lock.event)
     now = tx.now()
-    check_extendable(lock, booking, now, overdue=request.overdue)
+    rules.check_extendable(lock, booking, now, overdue=request.overdue)
     old = lock.expires_at if booking is None else booking.payment_expires_at
     assert old is not None  # it waits
     if old >= deadline:

@@ -7,17 +7,9 @@ from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, EventId, LockId, Refund, SeatLock
 from seatctl.domain.requests import text
-from seatctl.domain.rules import (
-    LOCK_TTL,
-    REBOOK_KEY,
-    check_not_cancelled,
-    check_on_sale,
-    check_rebookable,
-    check_sellable,
-    check_sold_without_booking,
-)
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
@@ -88,18 +80,18 @@ def _try_to_rebook(store: Store, request: RebookRequest, returned: Counter[Event
 
 def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
     old = get_booking(tx, request.booking)
-    key = f"{REBOOK_KEY}{old.id}"
+    key = f"{rules.REBOOK_KEY}{old.id}"
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.
     if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
         return _rebooked_before(tx, old, readable(made), request.ref)
-    lock = check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
+    lock = rules.check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
     paid = find_paid(tx.refunds.of_booking(old.id), request.ref)
-    check_on_sale(get_event(tx, old.event))
+    rules.check_on_sale(get_event(tx, old.event))
     event = tx.events.take_seats(old.event, lock.seats)
     if event is None:
         return None
     now = tx.now()
-    deadline = to_milliseconds(now + LOCK_TTL)  # of no meaning for a sold lock, and never missing
+    deadline = to_milliseconds(now + rules.LOCK_TTL)  # of no meaning for a sold lock, and never missing
     sold = tx.locks.insert(event.id, old.user, lock.seats, deadline, key, now, LockStatus.CONSUMED)
     ref = request.ref if paid is None else request.ref or paid.payment_ref
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
@@ -160,7 +152,7 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None) -> RebookRe
         return RebookResult(found, lock, created=False)
     if lock.status is LockStatus.ACTIVE:
         return _sell_within(tx, lock, ref)
-    check_sold_without_booking(lock, found)
+    rules.check_sold_without_booking(lock, found)
     get_event(tx, lock.event)
     now, withdrawn = tx.now(), None
     # The write that makes this and a cancellation of the same lock exclude each other.
@@ -187,8 +179,8 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None) -> RebookRe
 def _sell_within(tx: Store, lock: SeatLock, ref: str | None) -> RebookResult:
     """`confirm` and `pay` in one: whatever refuses either refuses both."""
     found, now = booking_of(tx, lock.id), tx.now()
-    check_sellable(lock, found, now, ref)
-    check_not_cancelled(get_event(tx, lock.event))
+    rules.check_sellable(lock, found, now, ref)
+    rules.check_not_cancelled(get_event(tx, lock.event))
     booking = found or confirm_within(tx, ConfirmRequest(lock.id)).booking
     # By the time that `confirm` had: a person reads from it that this command made the booking.
     made = now if found else booking.stored["createdAt"]

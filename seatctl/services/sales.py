@@ -7,6 +7,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from seatctl.domain import rules
 from seatctl.domain.documents import (
     Booking,
     BookingId,
@@ -20,17 +21,6 @@ from seatctl.domain.documents import (
     UserId,
 )
 from seatctl.domain.requests import idempotency_key, moment, seat_count, text, ttl
-from seatctl.domain.rules import (
-    LOCK_TTL,
-    check_confirmable,
-    check_confirmed_before,
-    check_failable,
-    check_not_cancelled,
-    check_payable,
-    check_releasable,
-    check_same_request,
-    payment_deadline,
-)
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten, to_milliseconds
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
@@ -63,7 +53,7 @@ class LockRequest(NamedTuple):
     user: UserId
     seats: int
     key: str | None = None
-    ttl: timedelta = LOCK_TTL
+    ttl: timedelta = rules.LOCK_TTL
 
 
 class LockResult(NamedTuple):
@@ -169,7 +159,7 @@ def earlier_lock(tx: Store, event: EventId, user: UserId, key: str | None, seats
         return None
     held = readable(found)
     returned = 0 if held.is_block else sum(one.seats_cancelled for one in bookings_of(tx, held.id))
-    check_same_request(held, seats, returned)
+    rules.check_same_request(held, seats, returned)
     return held
 
 
@@ -200,13 +190,13 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     now = tx.now()
     found = get_lock(tx, request.lock)
     if earlier := next(iter(bookings_of(tx, found.id)), None):
-        check_confirmed_before(earlier, now)
+        rules.check_confirmed_before(earlier, now)
         return ConfirmResult(earlier, created=False)
-    check_confirmable(found, now)
-    check_not_cancelled(get_event(tx, found.event))
+    rules.check_confirmable(found, now)
+    rules.check_not_cancelled(get_event(tx, found.event))
     if unreadable := protected_by_text(tx, found.id, found.event):
         raise DamagedDocument(f"lock {found.id} may have a booking already: {unreadable}")
-    deadline = moment("payment-ttl", payment_deadline(found, request.payment_ttl, now), now)
+    deadline = moment("payment-ttl", rules.payment_deadline(found, request.payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
     booking = tx.bookings.insert(found, deadline, now)
@@ -252,7 +242,7 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None) -> PayResult:
         return _pay_again(tx, booking, ref, now)
     held = lock_of(tx, booking)
     try:
-        check_payable(booking, held, now, ref)
+        rules.check_payable(booking, held, now, ref)
         assert held is not None
         _check_event_of(tx, booking, held)
     except RefundDue as late:
@@ -347,7 +337,7 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
         return PayResult(booking, changed=False)
     check_not_by_day(tx, booking.event)
     found = lock_of(tx, booking)
-    check_failable(booking, found)
+    rules.check_failable(booking, found)
     protecting = list(tx.bookings.protecting([booking.lock]))
     # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
     lock, doubt = None, None
@@ -376,7 +366,7 @@ def release(store: Store, lock_id: LockId) -> ReleaseResult:
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = get_lock(tx, lock_id)
-            check_releasable(found, booking_of(tx, lock_id))
+            rules.check_releasable(found, booking_of(tx, lock_id))
             released, doubt = end_by_decision(tx, found, tx.now(), LockStatus.EXPIRED)
             before, after = {"status": found.status.value}, {"status": released.status.value}
             tx.operations.record("release", tx.now(), found.event, lock_id, before=before, after=after)

@@ -18,23 +18,12 @@ from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatu
 from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
+from seatctl.services import violations
 from seatctl.services.clearance import Cause, Clearance, Doubt, doubt_of_database
 from seatctl.services.counters import reason_against_raising
 from seatctl.services.parallel import side_by_side
 from seatctl.services.seats import NO_COUNTER
-from seatctl.services.violations import (
-    Violation,
-    counted_by_day,
-    counter_in_doubt,
-    duplicate_key,
-    far_deadline,
-    judge_booking,
-    judge_closed,
-    judge_counter,
-    judge_lock,
-    orphan,
-    unreadable,
-)
+from seatctl.services.violations import Violation
 
 LARGEST_RANGE = 1_000
 """Events in one range: enough that a range is worth its six queries."""
@@ -99,9 +88,9 @@ def doubt_of_counters(store: Store) -> Doubt | None:
 
 def _of_no_range(store: Store) -> Iterator[Violation]:
     """Documents that name their event by something that is no ObjectId, and events with such an id."""
-    yield from map(unreadable, store.aggregations.malformed_events())
-    yield from map(unreadable, store.locks.with_unreadable_event())
-    yield from (unreadable(booking) for booking, _ in store.bookings.with_malformed_event_id())
+    yield from map(violations.unreadable, store.aggregations.malformed_events())
+    yield from map(violations.unreadable, store.locks.with_unreadable_event())
+    yield from (violations.unreadable(booking) for booking, _ in store.bookings.with_malformed_event_id())
 
 
 def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation]:
@@ -109,10 +98,10 @@ def _of_range(store: Store, scope: Scope, doubt: Doubt | None) -> list[Violation
     return store.read_snapshot(lambda at: list(_of_scope(at, scope, doubt)), what)
 
 
-def once(violations: Iterable[Violation]) -> Iterator[Violation]:
+def once(found: Iterable[Violation]) -> Iterator[Violation]:
     """Each violation once: one document can be met on several ways."""
     seen: set[int] = set()  # not the topics: there can be one for each of 400,000 events
-    for violation in violations:
+    for violation in found:
         topic = hash(violation.topic)
         if topic not in seen:
             seen.add(topic)
@@ -132,20 +121,20 @@ def _of_scope(at: Store, scope: Scope, doubt: Doubt | None) -> Iterator[Violatio
         else:
             by_recovery = violation.is_for_recovery and _is_repairable(at, violation, held, clearance)
             yield replace(violation, repairable=by_recovery)
-    yield from map(duplicate_key, at.aggregations.shared_keys(scope))
+    yield from map(violations.duplicate_key, at.aggregations.shared_keys(scope))
     for event_id, event in events.items():
         holds = held.get(event_id, HeldSeats())
         if isinstance(event, Unreadable):
-            by_day = replace(counted_by_day(event), accepted=at.settings.adopted)
-            yield by_day if _counts_by_day(event) else unreadable(event)
+            by_day = replace(violations.counted_by_day(event), accepted=at.settings.adopted)
+            yield by_day if _counts_by_day(event) else violations.unreadable(event)
             continue
-        if on_sale := judge_closed(event):
+        if on_sale := violations.judge_closed(event):
             yield on_sale
-        if not holds.unreadable and (found := judge_counter(event, holds.seats)):
+        if not holds.unreadable and (found := violations.judge_counter(event, holds.seats)):
             # Each lock that cannot be read is a violation of its own.
             too_low = found.fault is Fault.COUNTER_DRIFT and event.available + holds.seats < event.total
             reason = (str(doubt) if doubt else reason_against_raising(at, event_id)) if too_low else None
-            yield counter_in_doubt(found, reason) if reason else found
+            yield violations.counter_in_doubt(found, reason) if reason else found
 
 
 def _counts_by_day(event: Event | Unreadable | None) -> bool:
@@ -195,9 +184,9 @@ def _of_documents(
         yield from _locks(at, at.locks.of_events(those, LockStatus.CONSUMED), events)
         yield from _bookings(at, at.bookings.of_events(those, BookingStatus.CONFIRMED), events)
     damaged = [event_id for event_id, holds in held.items() if holds.unreadable]
-    yield from map(unreadable, at.locks.unreadable(some(damaged)) if damaged else ())
+    yield from map(violations.unreadable, at.locks.unreadable(some(damaged)) if damaged else ())
     damaged = [event_id for event_id, bookings in booked.items() if bookings.unreadable]
-    yield from map(unreadable, at.bookings.unreadable(some(damaged)) if damaged else ())
+    yield from map(violations.unreadable, at.bookings.unreadable(some(damaged)) if damaged else ())
     yield from _far_deadlines(at, scope)
     if twice := list(at.aggregations.booked_twice(scope)):
         yield from _locks(at, at.locks.by_id(twice).values(), events)
@@ -207,12 +196,11 @@ def _far_deadlines(at: Store, scope: Scope) -> Iterator[Violation]:
     """Locks and bookings that run for more than a year. Of a lock with a booking, only the booking."""
     far = at.now() + FAR
     for bookings in chunks(at.bookings.due_after(scope, far), CURSOR_BATCH):
-        yield from (far_deadline(booking) for booking in bookings if isinstance(booking, Booking))
+        yield from (violations.far_deadline(booking) for booking in bookings if isinstance(booking, Booking))
     for locks in chunks(at.locks.due_after(scope, far), CURSOR_BATCH):
         booked = {lock_id for lock_id, _ in at.bookings.protecting([LockId(lock.id) for lock in locks])}
-        yield from (
-            far_deadline(lock) for lock in locks if isinstance(lock, SeatLock) and lock.id not in booked
-        )
+        kept = (lock for lock in locks if isinstance(lock, SeatLock) and lock.id not in booked)
+        yield from map(violations.far_deadline, kept)
 
 
 def _differs(event_id: EventId, held: dict[EventId, HeldSeats], booked: dict[EventId, BookingCounts]) -> bool:
@@ -231,12 +219,12 @@ def _locks(
             bookings[lock_id].append(booking)
         for lock in some_locks:
             if isinstance(lock, Unreadable):
-                yield unreadable(lock)
+                yield violations.unreadable(lock)
             elif lock.event in events:
-                found = judge_lock(lock, bookings[lock.id])
+                found = violations.judge_lock(lock, bookings[lock.id])
                 yield from (violation for violation in found if not _is_orphans(at, violation, events))
             elif lock.status in HOLDING and at.events.get(lock.event) is None:
-                yield orphan(lock, bookings[lock.id])
+                yield violations.orphan(lock, bookings[lock.id])
 
 
 def _is_orphans(at: Store, violation: Violation, events: dict[EventId, Event | Unreadable]) -> bool:
@@ -255,8 +243,8 @@ def _bookings(
         locks = at.locks.by_id([booking.lock for booking in some_bookings if isinstance(booking, Booking)])
         for booking in some_bookings:
             if isinstance(booking, Unreadable):
-                yield unreadable(booking)
+                yield violations.unreadable(booking)
             elif booking.event in events:
-                yield from judge_booking(booking, locks.get(booking.lock))
+                yield from violations.judge_booking(booking, locks.get(booking.lock))
             elif booking.status in LIVE:
-                yield orphan(booking)
+                yield violations.orphan(booking)

@@ -16,6 +16,7 @@ import schedules as on
 import schedules_of_events as on_events
 from schedules import Scene
 
+from seatctl.domain import rules
 from seatctl.mongo import codec
 from seatctl.mongo import events as counters_of_events
 from seatctl.mongo.aggregations import Aggregations
@@ -26,11 +27,9 @@ from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.refunds import Refunds
 from seatctl.services import (
-    cancellation,
     counters,
     event_cancellation,
     events,
-    extension,
     jobs,
     rebooking,
     recovery,
@@ -88,17 +87,17 @@ def look_for_bookings_once(scene: Scene) -> None:
 
 
 def accept_late_payments(scene: Scene) -> None:
-    scene.skip(sales, "check_payable")
+    scene.skip(rules, "check_payable")
     scene.blind(Bookings, "confirm", "$expr")
 
 
 def sell_what_is_overdue(scene: Scene) -> None:
-    scene.skip(rebooking, "check_sellable")
+    scene.skip(rules, "check_sellable")
     scene.blind(Bookings, "confirm", "$expr")
 
 
 def extend_anything(scene: Scene) -> None:
-    scene.skip(extension, "check_extendable")
+    scene.skip(rules, "check_extendable")
     scene.blind(Bookings, "extend", "$expr")
 
 
@@ -380,7 +379,7 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         skipping(Bookings, "stamp", True), on.rebooked_while_refused, breaks="12"
     ),
     "cancel: what has ended is final": Control(
-        skipping(cancellation, "check_cancellable"), on.cancelled_after_the_end, breaks="final"
+        skipping(rules, "check_cancellable"), on.cancelled_after_the_end, breaks="final"
     ),
     "cancel --seats: the target is absolute": Control(
         forget_what_came_back, on.some_cancelled_twice, breaks="twice"
