@@ -14,15 +14,7 @@ from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
-from seatctl.domain.documents import (
-    BookingId,
-    EventId,
-    Kind,
-    LockId,
-    Refund,
-    RefundId,
-    Unreadable,
-)
+from seatctl.domain.documents import BookingId, EventId, Kind, LockId, Refund, RefundId, Unreadable
 from seatctl.domain.rules import BATCH, LISTED
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten

@@ -68,7 +68,8 @@ def bookings_of(store: Store, lock_id: LockId) -> list[Booking]:
     """The lock's booking, or, of several, the live ones first. Raises DamagedDocument where one cannot be
     read."""
     bookings = [readable(found) for found in store.bookings.of_lock(lock_id)]
-    return sorted(bookings, key=_is_not_live)
+    live = [booking for booking in bookings if booking.status in LIVE]
+    return live + [booking for booking in bookings if booking.status not in LIVE]
 
 
 def booking_of(store: Store, lock_id: LockId) -> Booking | None:
@@ -92,10 +93,6 @@ def seats_without_lock(store: Store, bookings: Sequence[Booking]) -> dict[Bookin
         if isinstance(recorded, int):
             seats.setdefault(BookingId(booking_id), recorded)
     return {booking.id: seats.get(booking.id, booking.own_seats) for booking in bookings}
-
-
-def _is_not_live(booking: Booking) -> bool:
-    return booking.status not in LIVE
 
 
 def not_found(store: Store, kind: str, wanted: object) -> NotFound:

@@ -267,18 +267,15 @@ def _by_fault(violations: Sequence[Violation]) -> list[str]:
     return [
         f"{fault}: {violation.message}"
         + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
-        + (
-            "; nothing to do"
-            if violation.accepted
-            else f"; {_way_out(violation)} (`seatctl verify` lists all)"
-        )
+        + ("; nothing to do" if violation.accepted else f"; {_way_out(violation)}")
         for fault, violation in sorted(first.items())
     ]
 
 
 def _way_out(violation: Violation) -> str:
     """A single command stands in quotes, several decisions as `verify` lists them."""
-    return f"`{violation.remedy}`" if violation.is_for_recovery else violation.remedy
+    remedy = f"`{violation.remedy}`" if violation.is_for_recovery else violation.remedy
+    return f"{remedy} (`seatctl verify` lists all)"
 
 
 def check(
@@ -295,7 +292,7 @@ def check(
     now = store.now()
     # The server read its clock between the two; only what lies outside of them is a difference.
     difference = min(max(before - now, timedelta()), host_clock() - now)
-    found = list(verify(store))
+    found, (due, since) = list(verify(store)), store.refunds.count_due()
     return Health(
         checked_at=now,
         max_age=max_age,
@@ -303,7 +300,7 @@ def check(
         jobs={job: _job(store, job, now, window) for job in JobType},
         locks=_backlog(store, LockSweep(), now),
         bookings=_backlog(store, BookingSweep(), now),
-        refunds=_refunds(store, now),
+        refunds=RefundsDue(due, None if since is None else now - since),
         seats=_seats(store),
         violations=[violation for violation in found if not violation.accepted],
         accepted=[violation for violation in found if violation.accepted],
@@ -356,11 +353,6 @@ def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
         overdue += len(batch.endings)
         oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
     return Backlog(overdue, now - oldest if overdue else None)
-
-
-def _refunds(store: Store, now: datetime) -> RefundsDue:
-    due, since = store.refunds.count_due()
-    return RefundsDue(due, None if since is None else now - since)
 
 
 def _seats(store: Store) -> Seats:

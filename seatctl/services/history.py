@@ -6,7 +6,7 @@ jobs that ended or repaired them. What another program did is recorded nowhere, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import merge
 from itertools import islice, takewhile
@@ -69,7 +69,7 @@ def history(store: Store, document_id: object, limit: int) -> list[Entry]:
     kind, document = found
     match kind:
         case Kind.EVENT:
-            entries = _newest(_of_event(store, document), limit)
+            entries = list(islice(_of_event(store, document), limit or None))[::-1]
         case Kind.LOCK:
             bookings = list(store.bookings.newest({"seatLockId": document_id}, 0))
             entries = _of_sale(store, document_id, document, bookings)
@@ -93,10 +93,6 @@ def newest(store: Store, limit: int) -> Iterator[Entry]:
         reverse=True,
     )
     return islice(entries, limit or None)
-
-
-def _newest(entries: Iterable[Entry], limit: int) -> list[Entry]:
-    return list(islice(entries, limit or None))[::-1]
 
 
 def _when(entry: Entry) -> datetime:

@@ -90,7 +90,10 @@ def db_status(call: Invocation) -> None:
     lines = [f"The embedded MongoDB {state}.", f"data  {status['data']}", f"log   {status['log']}"]
     if status["running"]:
         status["databases"] = contents = _contents()
-        lines += [f"holds {name}: {_sizes(sizes)}" for name, sizes in contents.items()] or ["holds nothing"]
+        for name, sizes in contents.items():
+            held = ", ".join(count(sizes[collection], what) for collection, what in SHOWN_SIZES.items())
+            lines.append(f"holds {name}: {held}")
+        lines += [] if contents else ["holds nothing"]
     call.tell(status, "\n".join(lines))
 
 
@@ -117,10 +120,6 @@ def _contents() -> dict[str, dict[str, int]]:
 
     names = [name for name in store(DEFAULT_DATABASE).databases() if name not in SYSTEM_DATABASES]
     return {name: store(name).sizes() for name in names}
-
-
-def _sizes(sizes: dict[str, int]) -> str:
-    return ", ".join(count(sizes[collection], what) for collection, what in SHOWN_SIZES.items())
 
 
 def _db_status() -> dict[str, object]:
