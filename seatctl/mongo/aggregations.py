@@ -49,14 +49,14 @@ class BookingCounts(NamedTuple):
     """Bookings in a state that nobody knows, or of several events."""
 
 
-def _one(field: str) -> Document:
-    """An expression: this names one event."""
+def _single(field: str) -> Document:
+    """An expression: this reference is no list, so that it names one event."""
     return {"$not": {"$isArray": field}}
 
 
 def _digest(event: str, status: str, lock: str) -> Document:
     """An accumulator: stands for the set of these locks, of the documents of one event in this state."""
-    among = {"$and": [{"$eq": ["$status", status]}, _one(event)]}
+    among = {"$and": [{"$eq": ["$status", status]}, _single(event)]}
     return {"$sum": {"$cond": [among, {"$mod": [{HASH: lock}, DIGEST_RANGE]}, 0]}}
 
 
@@ -69,7 +69,7 @@ class SharedKey(NamedTuple):
     holding: int
 
 
-def some(event_ids: Iterable[EventId]) -> Scope:
+def scope_of(event_ids: Iterable[EventId]) -> Scope:
     """The scope of these events."""
     return {"$in": list(event_ids)}
 
@@ -129,7 +129,11 @@ class Aggregations:
         passed over on it.
         """
         readable = {
-            "$and": [{"$in": ["$status", sorted(HOLDING)]}, _one("$eventId"), codec.is_seat_count("$seats")]
+            "$and": [
+                {"$in": ["$status", sorted(HOLDING)]},
+                _single("$eventId"),
+                codec.is_seat_count("$seats"),
+            ]
         }
         sums = {
             "seats": {"$sum": {"$cond": [readable, "$seats", 0]}},
@@ -145,11 +149,11 @@ class Aggregations:
         return held
 
     def held_by(self, event_id: EventId) -> HeldSeats:
-        return self.held_seats(some([event_id])).get(event_id, HeldSeats())
+        return self.held_seats(scope_of([event_id])).get(event_id, HeldSeats())
 
     def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
         """By event, what its CONFIRMED and its unreadable bookings add up to."""
-        readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _one("$event")]}
+        readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _single("$event")]}
         sums = {
             "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
             "digest": _digest("$event", BookingStatus.CONFIRMED, "$seatLockId"),

@@ -14,7 +14,7 @@ from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured
 from seatctl.mongo import schema
-from seatctl.mongo.aggregations import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats, scope_of
 from seatctl.mongo.inspection import Deletion, Inspection
 from seatctl.mongo.store import MadeByAdopt, Store
 from seatctl.services.adoption_findings import Choice, Findings, SoldTwice, StateCount
@@ -148,7 +148,7 @@ def _states(inspection: Inspection, locks: str) -> list[StateCount]:
 
 def _sold_twice(store: Store, without_lock: dict[EventId, int]) -> list[SoldTwice]:
     """Events that sold more than they have, or will. Where locks are missing only the bookings tell."""
-    scope = some(without_lock)
+    scope = scope_of(without_lock)
     events, held = store.aggregations.events(scope), store.aggregations.held_seats(scope)
     found = [
         SoldTwice(

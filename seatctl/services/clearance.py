@@ -16,7 +16,7 @@ from typing import NamedTuple
 from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_LOCK, BookingStatus
 from seatctl.domain.words import count
-from seatctl.mongo.aggregations import BookingCounts, HeldSeats, some
+from seatctl.mongo.aggregations import BookingCounts, HeldSeats, scope_of
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 
@@ -80,8 +80,8 @@ class Clearance:
     def protecting_by_text(
         self, lock_ids: Iterable[LockId], event_ids: Iterable[EventId]
     ) -> dict[LockId, Unreadable]:
-        """Those of these locks, of these events, that a booking protects which names them by something that
-        is no ObjectId, and those bookings."""
+        """By lock, of these locks of these events: a booking that names it by something that is no ObjectId,
+        and may keep it from expiring."""
         self.doubts(event_ids)
         named = self._protected | self._with_malformed_event
         return {lock_id: named[lock_id] for lock_id in lock_ids if lock_id in named} if named else {}
@@ -110,7 +110,7 @@ class Clearance:
 
     def _assess_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         """Sums tell of nearly all events that nothing is wrong. Only the others are read themselves."""
-        scope = some(event_ids)
+        scope = scope_of(event_ids)
         for booking, lock_ids in at.bookings.with_malformed_lock_id(scope):
             self._protected.update(dict.fromkeys(lock_ids, booking))
         taken, held, booked = (
@@ -194,7 +194,7 @@ def booked_locks(
 ) -> Iterator[SeatLock | Unreadable | None]:
     """The locks that the bookings of this event in one state name; None for one that does not exist, or that
     no id names."""
-    for bookings in chunks(at.bookings.of_events(some([event_id]), status), CURSOR_BATCH):
+    for bookings in chunks(at.bookings.of_events(scope_of([event_id]), status), CURSOR_BATCH):
         named = [None if isinstance(booking, Unreadable) else booking.lock for booking in bookings]
         locks = at.locks.by_id(lock_id for lock_id in named if lock_id is not None)
         yield from (None if lock_id is None else locks.get(lock_id) for lock_id in named)
@@ -203,7 +203,7 @@ def booked_locks(
 def has_ended_paid_lock(at: Store, event_id: EventId) -> bool:
     """Whether a lock of this event has ended although a CONFIRMED booking, of whatever event, names it."""
     for status in ENDED_LOCK:
-        for locks in chunks(at.locks.of_events(some([event_id]), status), CURSOR_BATCH):
+        for locks in chunks(at.locks.of_events(scope_of([event_id]), status), CURSOR_BATCH):
             ids = [lock.id for lock in locks if isinstance(lock, SeatLock)]
             for _, booking in at.bookings.naming(ids):
                 if isinstance(booking, Booking) and booking.status is BookingStatus.CONFIRMED:
@@ -213,4 +213,4 @@ def has_ended_paid_lock(at: Store, event_id: EventId) -> bool:
 
 def protected_by_text(at: Store, lock_id: LockId, event_id: EventId) -> Unreadable | None:
     """A booking that may be live and names this lock by something that is no ObjectId."""
-    return at.bookings.protecting_by_text(some([event_id])).get(lock_id)
+    return at.bookings.protecting_by_text(scope_of([event_id])).get(lock_id)

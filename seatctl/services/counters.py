@@ -11,7 +11,7 @@ from seatctl.domain.documents import Event, EventId, SeatLock, Unreadable
 from seatctl.domain.rules import TOUCHED
 from seatctl.domain.states import ENDED_LOCK, BookingStatus, Fault
 from seatctl.errors import StaleRead
-from seatctl.mongo.aggregations import HeldSeats, some
+from seatctl.mongo.aggregations import HeldSeats, scope_of
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, booked_locks, has_ended_paid_lock
 from seatctl.services.expiry import BATCH_PATIENCE
@@ -80,8 +80,8 @@ def reason_against_raising(tx: Store, event_id: EventId) -> str | None:
     for lock in booked_locks(tx, event_id, BookingStatus.PAYMENT_PENDING):
         if isinstance(lock, Unreadable):
             return f"a booking waits for its payment, and its {lock}"
-    malformed = [booking for booking, _ in tx.bookings.with_malformed_lock_id(some([event_id]))]
-    if unreadable := next(iter([*malformed, *tx.bookings.unreadable(some([event_id]))]), None):
+    malformed = [booking for booking, _ in tx.bookings.with_malformed_lock_id(scope_of([event_id]))]
+    if unreadable := next(iter([*malformed, *tx.bookings.unreadable(scope_of([event_id]))]), None):
         return str(unreadable)
     return None
 
@@ -97,7 +97,7 @@ class Drift(NamedTuple):
 def drifts_of(store: Store, event_ids: Iterable[EventId]) -> list[Drift]:
     """How far the counters of those of these events that can be read are too low now (or too high, if less
     than 0)."""
-    scope, touched_after = some(event_ids), store.now() - TOUCHED
+    scope, touched_after = scope_of(event_ids), store.now() - TOUCHED
     held, events = store.read_snapshot(
         lambda at: (at.aggregations.held_seats(scope), at.aggregations.events(scope)), "the counters"
     )

@@ -20,7 +20,7 @@ from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.errors import CachePressure, Contention, CursorLost, StaleRead, Usage, WriteRefused
-from seatctl.mongo.aggregations import some
+from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
@@ -96,7 +96,7 @@ class _Run:
     ) -> None:
         self._store, self._request, self._result, self._progress = store, request, result, progress
         self._event = request.event
-        self._scope = some([request.event])
+        self._scope = scope_of([request.event])
         self._protected: dict[LockId, Unreadable] = {}
         self._kept: set[LockId] = set()
         self._ended: set[BookingId] = set()

@@ -15,7 +15,7 @@ from seatctl.domain.documents import Booking, Event, EventId, Flaw, LockId, Seat
 from seatctl.domain.faults import KEEP_THE_PROGRAM
 from seatctl.domain.rules import FAR
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus
-from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, some
+from seatctl.mongo.aggregations import BookingCounts, HeldSeats, Scope, scope_of
 from seatctl.mongo.collection import CURSOR_BATCH, chunks
 from seatctl.mongo.store import Store
 from seatctl.services import violations
@@ -180,13 +180,13 @@ def _of_documents(
     named = {*held, *booked}
     unequal = {event_id for event_id in named if event_id not in events or _differs(event_id, held, booked)}
     for some_events in chunks(unequal, LARGEST_RANGE):
-        those = some(some_events)
+        those = scope_of(some_events)
         yield from _locks(at, at.locks.of_events(those, LockStatus.CONSUMED), events)
         yield from _bookings(at, at.bookings.of_events(those, BookingStatus.CONFIRMED), events)
     damaged = [event_id for event_id, holds in held.items() if holds.unreadable]
-    yield from map(violations.unreadable, at.locks.unreadable(some(damaged)) if damaged else ())
+    yield from map(violations.unreadable, at.locks.unreadable(scope_of(damaged)) if damaged else ())
     damaged = [event_id for event_id, bookings in booked.items() if bookings.unreadable]
-    yield from map(violations.unreadable, at.bookings.unreadable(some(damaged)) if damaged else ())
+    yield from map(violations.unreadable, at.bookings.unreadable(scope_of(damaged)) if damaged else ())
     yield from _far_deadlines(at, scope)
     if twice := list(at.aggregations.booked_twice(scope)):
         yield from _locks(at, at.locks.by_id(twice).values(), events)

@@ -208,8 +208,7 @@ def extend(
         request = extension.ExtendRequest(document_id, target, overdue=overdue, dry_run=dry_run)
         _tell_extended(call, extension.extend(call.store(), request), document_id, dry_run=dry_run)
     else:
-        of_bookings = status == "payment_pending"
-        wanted = BookingStatus.PAYMENT_PENDING if of_bookings else LockStatus.ACTIVE
+        wanted = BookingStatus.PAYMENT_PENDING if status == "payment_pending" else LockStatus.ACTIVE
         _extend_all(call, extension.ExtendAllRequest(event, wanted, target, overdue, dry_run))
 
 
