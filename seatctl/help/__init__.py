@@ -7,14 +7,14 @@ import re
 from importlib.resources import files
 
 TOPICS = {
-    "guarantees": "What is promised, how it is kept, and what verify reports.",
+    "guarantees": "Invariants, protocol, failures, recovery, faults of verify.",
     "operations": "Schedules, a day of sales, backup, upgrade, uninstall.",
-    "adopt": "Beside another program on its database, step by step.",
-    "privileges": "The database roles that each task needs, for mongosh.",
+    "adopt": "Sharing another program's database, step by step.",
+    "privileges": "Database roles and users for each task, for mongosh.",
     "scripting": "Exit codes, JSON, CSV, batches, idempotency keys.",
-    "scenarios": "A batch of three stories with their expected results.",
+    "scenarios": "Three stories as one batch, with expected results.",
     "performance": "How fast it is, and how to measure it.",
-    "contributing": "The code, the tests, and how to add a command.",
+    "contributing": "The code, the tests, how to add a command.",
 }
 """Each guide's name, and what it is about."""
 

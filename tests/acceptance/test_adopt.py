@@ -245,7 +245,7 @@ def test_the_guides_statement_restores_locks_that_are_gone_once(shell: Shell, ba
     backend.locks.delete_one({"_id": gone})
     shell.ok("adopt", "--yes")
     assert shell("verify").code == 5
-    (block,) = blocks(section(GUIDES["adopt"], "Restore the locks that are gone"), "js")
+    (block,) = blocks(section(GUIDES["adopt"], "Restore deleted locks"), "js")
     stages = json.loads(block.strip().removeprefix("db.bookings.aggregate(").removesuffix(")"))
     for _ in range(2):
         list(backend.bookings.aggregate(stages))

@@ -166,7 +166,7 @@ def with_real_ids(store: Store, task: str) -> str:
     lock = sales.lock(store, sales.LockRequest(event, UserId("ada"), 4)).lock.id
     ids: dict[str, object] = {"EVENT_ID": event, "LOCK_ID": lock, "ID": lock}
     if "unblock" in task:
-        ids["LOCK_ID"] = take_off_sale(store, BlockRequest(event, 2)).lock.id
+        ids["BLOCK_ID"] = take_off_sale(store, BlockRequest(event, 2)).lock.id
     if re.search("BOOKING_ID|REFUND_ID", task):
         booking = ids["BOOKING_ID"] = confirm(store, ConfirmRequest(lock)).booking.id
         if "rebook" in task:
@@ -193,7 +193,7 @@ def test_an_operator_may_do_the_daily_tasks_and_look_when_something_is_wrong(
     )
     tasks = [with_real_ids(store, task) for task in tasks if task != "seatctl watch"]
     store.deployment.close()
-    (wrong,) = blocks(section(README, "When something is wrong"), "sh")
+    (wrong,) = blocks(section(README, "Troubleshooting"), "sh")
     tasks += [line.partition(" #")[0] for line in wrong.splitlines() if line.startswith("seatctl ")]
 
     for task, (output, code) in zip(

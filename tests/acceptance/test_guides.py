@@ -72,14 +72,14 @@ def test_the_script_that_repeats_a_command_does_so_while_the_database_is_unreach
 
 
 def test_all_invariants_are_listed_with_what_keeps_and_tests_them() -> None:
-    listed = section(GUIDES["guarantees"], "The invariants")
+    listed = section(GUIDES["guarantees"], "Invariants")
     numbered = dict(re.findall(r"^(\d+)\. (.*)$", listed, re.MULTILINE))
     assert list(numbered) == [str(number) for number in range(1, 15)]
 
     kept = {int(number): (where, tests) for number, where, tests in rows(listed)}
     assert set(kept) == set(range(1, 15))
     assert {about.invariant for about in EXPLANATIONS.values()} <= set(kept)
-    attacks = rows(section(GUIDES["guarantees"], "How they are attacked"))
+    attacks = rows(section(GUIDES["guarantees"], "How the invariants are tested"))
     named = [("seatctl", where) for where, _ in kept.values()]
     named += [("tests", tests) for _, tests in [*kept.values(), *attacks]]
     named += [("tests", row[-1]) for row in rows(section(GUIDES["guarantees"], "Faults"))]
@@ -140,17 +140,17 @@ def test_starting_over_drops_each_user_and_each_role_of_the_guide() -> None:
 
 
 def test_the_packages_and_their_arrows_are_those_of_the_sources() -> None:
-    listed = {cells[0].strip("`") for cells in rows(section(GUIDES["contributing"], "The packages"))}
+    listed = {cells[0].strip("`") for cells in rows(section(GUIDES["contributing"], "Architecture"))}
     packages = {f"seatctl/{path.parent.name}/" for path in (PROJECT / "seatctl").glob("*/__init__.py")}
     assert listed == packages | {"seatctl/errors.py"}
-    (drawn,) = blocks(section(GUIDES["contributing"], "The packages"))
+    (drawn,) = blocks(section(GUIDES["contributing"], "Architecture"))
     (layers, *_) = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     checked = [layer.removeprefix("seatctl.").partition(" ")[0] for layer in layers["layers"]]
     assert drawn.strip().split(" → ") == [layer for layer in checked if layer != "__main__"]
 
 
 def test_each_directory_of_tests_is_explained() -> None:
-    listed = {cells[0].strip("`") for cells in rows(section(GUIDES["contributing"], "The checks"))}
+    listed = {cells[0].strip("`") for cells in rows(section(GUIDES["contributing"], "Tests and checks"))}
     there = {f"tests/{path.parent.name}/" for path in (PROJECT / "tests").glob("*/test_*.py")}
     assert listed == there
 
