@@ -82,9 +82,9 @@ class AfterSales(Ledger):
         ref = booking.get("paymentRef") if ref is None else ref
         again = self._rebooked(booking)
         counts = again and self._counting(self._bookings_of(again["_id"]))
-        if counts and counts.get("paymentRef") == ref:
+        if counts and ref in (None, counts.get("paymentRef")):
             return Refusal("wrong_state", "rebooked with this payment")
-        same = [one for one in self._refunds_of(booking["_id"]) if one["ref"] == ref]
+        same = self._of_payment(booking["_id"], self._refunds_of(booking["_id"]), ref)
         cancelled = booking["status"] == "CANCELLED" and booking["_id"] in self.cancelled_when_paid
         if not same and cause == "LATE_PAYMENT" and cancelled and booking.get("paymentRef") == ref:
             return Refusal("wrong_state", "without a refund")
@@ -94,9 +94,21 @@ class AfterSales(Ledger):
             booking["paymentRefusedAt"] = now
             self.operations["pay"] += 1
             return Refusal("refund_due", "a refund is due")
-        if any(one["status"] == "DUE" for one in same):
-            return Refusal("refund_due", "a refund is due")
-        return Refusal("wrong_state", "its refund")
+        due = next((one for one in same if one["status"] == "DUE"), None)
+        if due is None:
+            return Refusal("wrong_state", "its refund")
+        if ref is not None and due["ref"] is None:
+            due["ref"] = ref
+            self.operations["pay"] += 1
+        return Refusal("refund_due", "a refund is due")
+
+    def _of_payment(self, booking_id: Id, refunds: list[Document], ref: str | None) -> list[Document]:
+        """One without a name is any that was recorded; one that was recorded without a name takes it, while
+        it is due."""
+        named = [one for one in refunds if ref in (None, one["ref"])]
+        if named or self.bookings[booking_id].get("paymentRef") is not None:
+            return named
+        return [one for one in refunds if one["ref"] is None and one["status"] == "DUE"]
 
     def fail(self, now: datetime, booking_id: Id) -> Answer:
         answer = super().fail(now, booking_id)
@@ -256,7 +268,7 @@ class AfterSales(Ledger):
         sold |= {"seats": lock["seats"], "status": "CONSUMED", "expiresAt": deadline}
         self.add_lock(sold | {"idempotencyKey": f"rebook-{booking_id}", **stamps})
         paid = ref if ref is not None else due and due["ref"]
-        self._keep(due, self._seats_due(due, old, lock["seats"]))
+        self._keep(due, self._seats_due(due, old, lock["seats"]), ref)
         old["rebookedAt"] = now
         self.operations["rebook"] += 1
         return Answer(self._new_sale(new, self.locks[sold["_id"]], deadline, paid, now))
@@ -267,7 +279,7 @@ class AfterSales(Ledger):
         """The same booking again; its payment may only be known now."""
         if ref is not None and booking.get("paymentRef") is None:
             due = self._due_of(old["_id"], ref)
-            self._keep(due, self._seats_due(due, old, seats))
+            self._keep(due, self._seats_due(due, old, seats), ref)
             booking.update(paymentRef=ref, updatedAt=now)
             old["rebookedAt"] = now
             self.operations["rebook"] += 1
@@ -336,13 +348,14 @@ class AfterSales(Ledger):
 
     # --- money -------------------------------------------------------------------------------------
 
-    def mark_done(self, which: int, done_ref: str) -> None:
-        refund = self.refunds[which]
-        if refund["status"] == "DONE" and refund["doneRef"] == done_ref:
+    def settle_refund(self, which: int, done_ref: str | None) -> None:
+        """It is paid back, or, without a reference, not owed."""
+        refund, status = self.refunds[which], "WITHDRAWN" if done_ref is None else "DONE"
+        if (refund["status"], refund["doneRef"]) == (status, done_ref):
             return
         if refund["status"] != "DUE":
             raise Refusal("wrong_state", "its refund")
-        refund.update(status="DONE", doneRef=done_ref)
+        refund.update(status=status, doneRef=done_ref)
         self.operations["refund"] += 1
 
     def _seats_of(self, booking: Document, lock: Document | None) -> int:
@@ -374,23 +387,24 @@ class AfterSales(Ledger):
         """The late payment of this reference, or, without one, the only one, counts for so many seats after
         all; returns its reference."""
         due = self._due_of(booking_id, ref, "LATE_PAYMENT")
-        self._keep(due, seats)
+        self._keep(due, seats, ref)
         return ref if due is None else due["ref"]
 
     def _due_of(self, booking_id: Id, ref: str | None, cause: str | None = None) -> Document | None:
         """What is due of this payment, or, without one, the only one."""
         refunds = [one for one in self._refunds_of(booking_id) if cause in (None, one["cause"])]
-        found = [one for one in refunds if ref in (None, one["ref"])]
+        found = self._of_payment(booking_id, refunds, ref)
         due = [one for one in found if one["status"] == "DUE"]
         if len(due) > 1 or (not due and any(one["status"] == "DONE" for one in found)):
             raise Refusal("wrong_state", str(booking_id))
         return due[0] if due else None
 
     @staticmethod
-    def _keep(due: Document | None, seats: int) -> None:
+    def _keep(due: Document | None, seats: int, ref: str | None) -> None:
         """Seats that are sold after all are not due; others of the same refund stay so."""
         if due is None:
             return
+        due["ref"] = due["ref"] if ref is None else ref
         if due["seats"] > seats:
             due["seats"] -= seats
         else:

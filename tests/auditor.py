@@ -257,15 +257,22 @@ class Auditor(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.predictable and self.ledger.refunds)
-    @rule(which=which, ref=st.sampled_from(["back 1", "back 2"]))
-    def pay_back(self, which: int, ref: str) -> None:
+    @rule(which=which, ref=st.sampled_from(["back 1", "back 2", None]))
+    def settle_refund(self, which: int, ref: str | None) -> None:
         number = which % len(self.ledger.refunds)
         refund = self.ledger.refunds[number]
         (found,) = [
             one for one in self.store.refunds.of_booking(refund["booking"]) if same_refund(refund, one)
         ]
-        _, refused = attempt(lambda: refunds.mark_done(self.store, found.id, ref), SeatctlError)
-        _, refusal = attempt(lambda: self.ledger.mark_done(number, ref), Refusal)
+
+        def settle() -> None:
+            if ref is None:
+                refunds.withdraw(self.store, found.id)
+            else:
+                refunds.mark_done(self.store, found.id, ref)
+
+        _, refused = attempt(settle, SeatctlError)
+        _, refusal = attempt(lambda: self.ledger.settle_refund(number, ref), Refusal)
         assert (refusal and refusal.code) == (refused and refused.code), refused
 
     @rule(wrong=events | st.just(NOWHERE), command=st.integers(0, 4))

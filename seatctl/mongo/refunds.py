@@ -67,6 +67,13 @@ class Refunds(Documents):
             raise StaleRead
         return _own(found)
 
+    def set_payment(self, refund_id: RefundId, payment_ref: str, now: datetime) -> Refund | None:
+        """The reference of a payment that was recorded without one. None: it has one by now, or is not
+        due."""
+        where = {**id_is(refund_id), "status": RefundStatus.DUE.value, "paymentRef": None}
+        found = self._compare_and_set(where, {"$set": {"paymentRef": payment_ref, "updatedAt": now}})
+        return None if found is None else _own(found)
+
     def record_all(self, owed: Sequence[tuple[Booking, int]], cause: RefundCause, now: datetime) -> None:
         """Refunds of bookings, each with its seats, that have none of this cause. Raises WriteRefused where
         one has."""

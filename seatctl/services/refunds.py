@@ -40,14 +40,17 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
     booking, seats, cause, ref, held = payment
     if ref is None:  # the payment whose reference became known later
         ref = booking.payment_ref
-    if _counted_elsewhere(tx, booking, ref):
+    again = _rebooked(tx, booking)
+    if again is not None and ref in (None, again.payment_ref):
         return WrongState(f"{reason}; it was rebooked with this payment, nothing is due")
     # A payment goes back once, whatever for: one that was cancelled is not late, too.
-    same = [refund for refund in tx.refunds.of_booking(booking.id) if refund.payment_ref == ref]
+    same = _of_payment(booking, tx.refunds.of_booking(booking.id), ref)
     if not same and cause is RefundCause.LATE_PAYMENT and _paid_once(tx, booking, ref):
         return WrongState(f"{reason}; it was paid, and cancelled without a refund")
     if same:
         refund = next((one for one in same if one.status is RefundStatus.DUE), same[-1])
+        if ref is not None and refund.payment_ref is None:
+            refund = _name(tx, refund, ref, now)
     else:
         # Whatever makes the payment count after all writes the booking, too: only one of them is true.
         if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
@@ -56,18 +59,41 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
         ids, after = (booking.event, booking.lock, booking.id), {"refund": refund.status.value}
         tx.operations.record("pay", now, *ids, refund=refund, after=after)
     if refund.status is not RefundStatus.DUE:
-        return WrongState(f"{reason}; {_how_it_ended(refund)}")
+        other = "; another payment needs a --ref of its own" if ref is None else ""
+        return WrongState(f"{reason}; {_how_it_ended(refund)}{other}")
     seats_paid = f" ({count(refund.seats, 'seat')})" if refund.seats else ""
-    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{_way_out(booking, ref, held=held)}")
+    if again is not None and again.payment_ref is not None:
+        way_out = f". It was rebooked as {again.id}, paid as {shorten(again.payment_ref)!r}"
+    else:
+        way_out = _way_out(booking, refund.payment_ref, held=held)
+    return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{way_out}")
 
 
-def _counted_elsewhere(tx: Store, booking: Booking, ref: str | None) -> bool:
-    """Whether the booking was made again, with this payment."""
+def _of_payment(booking: Booking, refunds: Sequence[Refund], ref: str | None) -> list[Refund]:
+    """Those of a booking's refunds that are of one payment. One without a reference is whichever payment was
+    recorded before; one that was recorded without it is, while it is due, the one that is named now."""
+    if ref is None:
+        return [*refunds]
+    named = [refund for refund in refunds if refund.payment_ref == ref]
+    if named or booking.payment_ref is not None:
+        return named
+    return [one for one in refunds if one.payment_ref is None and one.status is RefundStatus.DUE]
+
+
+def _name(tx: Store, refund: Refund, ref: str, now: datetime) -> Refund:
+    """The refund of a payment whose reference is known now."""
+    named = tx.refunds.set_payment(refund.id, ref, now)
+    if named is None:
+        raise StaleRead
+    ids = named.event, None, named.booking
+    tx.operations.record("pay", now, *ids, refund=named, after={"paymentRef": ref})
+    return named
+
+
+def _rebooked(tx: Store, booking: Booking) -> Booking | None:
+    """The booking that was made of this one again."""
     lock = tx.locks.by_key(booking.event, booking.user, f"{REBOOK_KEY}{booking.id}")
-    if not isinstance(lock, SeatLock):
-        return False
-    again = booking_of(tx, lock.id)
-    return again is not None and again.payment_ref == ref
+    return booking_of(tx, lock.id) if isinstance(lock, SeatLock) else None
 
 
 def _paid_once(tx: Store, booking: Booking, ref: str | None) -> bool:
@@ -99,41 +125,48 @@ def _how_it_ended(refund: Refund) -> str:
     when = refund.stored.get("doneAt")
     at = f" at {format_time(when)}" if isinstance(when, datetime) else ""
     if refund.status is RefundStatus.WITHDRAWN:
-        return f"its refund {refund.id} was withdrawn{at}: the payment counted after all"
+        return f"its refund {refund.id} was withdrawn{at}; `seatctl history {refund.id}` says why"
     return f"its refund {refund.id} was done{at}, as {shorten(str(refund.stored.get('doneRef')))!r}"
 
 
 def withdraw_late(tx: Store, booking: Booking, ref: str | None, seats: int, now: datetime) -> Refund | None:
     """A payment that was refused as late counts after all, for so many seats: the one of this reference, or,
     without one, the only one that was. Raises WrongState where several were, or the money is back."""
-    late = [
-        refund
-        for refund in tx.refunds.of_booking(booking.id)
-        if refund.cause is RefundCause.LATE_PAYMENT and ref in (None, refund.payment_ref)
-    ]
-    refund = find_paid(late, ref)
-    return None if refund is None else keep_payment(tx, refund, seats, now)
+    refunds = tx.refunds.of_booking(booking.id)
+    late = [refund for refund in refunds if refund.cause is RefundCause.LATE_PAYMENT]
+    refund = find_paid(booking, late, ref)
+    return None if refund is None else keep_payment(tx, refund, seats, now, ref)
 
 
-def find_paid(refunds: Sequence[Refund], ref: str | None) -> Refund | None:
+def find_paid(booking: Booking, refunds: Sequence[Refund], ref: str | None) -> Refund | None:
     """The refund that is due of the payment by this reference, or, without one, the only one. Raises
     WrongState where the money is back already, or where several are due."""
-    due = [refund for refund in refunds if refund.status is RefundStatus.DUE]
-    done = [refund for refund in refunds if refund.status is RefundStatus.DONE]
-    if ref is not None:
-        due, done = ([one for one in some if one.payment_ref == ref] for some in (due, done))
+    same = _of_payment(booking, refunds, ref)
+    due = [refund for refund in same if refund.status is RefundStatus.DUE]
+    done = [refund for refund in same if refund.status is RefundStatus.DONE]
     if len(due) > 1:
-        refs = ", ".join(sorted(repr(refund.payment_ref or "") for refund in due))
-        raise WrongState(
-            f"several refunds of booking {due[0].booking} are due; --ref says which payment counts: {refs}"
-        )
+        raise WrongState(_several(due))
     if not due and done:
-        raise WrongState(f"booking {done[-1].booking}: {_how_it_ended(done[-1])}")
+        raise WrongState(f"booking {booking.id}: {_how_it_ended(done[-1])}")
     return due[0] if due else None
 
 
-def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime) -> Refund:
-    """So many of a refund's seats are sold after all: it is withdrawn, or due for the others."""
+def _several(due: Sequence[Refund]) -> str:
+    refs = ", ".join(sorted(repr(refund.payment_ref or "") for refund in due))
+    nameless = next((refund for refund in due if refund.payment_ref is None), None)
+    way_out = f"; if '' is one of the others, `seatctl refund {nameless.id} --withdraw`" if nameless else ""
+    several = f"several refunds of booking {due[0].booking} are due"
+    return f"{several}; --ref says which payment counts: {refs}{way_out}"
+
+
+def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime, ref: str | None) -> Refund:
+    """So many of a refund's seats are sold after all: it is withdrawn, or due for the others. It takes over
+    the payment's reference, if that is known only now."""
+    if ref is not None and refund.payment_ref is None:
+        named = tx.refunds.set_payment(refund.id, ref, now)
+        if named is None:
+            raise StaleRead
+        refund = named
     if refund.seats > seats:
         return tx.refunds.change_seats(refund, refund.seats - seats, now)
     return _finish(tx, refund, RefundStatus.WITHDRAWN, now)
@@ -149,26 +182,37 @@ def _finish(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref:
 def mark_done(store: Store, refund_id: RefundId, ref: str) -> RefundResult:
     """Record that the money went back, and what that payment is called. Again: once. Raises Usage, NotFound,
     WrongState where it went back by another payment or is not due."""
-    ref = text("ref", ref)
+    return _settle(store, refund_id, RefundStatus.DONE, text("ref", ref))
+
+
+def withdraw(store: Store, refund_id: RefundId) -> RefundResult:
+    """Record a person's decision that a refund is not owed. Again: once. Raises NotFound, WrongState where
+    the money went back."""
+    return _settle(store, refund_id, RefundStatus.WITHDRAWN, None)
+
+
+def _settle(store: Store, refund_id: RefundId, to: RefundStatus, ref: str | None) -> RefundResult:
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = _mark_done_within(tx, refund_id, ref)
+            result = _settle_within(tx, refund_id, to, ref)
     return result
 
 
-def _mark_done_within(tx: Store, refund_id: RefundId, ref: str) -> RefundResult:
+def _settle_within(tx: Store, refund_id: RefundId, to: RefundStatus, ref: str | None) -> RefundResult:
     found = tx.refunds.get(refund_id)
     if found is None:
         if tx.refunds.stored(refund_id) is not None:
             raise DamagedDocument(f"refund {refund_id} cannot be read; `seatctl show {refund_id}`")
         raise not_found(tx, "refund", refund_id)
-    if found.status is RefundStatus.DONE and found.stored.get("doneRef") == ref:
+    if found.status is to and found.stored.get("doneRef") == ref:
         return RefundResult(found, changed=False)
     if found.status is not RefundStatus.DUE:
         raise WrongState(f"booking {found.booking}: {_how_it_ended(found)}")
     now = tx.now()
-    done = _finish(tx, found, RefundStatus.DONE, now, ref)
-    before, after = {"status": found.status.value}, {"status": done.status.value, "doneRef": ref}
-    ids = done.event, None, done.booking
-    tx.operations.record("refund", now, *ids, refund=done, before=before, after=after)
-    return RefundResult(done, changed=True)
+    settled = _finish(tx, found, to, now, ref)
+    before, after = {"status": found.status.value}, {"status": to.value}
+    if ref is not None:
+        after["doneRef"] = ref
+    ids = settled.event, None, settled.booking
+    tx.operations.record("refund", now, *ids, refund=settled, before=before, after=after)
+    return RefundResult(settled, changed=True)

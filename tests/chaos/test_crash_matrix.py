@@ -131,6 +131,10 @@ def mark_done(store: Store, ids: Ids) -> None:
     refunds.mark_done(store, store.refunds.of_booking(ids["booking"])[0].id, "back 1")
 
 
+def withdraw(store: Store, ids: Ids) -> None:
+    refunds.withdraw(store, store.refunds.of_booking(ids["booking"])[0].id)
+
+
 def relock(store: Store, ids: Ids) -> None:
     relocking.relock(store, ids["booking"], 2)
 
@@ -236,6 +240,13 @@ def unpaid(store: Store, clock: Clock) -> Ids:
 def paid_late(store: Store, clock: Clock) -> Ids:
     ids = unpaid(store, clock)
     pay_late(store, ids)
+    return ids
+
+
+def paid_late_without_ref(store: Store, clock: Clock) -> Ids:
+    ids = unpaid(store, clock)
+    with suppress(RefundDue):
+        sales.pay(store, ids["booking"])
     return ids
 
 
@@ -418,6 +429,8 @@ SCENARIOS = {
     "rebook": Scenario(rebook, paid_late),
     "rebook on sold-out event": Scenario(rebook, paid_late_and_sold_out),
     "refund": Scenario(mark_done, paid_late),
+    "refund --withdraw": Scenario(withdraw, paid_late),
+    "pay too late, named later": Scenario(pay_late, paid_late_without_ref),
     "relock with its lock deleted": Scenario(relock, with_deleted_lock, decides=True),
     "relock with its lock shared": Scenario(relock, with_shared_lock, decides=True),
     "create-event with key": Scenario(create_event_with_key, quiet_event),

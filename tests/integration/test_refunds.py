@@ -12,6 +12,7 @@ from seatctl.domain.documents import RefundId
 from seatctl.domain.states import RefundCause, RefundStatus
 from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongState
 from seatctl.mongo.bookings import Bookings
+from seatctl.mongo.refunds import Refunds
 from seatctl.mongo.store import Store
 from seatctl.services import cancellation, extension, lookup, rebooking, refunds, sales
 from seatctl.services.cancellation import CancelRequest
@@ -105,12 +106,73 @@ def test_a_second_payment_goes_back_and_the_first_one_counts(store: Store, event
 
 
 def test_each_late_payment_goes_back_once_and_names_the_way_out(store: Store, late):
-    for ref in ("R", "R", "S", None, None):
-        then = f"then `seatctl pay {late}{'' if ref is None else f' --ref {ref}'}` counts"
+    for ref in ("R", "R", "S"):
+        then = f"then `seatctl pay {late} --ref {ref}` counts"
         longer = f"`seatctl extend {late} --for 10m --overdue` gives more time to pay, {then}"
         assert longer in refuse(store, late, ref)
-    assert [(ref, seats) for _, ref, seats, _ in due(store, late)] == [(None, 2), ("R", 2), ("S", 2)]
+    assert [(ref, seats) for _, ref, seats, _ in due(store, late)] == [("R", 2), ("S", 2)]
     assert booking_of(store, late)["status"] == "PAYMENT_PENDING"
+
+
+@pytest.mark.parametrize("refs", [(None, None, "R"), ("R", None), (None, "R", None, "R")])
+def test_a_late_payment_that_is_recorded_with_and_without_its_reference_goes_back_once(
+    store: Store, clock, late, refs
+):
+    for ref in refs:
+        refuse(store, late, ref)
+    assert due(store, late) == [("LATE_PAYMENT", "R", 2, "DUE")]
+    clock.advance(seconds=1)
+    refuse(store, late, "S")
+    assert [ref for _, ref, *_ in due(store, late)] == ["R", "S"]
+    assert f"seatctl pay {late} --ref R" in refuse(store, late)
+
+
+def test_the_reference_of_a_late_payment_that_is_named_later_is_recorded(store: Store, late):
+    refuse(store, late)
+    refuse(store, late, "R")
+    (owed,) = store.refunds.of_booking(late)
+    *_, operation = store.operations.concerning([owed.id])
+    assert (operation["command"], operation["after"]) == ("pay", {"paymentRef": "R"})
+    before = everything(store)
+    for ref in ("R", None):
+        refuse(store, late, ref)
+    assert everything(store) == before
+
+
+def test_two_references_that_are_named_at_once_are_two_payments(store: Store, late, monkeypatch):
+    refuse(store, late)
+    happened = meanwhile(monkeypatch, Refunds, "set_payment", lambda: refuse(store, late, "S"), before=True)
+    refuse(store, late, "R")
+    assert happened
+    assert [ref for _, ref, *_ in due(store, late)] == ["R", "S"]
+
+
+def test_a_payment_that_is_named_only_as_it_counts_after_all_is_not_due(store: Store, late):
+    refuse(store, late)
+    extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
+    assert sales.pay(store, late, "R").booking.payment_ref == "R"
+    assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
+
+
+def test_a_payment_that_is_named_only_as_its_booking_is_made_again_is_not_due(store: Store, clock, late):
+    clock.advance(minutes=1)
+    run_expire_bookings(store)
+    refuse(store, late)
+    rebooked = rebooking.rebook(store, RebookRequest(late, "R")).booking
+    assert rebooked.payment_ref == "R"
+    assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
+    with pytest.raises(WrongState, match="rebooked with this payment, nothing is due"):
+        sales.pay(store, late)
+    assert f"It was rebooked as {rebooked.id}, paid as 'R'" in refuse(store, late, "S")
+
+
+def test_a_payment_that_went_back_before_it_was_named_is_not_taken_for_another_one(store: Store, late):
+    refuse(store, late)
+    refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
+    with pytest.raises(WrongState, match="as 'back 1'; another payment needs a --ref of its own"):
+        sales.pay(store, late)
+    refuse(store, late, "R")
+    assert [(ref, status) for _, ref, _, status in due(store, late)] == [(None, "DONE"), ("R", "DUE")]
 
 
 def test_a_late_payment_that_gets_more_time_counts_and_is_not_due(store: Store, late):
@@ -168,8 +230,15 @@ def test_the_payment_of_a_cancelled_booking_goes_back_once(store: Store, event, 
     again = f"`seatctl rebook {booked}{'' if ref is None else ' --ref R'}`"
     assert again in refuse(store, booked, ref)
     assert due(store, booked) == [("CANCELLED", ref, 2, "DUE")]
+    refuse(store, booked, ref or "named later")
     refuse(store, booked, "S")
-    assert len(due(store, booked)) == 2
+    assert (
+        due(store, booked)
+        == [
+            ("CANCELLED", ref or "named later", 2, "DUE"),
+            ("LATE_PAYMENT", "S", 2, "DUE"),
+        ][:: 1 if ref else -1]
+    )
 
 
 @pytest.mark.parametrize("ref", ["R", None])
@@ -225,6 +294,35 @@ def test_a_refund_is_marked_as_done_once_and_the_operation_says_by_whom(store: S
     assert not refunds.mark_done(store, owed, "back 1").changed
     with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
         refunds.mark_done(store, owed, "back 2")
+    assert everything(store) == before
+
+
+def test_a_refund_that_is_not_owed_is_withdrawn_once_and_the_operation_says_why(store: Store, clock, late):
+    refuse(store, late, "R")
+    owed = store.refunds.of_booking(late)[0].id
+    withdrawn = refunds.withdraw(store.for_reason("typed twice"), owed)
+
+    assert withdrawn.changed
+    assert (withdrawn.refund.status, withdrawn.refund.stored["doneAt"]) == (RefundStatus.WITHDRAWN, clock())
+    *_, operation = store.operations.concerning([owed])
+    told = (operation["command"], operation["reason"], operation["before"], operation["after"])
+    assert told == ("refund", "typed twice", {"status": "DUE"}, {"status": "WITHDRAWN"})
+    before = everything(store)
+    assert not refunds.withdraw(store, owed).changed
+    with pytest.raises(WrongState, match=f"refund {owed} was withdrawn at .*`seatctl history {owed}` says"):
+        refunds.mark_done(store, owed, "back 1")
+    with pytest.raises(WrongState, match="was withdrawn"):
+        sales.pay(store, late, "R")
+    assert everything(store) == before
+
+
+def test_a_refund_that_was_paid_back_is_not_withdrawn(store: Store, late):
+    refuse(store, late, "R")
+    owed = store.refunds.of_booking(late)[0].id
+    refunds.mark_done(store, owed, "back 1")
+    before = everything(store)
+    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+        refunds.withdraw(store, owed)
     assert everything(store) == before
 
 

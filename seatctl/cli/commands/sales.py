@@ -348,14 +348,20 @@ def _kept(refund: Refund | None) -> str:
 def refund(
     call: Invocation,
     refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
-    ref: Annotated[str, option("--ref REF", str, "The provider's reference for the refund.")],
+    ref: Annotated[
+        str | None, option("--ref REF", str, "It was paid back; the provider's reference for that.")
+    ] = None,
+    withdraw: Annotated[bool, flag("--withdraw", "It is not owed; --reason says why.")] = False,
 ) -> None:
-    """Record that a refund was paid back."""
+    """Record that a refund was paid back, or is not owed."""
     from seatctl.services import refunds
 
-    result = refunds.mark_done(call.store(), refund_id, ref)
+    if withdraw == (ref is not None):
+        raise Usage("give --ref REF if it was paid back, or --withdraw if it is not owed")
+    store = call.store()
+    result = refunds.withdraw(store, refund_id) if ref is None else refunds.mark_done(store, refund_id, ref)
     done = result.refund
-    sentence = f"Refund {done.id} of booking {done.booking} is DONE"
+    sentence = f"Refund {done.id} of booking {done.booking} is {done.status}"
     call.tell(done.stored, f"{sentence}{'.' if result.changed else ' already (unchanged).'}", quiet=done.id)
 
 
