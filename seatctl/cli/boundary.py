@@ -106,7 +106,9 @@ def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
         io.BufferedWriter(raw),
         encoding=stream.encoding if stream else "utf-8",
         errors="backslashreplace",
-        line_buffering=bool(stream and stream.line_buffering),
+        # Of PYTHONUNBUFFERED, which containers set, Python makes write_through instead.
+        line_buffering=isinstance(stream, io.TextIOWrapper)
+        and (stream.line_buffering or stream.write_through),
     )
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from seatctl.output.console import Drawing
     from seatctl.services.health import Glance
 
+LOST = "connection lost, retrying"
+ANSWER, READING = 3.0, 15.0
+"""Seconds within which the server says that it is there, and within which a screen is read."""
 SMALLEST_SECTION = 4
 """Lines that a section needs: its headings, two rows, and an empty line."""
 
@@ -51,7 +54,7 @@ def watch(store: Store, interval: timedelta) -> None:
             try:
                 snapshot, state = read(store, screen.console.height), updated
             except Exception as error:
-                state = "connection lost, retrying"
+                state = LOST
                 if snapshot is None or not isinstance(translate(error), Unreachable):
                     raise
             width, height = screen.console.size
@@ -60,8 +63,17 @@ def watch(store: Store, interval: timedelta) -> None:
 
 
 def read(store: Store, rows: int) -> Snapshot:
-    """The first `rows` documents of each section; of locks and bookings those that are overdue come first."""
-    now = store.now()
+    """The first `rows` documents of each section; of locks and bookings those that are overdue come first.
+
+    Raises soon, whatever the driver raises, when the server does not answer: old numbers must not seem new.
+    """
+    with store.deployment.time_limit(ANSWER):
+        now = store.now()
+    with store.deployment.time_limit(READING):
+        return _read(store, rows, now)
+
+
+def _read(store: Store, rows: int, now: datetime) -> Snapshot:
     shown = {name: ListRequest(rows, fields=tables.columns_of(name)) for name in SECTIONS}
     documents = {
         "events": list(lookup.events(store, lookup.Order.FULLEST, shown["events"])),
@@ -86,8 +98,8 @@ def _overdue_first(
 
 
 def render(snapshot: Snapshot, width: int, height: int, state: str) -> Drawing:
-    """The whole screen: the sections, and at the bottom the verdict, `state`, when it was read, and from
-    where."""
+    """The whole screen: the sections, and at the bottom `state`, the verdict, when it was read, and from
+    where. Without a connection the numbers are dim, and there is no verdict."""
     parts = []
     for name, rows in share_lines(height - 1, snapshot.documents).items():
         columns = {column: cell for column, (least, cell) in SECTIONS[name].items() if width >= least}
@@ -100,8 +112,9 @@ def render(snapshot: Snapshot, width: int, height: int, state: str) -> Drawing:
         ]
         parts.append(tables.live_table(tuple(columns), cells))
     now = format_time(snapshot.now.replace(microsecond=0))
-    line = f"Ctrl-C to quit  {state}  {_verdict(snapshot.glance)}  {now}  {snapshot.database}"
-    return console.full_screen(parts, line)
+    verdict = "all numbers are of" if state == LOST else f"{_verdict(snapshot.glance)} "
+    line = f"Ctrl-C to quit  {state}  {verdict} {now}  {snapshot.database}"
+    return console.full_screen(parts, line, stale=state == LOST)
 
 
 def _verdict(glance: Glance) -> str:

@@ -68,13 +68,16 @@ def live_screen() -> Live:
     )
 
 
-def full_screen(parts: Iterable[Drawing], last_line: str) -> Drawing:
-    """Several parts, one below the other, and a line at the bottom of the screen."""
+def full_screen(parts: Iterable[Drawing], last_line: str, *, stale: bool = False) -> Drawing:
+    """Several parts, one below the other, and a line at the bottom of the screen. What is `stale` is dim."""
     from rich.console import Group
     from rich.layout import Layout
+    from rich.styled import Styled
     from rich.text import Text
 
     screen = Layout()
-    bottom = Text(printable(last_line), "reverse", no_wrap=True, overflow="ellipsis")
-    screen.split_column(Layout(Group(*parts)), Layout(bottom, size=1))
+    bottom = Text(
+        printable(last_line), "bold reverse" if stale else "reverse", no_wrap=True, overflow="ellipsis"
+    )
+    screen.split_column(Layout(Styled(Group(*parts), "dim" if stale else "")), Layout(bottom, size=1))
     return screen

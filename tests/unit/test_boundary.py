@@ -1,5 +1,7 @@
 """Whatever is raised, a person reads one line that says what is wrong, and a script a documented code."""
 
+import io
+import os
 import re
 
 import pytest
@@ -7,6 +9,7 @@ from pymongo import errors as driver
 from terminal import here
 
 from seatctl import errors
+from seatctl.cli import boundary
 from seatctl.cli.invocation import Invocation
 from seatctl.services import jobs  # noqa: F401 - so that every error of ours is known
 
@@ -88,3 +91,14 @@ def test_what_nobody_thought_of_says_where_to_look(monkeypatch, capsys):
 
     assert (told.code, error["code"]) == (1, "error")
     assert "RuntimeError: odd" in told.stderr
+
+
+def test_a_line_gets_out_at_once_also_with_pythonunbuffered():
+    """Containers set it. What `follow` warns of must not wait for its end."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with io.FileIO(reader) as read, io.FileIO(writer, "w") as write:
+        unbuffered = io.TextIOWrapper(io.BufferedWriter(write), write_through=True)
+        stream = boundary._open_stream(unbuffered, writer)
+        print("connection lost", file=stream)
+        assert read.read() == b"connection lost\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import sys
@@ -194,7 +195,9 @@ def fake_database(monkeypatch: pytest.MonkeyPatch, found: Found) -> Any:
     def names_of(ids: Any) -> dict[object, str]:
         return {event: names[event] for event in ids if event in names}
 
-    return SimpleNamespace(name="event_booking_db", now=lambda: NOW, events=SimpleNamespace(names=names_of))
+    deployment = SimpleNamespace(time_limit=lambda _seconds: contextlib.nullcontext())
+    events = SimpleNamespace(names=names_of)
+    return SimpleNamespace(name="event_booking_db", now=lambda: NOW, events=events, deployment=deployment)
 
 
 def test_a_snapshot_has_each_list_and_the_names_of_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +262,7 @@ def test_a_lost_database_leaves_the_last_screen_until_it_is_back(monkeypatch: py
     with pytest.raises(ValueError, match="a bug"):
         watch.watch(store, timedelta(seconds=2))
 
-    lost = ["connection lost, retrying" in picture for picture in pictures]
+    lost = ["connection lost, retrying  all numbers are of" in picture for picture in pictures]
     assert lost == [False, True, False]
     assert all("Spring gala" in picture for picture in pictures)
     store.now = lambda: fail(AutoReconnect("gone"))
@@ -290,6 +293,29 @@ def test_ctrl_c_is_success_and_leaves_the_terminal_as_it_was(shell: Shell) -> No
     assert re.match(r"Spring gala ☃ +·+ +0% +100 +0 +0 +$", lines[1])
     assert ended.code == 0
     assert ended.stdout.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_a_killed_server_is_on_the_screen_before_the_driver_gives_up(tmp_path: Path) -> None:
+    """The driver would wait for another primary for 40 s, twice."""
+    from servers import Server
+    from terminal import Shell
+
+    server = Server().start()
+    try:
+        uri = server.uri.replace("/?", "/shop?")
+        shell = Shell({"SEATCTL_URI": uri, "HOME": str(tmp_path), "TERM": "xterm", "LC_ALL": "C.UTF-8"})
+        shell.ok("create-event", "Gala", "--seats", "100", "--date", "+9d")
+        with shell.screen("watch", columns=120, lines=24) as screen:
+            screen.picture("every 2s")
+            server.kill()
+            assert "Gala" in "".join(screen.picture("connection lost, retrying"))
+            server.start()
+            screen.shown = b""
+            screen.picture("every 2s")
+            screen.type("\x03")
+            assert screen.end().code == 0
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("where", ["pipe", "dumb terminal"])
