@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 from seatctl.domain.faults import EXPLANATIONS, Remedy
 from seatctl.domain.states import Fault
+from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.mongo.store import Store
+from seatctl.services.history_entries import is_sale
+from seatctl.services.stored_values import mapping_in
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 
@@ -73,7 +77,26 @@ def explain(store: Store | None, fault: Fault) -> Explained:
     """All about a fault; of a database also what is wrong there now."""
     if store is None:
         return Explained(fault, None)
-    return Explained(fault, [one for one in verify(store) if one.fault is fault and not one.accepted])
+    found = [one for one in verify(store) if one.fault is fault and not one.accepted]
+    return Explained(fault, list(with_records(store, found)))
+
+
+def with_records(store: Store, found: Iterable[Violation]) -> Iterator[Violation]:
+    """The violations; of a sold lock without a paid booking also what an operator's command recorded of its
+    sale, with the reference of the payment."""
+    for violation in found:
+        sale = None
+        if violation.fault is Fault.CONSUMED_WITHOUT_BOOKING:
+            recorded = store.operations.concerning([violation.lock], newest_first=True)
+            sale = next(filter(is_sale, recorded), None)
+        if sale is None:
+            yield violation
+            continue
+        ref = mapping_in(sale.get("after")).get("paymentRef")
+        paid = "" if ref is None else f" with payment {shorten(str(ref))!r}"
+        what = f"`{sale.get('command')}` recorded booking {sale.get('bookingId')}{paid}"
+        known = None if ref is None else str(ref)
+        yield replace(violation, message=f"{violation.message}: {what}", ref=known)
 
 
 def _commands(remedies: Sequence[Remedy]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from seatctl.services.history_entries import (
     by_job,
     by_operator,
     command_of,
+    is_sale,
     of_operation,
     of_run,
     of_run_on,
@@ -42,6 +43,7 @@ from seatctl.services.stored_values import (
 )
 
 MAKERS_OF_LOCKS, MAKERS_OF_BOOKINGS = {"block", "rebook", "relock"}, {"confirm", "rebook"}
+GONE = "does not exist any more; no record says who deleted it"
 UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
 
 
@@ -64,8 +66,8 @@ def history(store: Store, document_id: object, limit: int) -> list[Entry]:
     if found is None:
         gone = [of_operation(entry, document_id) for entry in store.operations.concerning([document_id])]
         if not gone:
-            raise NotFound(f"there is no event, lock, booking, refund or run {document_id}")
-        return gone
+            raise NotFound(f"there is no event, lock, booking, refund, operation or run {document_id}")
+        return [*gone, Entry(store.now(), f"{document_id} {GONE}", {})][-limit:]
     kind, document = found
     match kind:
         case Kind.EVENT:
@@ -219,6 +221,12 @@ class _Ends(NamedTuple):
         what = f"lock {lock['_id']} {_past(status)}"
         if status == LockStatus.EXPIRED:
             what += f": its deadline was {in_words(lock.get('expiresAt'))}"
+        sold = status == LockStatus.CONSUMED
+        sale = next(filter(is_sale, self.operations), {}) if sold else {}
+        booking_id = sale.get("bookingId")
+        if booking_id is not None and self.store.bookings.stored(booking_id) is None:
+            yield Entry(self.store.now(), f"{what}, but its booking {booking_id} {GONE}", ids_of_lock(lock))
+            return
         yield from self._of(lock, what, ids_of_lock(lock))
 
     def _of(self, document: StoredDocument, what: str, ids: Mapping[str, object]) -> Iterator[Entry]:

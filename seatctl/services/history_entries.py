@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from seatctl.domain.documents import StoredDocument
-from seatctl.domain.states import JobStatus, JobType, RefundStatus
+from seatctl.domain.states import BookingStatus, JobStatus, JobType, RefundStatus
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.services.stored_values import (
@@ -109,6 +109,11 @@ def _what(entry: StoredDocument, before: dict[str, object], after: dict[str, obj
 def command_of(entry: StoredDocument) -> str:
     """The operation's command, without options."""
     return str(entry.get("command")).partition(" ")[0]
+
+
+def is_sale(entry: StoredDocument) -> bool:
+    """Whether it is of a command by which a booking was paid."""
+    return mapping_in(entry.get("after")).get("status") == BookingStatus.CONFIRMED.value
 
 
 def reason_of(entry: StoredDocument) -> str | None:

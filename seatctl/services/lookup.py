@@ -200,7 +200,7 @@ def show(store: Store, document_id: object) -> Shown:
     """Any document by its id. Raises NotFound."""
     found = store.find_anywhere(document_id)
     if found is None:
-        raise NotFound(f"there is no event, lock, booking or job run {document_id}")
+        raise NotFound(f"there is no event, lock, booking, refund, operation or job run {document_id}")
     kind, document = found
     related: dict[str, list[StoredDocument]] = {}
     match kind:

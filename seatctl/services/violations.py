@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ class Violation:
     """The document that cannot be read."""
     locks: str = "seatLocks"
     """The collection of the locks, where a person may have to correct one."""
+    ref: str | None = None
+    """The payment's reference, where a command recorded it."""
     only: Remedy | None = None
     """The one remedy of this fault that helps here."""
     accepted: bool = False
@@ -76,6 +79,8 @@ class Violation:
         texts = {name: str(value) for name, value in ids.items() if value is not None}
         if self.seats is not None:
             texts["N"] = str(self.seats)
+        if self.ref is not None:
+            texts["REF"] = shlex.quote(self.ref)
         if self.index:
             texts["COLLECTION"], _, name = self.index.partition(".")
             texts["INDEX"] = json.dumps(name)

@@ -41,7 +41,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "is not an id", ("release", "None")),
     (2, "is not an id", ("locks", "--event", "Gala")),
     (2, "is not an id", ("bookings", "--event", "")),
-    (4, "there is no event, lock, booking or job run", ("show", UNKNOWN)),
+    (4, "there is no event, lock, booking, refund, operation or job run", ("show", UNKNOWN)),
     (4, "there is no event", ("lock", UNKNOWN, "--user", "ada", "--seats", "1")),
     (4, "that is the id of an event", ("confirm", "{event}")),
     (4, "that is the id of a lock", ("locks", "--event", "{lock}")),

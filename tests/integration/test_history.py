@@ -19,10 +19,11 @@ from scene import (
 )
 
 from seatctl.domain.documents import EventId, LockId
-from seatctl.domain.states import RefundCause
+from seatctl.domain.states import Fault, RefundCause
 from seatctl.errors import NotFound
 from seatctl.mongo.store import Store
 from seatctl.services.cancellation import CancelRequest, cancel
+from seatctl.services.explanations import explain
 from seatctl.services.history import history, newest
 from seatctl.services.rebooking import record_sale
 
@@ -230,3 +231,17 @@ def test_documents_of_any_shape_have_a_story(store: Store):
 def test_there_is_no_story_of_nothing(store: Store):
     with pytest.raises(NotFound):
         history(store, NOWHERE, 0)
+
+
+def test_a_sale_whose_booking_was_deleted_is_told_with_what_is_recorded_of_it(store: Store, event):
+    held = lock(store, event, 2)
+    booked = record_sale(store, LockId(held), "card 1").booking.id
+    store.database.bookings.delete_one({"_id": booked})
+
+    told = sentences(history(store, held, 0))
+    assert told[-2].startswith(f"sale recorded (booking {booked}): ")
+    assert told[-1].startswith(f"lock {held} is sold, but its booking {booked} does not exist any more")
+    assert f"{booked} does not exist any more" in sentences(history(store, booked, 0))[-1]
+    (found,) = explain(store, Fault.CONSUMED_WITHOUT_BOOKING).found
+    assert found.message.endswith(f"`confirm --sold` recorded booking {booked} with payment 'card 1'")
+    assert found.remedies[0].commands == (f"seatctl confirm {held} --sold --ref 'card 1'",)

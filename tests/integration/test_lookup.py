@@ -379,5 +379,7 @@ def test_a_job_run_is_shown_with_its_details(store):
 
 def test_an_id_of_nothing_is_not_found(store):
     lost = ObjectId()
-    with pytest.raises(NotFound, match=f"there is no event, lock, booking or job run {lost}"):
+    with pytest.raises(
+        NotFound, match=f"there is no event, lock, booking, refund, operation or job run {lost}"
+    ):
         lookup.show(store, lost)

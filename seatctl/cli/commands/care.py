@@ -36,9 +36,10 @@ def verify(call: ListCall) -> None:
     NDJSON and CSV have a line for each violation, and `--format ids` the document that it is about."""
     from seatctl.output import lists
     from seatctl.services import verify as verification
+    from seatctl.services.explanations import with_records
 
     form, columns, store = call.form, call.columns, call.store(writes=False)
-    found = list(verification.verify(store))
+    found = list(with_records(store, verification.verify(store)))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)
     sizes = store.sizes()
