@@ -16,16 +16,16 @@ from typer.models import CommandInfo, TyperInfo
 from seatctl import __version__
 from seatctl.cli import boundary
 from seatctl.cli.commands import (
-    adopt,
     batch,
-    care,
+    checks,
+    database,
     events,
     follow,
     help,  # noqa: A004 - the command's name
+    host,
     jobs,
     lists,
     sales,
-    setup,
 )
 from seatctl.cli.invocation import HELP_OPTION
 from seatctl.cli.options import CHECK, SET_UP
@@ -113,12 +113,11 @@ app.add_typer(lists.commands)
 app.add_typer(follow.commands)
 app.add_typer(lists.history_commands)
 app.add_typer(jobs.commands)
-app.add_typer(care.checks)
-app.add_typer(setup.schedule, name="schedule", help=setup.SCHEDULE, rich_help_panel=CHECK)
-app.add_typer(care.setup)
-app.add_typer(adopt.commands)
-app.add_typer(setup.commands)
-app.add_typer(setup.db, name="db", help=setup.DB, rich_help_panel=SET_UP)
+app.add_typer(checks.commands)
+app.add_typer(host.schedule, name="schedule", help=host.SCHEDULE, rich_help_panel=CHECK)
+app.add_typer(database.commands)
+app.add_typer(host.commands)
+app.add_typer(host.db, name="db", help=host.DB, rich_help_panel=SET_UP)
 app.add_typer(help.commands)
 
 program: Any = get_command(root)

@@ -1,4 +1,4 @@
-"""Commands about this host: db, schedule, demo."""
+"""Commands about this host: db, schedule, roles, demo."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""Commands that check a database: verify, health, explain."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.listing import ListCall, list_command
+from seatctl.cli.options import CHECK, WINDOW, duration, flag, option
+from seatctl.domain.states import Fault
+from seatctl.domain.words import count
+from seatctl.errors import Misconfigured, Unhealthy, Unreachable, Usage
+from seatctl.output import console, formats
+from seatctl.output.formats import Format
+from seatctl.output.health import health_parts
+
+MAX_AGE = timedelta(minutes=3)
+RECOVER_AS = (
+    "This database user may not run `seatctl recover`: use the URI of the jobs' user (role seatctlJobs)"
+)
+
+commands = typer.Typer()
+
+
+@list_command(commands, "verify", "violations", panel=CHECK, example="seatctl verify --json", page=False)
+def verify(call: ListCall) -> None:
+    """Check all invariants; change nothing.
+
+    NDJSON and CSV have a line for each violation, and `--format ids` the document that it is about."""
+    from seatctl.output import lists
+    from seatctl.services import verify as verification
+    from seatctl.services.explanations import with_records
+
+    form, columns, store = call.form, call.columns, call.store(writes=False)
+    found = list(with_records(store, verification.verify(store)))
+    violations = [violation.as_document() for violation in found]
+    wrong = sum(not violation.accepted for violation in found)
+    sizes = store.sizes()
+    where = "`seatctl verify`"
+    if form is Format.JSON:
+        shown = list(formats.only(violations, columns)) if columns else violations
+        formats.print_json({"consistent": not wrong, "checked": sizes, "findings": shown})
+    elif form is Format.IDS and not call.quiet:
+        formats.print_ids({"_id": violation.subject} for violation in found)
+    elif not call.quiet and (violations or form is not Format.TABLE):
+        where = "the table" if form is Format.TABLE else where
+        lists.print_list("violations", violations, form, columns)
+    if not wrong and form is Format.TABLE:
+        names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
+        checked = ", ".join(count(sizes[collection], name) for collection, name in names.items())
+        print(f"All invariants hold ({checked}).")
+        if not any(sizes.values()):
+            call.note(f"database {store.name} is empty; check its name if it should not be")
+    if wrong:
+        problem = f"{count(wrong, 'violation')} found; {where} says what to do about each"
+        if any(violation.is_for_recovery for violation in found) and not store.job_logs.may_insert():
+            problem += f". {RECOVER_AS}"
+        raise Unhealthy(problem)
+
+
+@command(commands, "health", panel=CHECK, example="seatctl health --max-age 3m")
+def health(
+    call: Invocation,
+    max_age: Annotated[timedelta, duration("Maximum age of an expiry job's last run.", MAX_AGE)] = MAX_AGE,
+    window: Annotated[timedelta, duration("How far back to count runs.", WINDOW)] = WINDOW,
+    prometheus: Annotated[
+        str | None,
+        option(
+            "--prometheus FILE", str, "Write metrics for node_exporter's textfile collector (- = stdout)."
+        ),
+    ] = None,
+    per_event: Annotated[
+        bool, flag("--per-event", "With --prometheus: also the seats of each event.")
+    ] = False,
+) -> None:
+    """Check jobs, backlog, consistency and refunds."""
+    from seatctl.services.health import check
+
+    if per_event and prometheus is None:
+        raise Usage("--per-event goes with --prometheus only; `seatctl events` lists the seats of each event")
+    if prometheus is not None and call.json:
+        raise Usage("--prometheus and --json are two output formats; use one of them")
+    state = check(call.store(writes=False), max_age=max_age, window=window, per_event=per_event)
+    if prometheus is not None:
+        from seatctl.ops import prometheus as metrics
+
+        # A scraper reads the metrics. They say what is wrong; the exit code need not.
+        metrics.write(state, prometheus)
+        return
+    document = state.as_document()
+    if call.json:
+        formats.print_json(document)
+    elif not call.quiet:
+        console.show(*health_parts(document))
+    if not state.healthy:
+        listed = "; ".join(state.problems) if call.quiet or call.json else "the problems are listed above"
+        raise Unhealthy(f"unhealthy: {listed}")
+
+
+@command(commands, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")
+def explain(
+    call: Invocation,
+    fault: Annotated[
+        Fault, typer.Argument(metavar="FAULT", help="As `verify` names it.", case_sensitive=False)
+    ],
+) -> None:
+    """Explain a fault: its meaning, its cause, and the way out.
+
+    With the ids of what `verify` finds now, if the database can be reached; -q prints those alone."""
+    from seatctl.services.explanations import explain as explained
+
+    try:
+        explanation = explained(call.store(writes=False), fault)
+    except (Misconfigured, Unreachable) as error:
+        call.note(f"without the ids of a database: {error}")
+        explanation = explained(None, fault)
+    if call.json:
+        formats.print_json(explanation.as_document())
+    elif call.quiet:
+        formats.print_ids({"_id": each} for each in explanation.ids)
+    else:
+        console.show(*explanation.lines)
