@@ -5,6 +5,7 @@ MongoDB's own fail points refuse commands, close connections and hold answers ba
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,23 @@ COMMANDS = {
     ),
 }
 JOBS = ("expire-locks", "expire-bookings", "recover")
+
+
+HURRY = """
+from seatctl.mongo import client, schema, transactions
+from seatctl.services import expiry, jobs
+transactions.TIME_LIMIT, transactions.PATIENCE, transactions.STATEMENTS = 4.0, 3.5, 3.0
+transactions.COMMIT_ANSWER, schema.BUILD_SECONDS = 1.5, 3.0
+transactions.MAJORITY_LAG *= 0
+expiry.PATIENCE, jobs.LAST_WORDS = 2.0, {last_words}
+from seatctl.cli.app import main
+main()
+"""
+
+
+def hurried_program(last_words: float = 0.5) -> tuple[str, ...]:
+    """The program with limits of a few seconds."""
+    return sys.executable, "-c", HURRY.format(last_words=last_words)
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 import scene
 from conftest import available, open_store
+from faults import hurried_program
 from oracle import violations
+from pymongo.read_concern import ReadConcern
 from race import (
     Call,
     Crew,
@@ -31,6 +33,7 @@ from race import (
     shop_until,
 )
 from servers import replica_set, set_uri, wait_until
+from terminal import Shell
 
 from seatctl.domain.documents import EventId
 from seatctl.errors import Contention, SeatctlError, Unreachable, WrongState
@@ -300,3 +303,49 @@ def test_a_sweep_waits_for_the_majority_of_the_same_sweep_and_finds_nothing_to_d
     assert [run.value["details"]["seatsRestored"] for run in runs] == [1, 0]
     assert complaints([run.value for run in runs]) == []
     assert violations(store.database) == []
+
+
+# --- what is rolled back -----------------------------------------------------------------------------
+
+
+def test_what_only_the_old_primary_had_is_rolled_back_and_was_never_said_to_be_done(
+    members: list[Server], store: Store, tmp_path: Path
+) -> None:
+    """A command that can reach the new primary does it again there. One that cannot says that the outcome is
+    unknown, and the same command, with the same key, makes one lock of it."""
+    store.init()
+    events = [scene.create(store, 10) for _ in range(2)]
+    old = primary_of(members)
+    assert old
+    anywhere = Shell({"HOME": str(tmp_path), "SEATCTL_URI": set_uri(members, store.name)})
+    only_there = Shell(
+        {"HOME": str(tmp_path), "SEATCTL_URI": old.uri.replace("/?", f"/{store.name}?")}, hurried_program()
+    )
+    commands = [["lock", str(event), "--user", "u", "--seats", "1", "--key", "k", "-q"] for event in events]
+    with ExitStack() as stack:
+        with replication_stands_still(members), old.client() as client:
+            processes = [
+                stack.enter_context(shell.started(*command))
+                for shell, command in zip((anywhere, only_there), commands, strict=True)
+            ]
+            wait_until(lambda: has_written(client, store.name, locks=2), 30)
+            old.kill()
+        ended = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 10], ended
+    assert "so it is not known whether the change was made" in ended[1][1]
+    old.start()
+    # What is rolled back is kept in files.
+    wait_until(lambda: any((old.directory / "db" / "rollback").rglob("*.bson")), 60)
+
+    ids = [anywhere.new_id(*command[:-1]) for command in commands]
+    assert ids[0] == ended[0][0].strip()
+    assert {str(lock["_id"]) for lock in store.database.seatLocks.find()} == set(ids)
+    assert [available(store, event) for event in events] == [9, 9]
+    assert violations(store.database) == []
+
+
+def has_written(client: MongoClient, database: str, locks: int) -> bool:
+    """Whether so many locks are on the disk of this member, whatever the others have."""
+    times = client.admin.command("replSetGetStatus")["optimes"]
+    found = client.get_database(database, read_concern=ReadConcern("local")).seatLocks.count_documents({})
+    return found == locks and bool(times["appliedOpTime"] == times["durableOpTime"])

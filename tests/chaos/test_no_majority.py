@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -21,6 +20,7 @@ import pytest
 import scene
 from bson import ObjectId
 from conftest import open_store
+from faults import hurried_program
 from oracle import violations
 from proxy import Fault, Proxy
 from pymongo.read_concern import ReadConcern
@@ -35,22 +35,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-HURRY = """
-from seatctl.mongo import client, schema, transactions
-from seatctl.services import expiry, jobs
-transactions.TIME_LIMIT, transactions.PATIENCE, transactions.STATEMENTS = 4.0, 3.5, 3.0
-transactions.COMMIT_ANSWER, schema.BUILD_SECONDS = 1.5, 3.0
-transactions.MAJORITY_LAG *= 0
-expiry.BATCH_PATIENCE, jobs.LOG_TIME_FAILED = 2.0, 0.5
-from seatctl.cli.app import main
-main()
-"""
-
 
 @pytest.fixture
 def hurried(tmp_path: Path) -> Shell:
-    """The program with limits of a few seconds."""
-    return Shell({"HOME": str(tmp_path)}, (sys.executable, "-c", HURRY))
+    return Shell({"HOME": str(tmp_path)}, hurried_program())
 
 
 def run_all(shell: Shell, uri: str, commands: dict[str, list[str]]) -> dict[str, Result]:
@@ -286,8 +274,9 @@ def test_a_sweep_whose_embedded_server_dies_is_logged_as_failed(hurried: Shell) 
             scene.add(store, ObjectId(event), -100)
         server = hurried("db", "status", "--json").json["pid"]
         # An entry on a server that has just started may take a while.
-        program = (sys.executable, "-c", HURRY.replace("2.0, 0.5", "2.0, 30.0"))
-        with Shell(hurried.env, program).started("expire-locks", "-v", "--batch-size", "1") as process:
+        with Shell(hurried.env, hurried_program(last_words=30.0)).started(
+            "expire-locks", "-v", "--batch-size", "1"
+        ) as process:
             assert process.stderr
             next(line for line in process.stderr if "expired in this batch" in line)
             os.kill(server, signal.SIGKILL)
