@@ -24,6 +24,7 @@ from faults import hurried_program
 from oracle import violations
 from proxy import Fault, Proxy
 from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 from servers import replica_set, set_uri, wait_until
 from terminal import Result, Shell
 
@@ -88,6 +89,9 @@ def without_a_majority() -> Iterator[tuple[str, dict[str, list[str]], Store]]:
     store.init()
     commands = commands_with_work(store)
     servers[1].pause()
+    # Something that waits for its majority, whichever test comes first.
+    elsewhere = store.deployment.client["elsewhere"]
+    elsewhere.get_collection("notes", write_concern=WriteConcern(1)).insert_one({})
     yield uri, commands, store
     store.deployment.close()
     for server in servers:
