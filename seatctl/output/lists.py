@@ -108,7 +108,7 @@ def _folded(first: StoredDocument, last: StoredDocument, runs: int) -> StoredDoc
     moments: list[Any] = [run.get("executedAt") for run in (first, last)]
     words = f"{count(runs, 'run')} with nothing to do"
     if all(isinstance(moment, datetime) for moment in moments):
-        begin, end = min(moments), max(moments)
-        day = "%H:%M" if begin.date() == end.date() else "%Y-%m-%d %H:%M"
-        words += f", {begin:{day}}–{end:{day}}"  # noqa: RUF001 - as ranges are written
+        day = "%H:%M" if min(moments).date() == max(moments).date() else "%Y-%m-%d %H:%M"
+        begin, end = f"{min(moments):{day}}", f"{max(moments):{day}}"
+        words += f", {begin}" if begin == end else f", {begin}–{end}"  # noqa: RUF001 - as ranges are written
     return {"jobType": words, "executedAt": first.get("executedAt"), "status": first.get("status")}

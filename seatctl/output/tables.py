@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from seatctl.domain.states import RefundStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import format_number
 from seatctl.output.deadlines import presented
@@ -224,13 +225,14 @@ MORE: dict[str, tuple[str, ...]] = {
 
 SPARE: dict[str, tuple[str, ...]] = {
     "events": ("filled", "total", "date", "state"),
-    "seatLocks": ("key", "kind", "expires", "event", "user"),
+    "seatLocks": ("key", "expires", "event", "user", "kind"),
     "bookings": ("lock", "pay by", "event", "user"),
-    "refunds": ("event", "cause", "status", "user", "booking"),
-    "jobLogs": ("host", "ms", "processed", "seats returned"),
+    "refunds": ("event", "cause", "booking", "due since", "user", "status"),
+    "jobLogs": ("host", "ms", "processed", "id"),
     "history": ("ago",),
 }
-"""Columns of a list that a narrow window does without, the least needed first. Its own id is never one."""
+"""Columns of a list that a narrow window does without, the least needed first. Only of runs the id is one:
+what they did matters more."""
 
 
 def columns_of(name: str) -> tuple[str, ...]:
@@ -253,9 +255,15 @@ SUMMARY: dict[str, Field] = {
     "success": lambda row: "" if row["successRate"] is None else f"{row['successRate']:.1%}",
     "processed #": "recordsProcessed",
     "seats returned #": "seatsRestored",
-    "median ms #": "medianDuration",
-    "worst ms #": "worstDuration",
+    "median #": lambda row: _milliseconds(row["medianDuration"]),
+    "worst #": lambda row: _milliseconds(row["worstDuration"]),
 }
+
+
+def _milliseconds(number: int | None) -> str:
+    return "" if number is None else f"{format_number(number)} ms"
+
+
 OWED: dict[str, Field] = {
     "booking": "bookingId",
     "user": "userId",
@@ -297,11 +305,17 @@ def list_of(
     """A list with its columns, or with those that are `chosen`. A column of RARE is there only if a document
     has it: without it a list fits 120 columns. `now`, by the server, is for what is left until deadlines."""
     shown = [presented(name, document, now) for document in documents]
-    columns = chosen or {
-        column: field
-        for column, field in LISTS[name].items()
-        if column not in RARE or any(value(document, field) for document in shown)
-    }
+    columns = (
+        dict(chosen)
+        if chosen
+        else {
+            column: field
+            for column, field in LISTS[name].items()
+            if column not in RARE or any(value(document, field) for document in shown)
+        }
+    )
+    if name == "refunds" and not chosen and all(refund.get("status") == RefundStatus.DUE for refund in shown):
+        del columns["status"]
     return Spare(list_table(shown, columns, title), () if chosen else SPARE.get(name, ()))
 
 

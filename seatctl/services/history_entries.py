@@ -94,6 +94,8 @@ def _what(entry: StoredDocument, before: dict[str, object], after: dict[str, obj
     command, name = str(entry.get("command")), command_of(entry)
     if name == "pay" and after.get("refund") == RefundStatus.DUE:
         return "payment refused"
+    if name == "refund" and after.get("status") == RefundStatus.WITHDRAWN:
+        return "refund withdrawn"
     if name == "cancel" and "bookingId" not in entry:
         return "sold lock cancelled"
     if name == "cancel" and "seatsCancelled" in after:

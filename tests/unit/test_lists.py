@@ -184,5 +184,9 @@ def test_a_stretch_over_several_days_says_which() -> None:
     assert words == "2 runs with nothing to do, 2026-12-31 12:00–2027-01-01 12:00"  # noqa: RUF001
 
 
+def test_a_stretch_within_one_minute_has_one_time() -> None:
+    assert folded(run(0), run(0)) == ["2 runs with nothing to do, 12:00"]
+
+
 def test_runs_without_a_readable_time_are_folded_without_one() -> None:
     assert folded(run(0), {**run(1), "executedAt": "x"}) == ["2 runs with nothing to do"]

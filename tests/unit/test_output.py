@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import sys
@@ -263,7 +264,26 @@ def test_a_list_fits_the_window_that_it_is_made_for(monkeypatch: pytest.MonkeyPa
 
     assert len(screen_of(monkeypatch, 120, events)) == 5
     assert len(screen_of(monkeypatch, 120, tables.list_of("jobLogs", [RUN]))) == 5
-    assert len(screen_of(monkeypatch, 80, summary)) == 6, "its headings have two lines"
+    assert len(screen_of(monkeypatch, 80, summary)) == 6, "one of its headings has two lines"
+
+
+def columns_at(
+    monkeypatch: pytest.MonkeyPatch, columns: int, name: str, *documents: dict[str, Any]
+) -> set[str]:
+    """The headings of a list, in a window that is so wide."""
+    shown = screen_of(monkeypatch, columns, tables.list_of(name, documents, now=NOON))
+    rows = [line.split("│")[1:-1] for line in itertools.takewhile(lambda line: line[0] != "├", shown[1:])]
+    return {" ".join(filter(None, map(str.strip, words))) for words in zip(*rows, strict=True)}
+
+
+def test_a_narrow_window_keeps_the_columns_that_tell_rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    due = {"_id": ID, "bookingId": ID, "eventId": ID, "userId": "ada", "seats": 2, "cause": "LATE_PAYMENT"}
+    due |= {"paymentRef": "card-7731", "status": "DUE", "dueAt": NOON}
+    assert "status" in columns_at(monkeypatch, 80, "refunds", due, {**due, "status": "WITHDRAWN"})
+    assert columns_at(monkeypatch, 80, "refunds", due) == {"id", "user", "seats", "payment", "due since"}
+    assert {"seats returned", "processed"} <= columns_at(monkeypatch, 80, "jobLogs", RUN)
+    block = {"_id": ID, "eventId": ID, "userId": "seatctl", "status": "ACTIVE", "kind": "BLOCK", "seats": 5}
+    assert "kind" in columns_at(monkeypatch, 80, "seatLocks", block, open_lock(timedelta(minutes=9)))
 
 
 def test_a_long_line_is_left_to_the_terminal_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
