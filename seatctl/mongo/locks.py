@@ -84,31 +84,32 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         now: datetime,
         status: LockStatus = LockStatus.ACTIVE,
     ) -> SeatLock:
-        """A new lock. Where an index has the key by now, raises StaleRead if it is of this request,
-        which then finds it, and KeyReused if it is of another user or event."""
-        document = codec.new_lock(event_id, user, seats, expires_at, key, now, status)
+        """A new lock. Raises StaleRead, KeyReused."""
+        return self._insert_keyed(codec.new_lock(event_id, user, seats, expires_at, key, now, status))
+
+    def _insert_keyed(self, document: Document) -> SeatLock:
+        """Where an index has the key by now, raises StaleRead if it is of this request, which then finds it,
+        and KeyReused if it is of another user or event."""
         try:
             self._insert(document)
         except DuplicateKeyError as error:
             if "idempotencyKey" not in (error.details or {}).get("keyPattern", {}):
                 raise
-            same = {"eventId": event_id, "userId": user, "idempotencyKey": key}
-            if self._documents.find_one(
-                same, {"_id": 1}, collation=schema.EXACT
-            ):  # outside of the transaction, which is over
+            same = {field: document[field] for field in ("eventId", "userId", "idempotencyKey")}
+            # Outside of the transaction, which is over.
+            if self._documents.find_one(same, {"_id": 1}, collation=schema.EXACT):
                 raise StaleRead from error
             raise KeyReused(
-                f"key {shorten(key)!r} belongs to a lock of another user or event, and another program's "
-                "index allows each key once; use another key"
+                f"key {shorten(document['idempotencyKey'])!r} belongs to a lock of another user or event, "
+                "and another program's index allows each key once; use another key"
             ) from error
         return self._own(document)
 
     def insert_block(self, event_id: EventId, seats: int, key: str | None, now: datetime) -> SeatLock:
-        """Seats off sale for no buyer; without a key they are those of a closed event."""
+        """Seats off sale for no buyer; without a key they are those of a closed event. Raises StaleRead,
+        KeyReused."""
         ids_only = self._settings.object_id_users
-        document = codec.new_block(event_id, seats, key, now, object_id_user=ids_only)
-        self._insert(document)
-        return self._own(document)
+        return self._insert_keyed(codec.new_block(event_id, seats, key, now, object_id_user=ids_only))
 
     @property
     def block_user(self) -> UserId:
@@ -185,6 +186,12 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         It is this write that makes `confirm` and an expiry of the same lock exclude each other."""
         where = {**id_is(lock_id), "status": LockStatus.ACTIVE, **self._in_time()}
         changes = {"$set": {"expiresAt": deadline, "updatedAt": now}}
+        return self._compare_and_set(where, changes) is not None
+
+    def bring_forward(self, lock: SeatLock, now: datetime) -> bool:
+        """Let the deadline of a lock be now, if it is still as it was read."""
+        where = {**id_is(lock.id), "status": LockStatus.ACTIVE, "expiresAt": lock.expires_at}
+        changes = {"$set": {"expiresAt": now, "updatedAt": now}}
         return self._compare_and_set(where, changes) is not None
 
     def extend_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from time import sleep
 from typing import NamedTuple
 
 from seatctl.domain import rules
@@ -22,7 +23,7 @@ from seatctl.domain.documents import (
 )
 from seatctl.domain.requests import idempotency_key, moment, seat_count, text, ttl
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
-from seatctl.domain.timespec import shorten, to_milliseconds
+from seatctl.domain.timespec import format_duration, shorten, to_milliseconds
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
@@ -41,7 +42,7 @@ from seatctl.services.found import (
     seats_of_booking,
 )
 from seatctl.services.refunds import Payment, refuse, withdraw_late
-from seatctl.services.seats import end_by_decision, log_counter, log_returned
+from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_counter, log_returned
 
 log = logging.getLogger(__name__)
 
@@ -362,10 +363,15 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
 
 def release(store: Store, lock_id: LockId) -> ReleaseResult:
     """End an ACTIVE lock without a booking before its deadline, and return its seats, but where no counter
-    went down for them. Raises NotFound, WrongState, DamagedDocument."""
+    went down for them. On an adopted database this takes the grace. Raises NotFound, WrongState,
+    DamagedDocument."""
+    if store.settings.grace:
+        _wait_for_confirmations(store, lock_id)
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = get_lock(tx, lock_id)
+            if store.settings.grace and found.status is LockStatus.EXPIRED:  # a sweep was faster
+                return ReleaseResult(found, None)
             rules.check_releasable(found, booking_of(tx, lock_id))
             released, doubt = end_by_decision(tx, found, tx.now(), LockStatus.EXPIRED)
             before, after = {"status": found.status.value}, {"status": released.status.value}
@@ -373,3 +379,23 @@ def release(store: Store, lock_id: LockId) -> ReleaseResult:
     if doubt is None:
         log_returned(store, released)
     return ReleaseResult(released, doubt)
+
+
+def _wait_for_confirmations(store: Store, lock_id: LockId) -> None:
+    """Another program's `confirm` may not write the lock, so that no transaction keeps the two apart. From a
+    deadline that has passed it keeps away; what it had begun by then is there after the grace. Whatever
+    happens meanwhile, the seats are not lost: the lock is overdue."""
+    for attempt in store.transaction_attempts():
+        with attempt as tx:
+            found, now = get_lock(tx, lock_id), tx.now()
+            rules.check_releasable(found, booking_of(tx, lock_id))
+            doubt_to_ignore(tx, found)
+            deadline = min(found.expires_at or now, now)
+            if deadline == now:
+                if not tx.locks.bring_forward(found, now):
+                    raise StaleRead
+                before, after = {"expiresAt": found.expires_at}, {"expiresAt": now}
+                tx.operations.record("release", now, found.event, lock_id, before=before, after=after)
+    if (left := deadline + store.settings.grace - now) > timedelta():
+        log.info("lock %s: waiting %s for what another program has begun", lock_id, format_duration(left))
+        sleep(left.total_seconds())

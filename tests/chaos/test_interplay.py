@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from bson import ObjectId
@@ -16,7 +17,7 @@ from pymongo.errors import OperationFailure
 from scene import run_expire_bookings, run_expire_locks, run_recover
 
 from seatctl.domain.settings import GRACE, NOT_ADOPTED
-from seatctl.errors import SoldOut
+from seatctl.errors import SoldOut, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services import adoption, sales
 from seatctl.services.sales import LockRequest
@@ -93,6 +94,78 @@ def test_without_the_grace_the_same_confirmation_loses_its_seats(adopted, backen
     backend.confirm(lock, a_sweep_comes_between)
     assert backend.locks.find_one({"_id": lock})["status"] == "EXPIRED"
     assert [violation.fault for violation in verify(adopted)] == ["booking_without_seats"]
+
+
+@pytest.fixture
+def begun(backend, monkeypatch) -> Callable[[ObjectId], None]:
+    """Begin a confirmation of a lock: it read the lock, and is done while `release` waits."""
+    read, go_on = Event(), Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin(lock: ObjectId) -> None:
+            def pause() -> None:
+                read.set()
+                assert go_on.wait(60)
+
+            confirmation = pool.submit(backend.confirm, lock, pause)
+
+            def sleep(_seconds: float) -> None:
+                go_on.set()
+                confirmation.result(60)
+
+            monkeypatch.setattr(sales, "sleep", sleep)
+            assert read.wait(60)
+
+        yield begin
+        go_on.set()
+
+
+def test_their_confirmation_that_had_begun_before_a_release_keeps_its_seats(adopted, backend, begun) -> None:
+    event = backend.event(2)
+    lock = backend.lock(event, 2)
+    begun(lock)
+
+    with pytest.raises(WrongState, match=r"has booking .* which is PAYMENT_PENDING"):
+        sales.release(adopted, lock)
+    (booking,) = backend.bookings.find({"seatLockId": lock})
+    backend.pay(booking["_id"])
+    assert seats_in_order(backend, event)
+    assert list(verify(adopted)) == []
+
+
+def test_without_the_wait_the_same_release_sells_its_seats_a_second_time(
+    adopted, backend, begun, monkeypatch
+) -> None:
+    lock = backend.lock(backend.event(2), 2)
+    begun(lock)
+    monkeypatch.setattr(sales, "_wait_for_confirmations", lambda *_: None)
+
+    sales.release(adopted, lock)
+    sales.sleep(0)
+    assert [violation.fault for violation in verify(adopted)] == ["booking_without_seats"]
+
+
+def test_a_release_waits_for_nothing_where_the_deadline_passed_before(
+    adopted, backend, clock, monkeypatch
+) -> None:
+    monkeypatch.delattr(sales, "sleep")
+    lock = backend.lock(backend.event(2), 2)
+    clock.advance(minutes=10, seconds=GRACE.total_seconds())
+
+    assert sales.release(adopted, lock).lock.status == "EXPIRED"
+
+
+def test_a_release_that_a_sweep_completes_is_done(adopted, backend, clock, monkeypatch) -> None:
+    event = backend.event(2)
+    lock = backend.lock(event, 2)
+
+    def sleep(seconds: float) -> None:
+        clock.advance(seconds=seconds + 1)
+        assert run_expire_locks(adopted).locks == 1
+
+    monkeypatch.setattr(sales, "sleep", sleep)
+    assert sales.release(adopted, lock).lock.status == "EXPIRED"
+    assert seats_in_order(backend, event)
 
 
 def tried(action: Callable[[], object]) -> str:

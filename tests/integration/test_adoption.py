@@ -491,8 +491,18 @@ def test_a_key_that_somebody_takes_for_the_same_request_meanwhile_is_that_reques
     assert available(adopted, event) == 10
 
 
+def test_a_key_of_another_events_block_is_refused_in_words(adopted, backend):
+    """The other program's index allows each key once."""
+    blocks.block(adopted, blocks.BlockRequest(backend.event(), 2, key="press"))
+
+    with pytest.raises(KeyReused, match="allows each key once; use another key"):
+        blocks.block(adopted, blocks.BlockRequest(backend.event(), 2, key="press"))
+
+
 def release(store: Store, lock: ObjectId) -> None:
-    sales.release(store, lock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sales, "sleep", lambda _: None)
+        sales.release(store, lock)
 
 
 def unblock(store: Store, lock: ObjectId) -> None:

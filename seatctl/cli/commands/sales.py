@@ -156,7 +156,10 @@ def release(call: Invocation, lock_id: LockArgument) -> None:
     """Return the seats of a lock before its deadline."""
     from seatctl.services import sales
 
-    lock, doubt = sales.release(call.store(), lock_id)
+    store = call.store()
+    if grace := store.settings.grace:
+        call.note(f"another program may be selling this lock; waiting {format_duration(grace)} to be sure")
+    lock, doubt = sales.release(store, lock_id)
     sentence = f"Lock {lock.id} is {lock.status}; {_returned(lock, doubt)}."
     call.tell(lock.stored, f"{sentence}{not_raised(doubt)}", quiet=lock.id)
 
