@@ -106,7 +106,9 @@ def check_confirmable(lock: SeatLock, now: datetime) -> None:
     """Only a buyer's ACTIVE lock before its deadline becomes a booking (invariant 6)."""
     check_no_block(lock)
     if lock.status is not LockStatus.ACTIVE:
-        raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be confirmed")
+        raise WrongState(
+            f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be confirmed{_after_the_end(lock)}"
+        )
     if lock.expires_at is None or lock.expires_at <= now:
         raise DeadlinePassed(
             f"the deadline of lock {lock.id} passed at {_time(lock.expires_at)}; lock the seats again"
@@ -139,7 +141,8 @@ def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
     """Only a buyer's ACTIVE lock without a booking is returned before its deadline."""
     check_no_block(lock)
     if lock.status is not LockStatus.ACTIVE:
-        raise WrongState(f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be released")
+        only = "only an ACTIVE lock can be released"
+        raise WrongState(f"lock {lock.id} is {lock.status}; {only}{_after_the_end(lock, booking)}")
     if booking is not None:
         pending = booking.status is BookingStatus.PAYMENT_PENDING
         way_out = f"`seatctl pay {booking.id} --failed` ends it" if pending else "run `seatctl recover`"
@@ -172,10 +175,11 @@ def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, 
     One that has passed, only where that is wanted (invariant 6)."""
     check_no_block(lock)
     if booking is not None and booking.status is not BookingStatus.PAYMENT_PENDING:
-        raise WrongState(f"booking {booking.id} is {booking.status}{_after_the_end(booking)}")
+        raise WrongState(f"booking {booking.id} is {booking.status}{_end_of_booking(booking)}")
     if lock.status is not LockStatus.ACTIVE:
         whose = "" if booking is None else f"booking {booking.id} has no seats: "
-        raise WrongState(f"{whose}lock {lock.id} is {lock.status}, and only an ACTIVE one has a deadline")
+        only = "only an ACTIVE lock can be extended"
+        raise WrongState(f"{whose}lock {lock.id} is {lock.status}; {only}{_after_the_end(lock)}")
     deadline = lock.expires_at if booking is None else booking.payment_expires_at
     if not overdue and (deadline is None or deadline <= now):
         what = f"lock {lock.id}" if booking is None else f"booking {booking.id}"
@@ -185,7 +189,17 @@ def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, 
         )
 
 
-def _after_the_end(booking: Booking) -> str:
+def _after_the_end(lock: SeatLock, booking: Booking | None = None) -> str:
+    """What is left to do with a lock that is not ACTIVE any more, and with its booking."""
+    if lock.status is not LockStatus.CONSUMED:
+        return f"; its seats were returned, and `seatctl lock {lock.event}` takes new ones"
+    if booking is not None and booking.status is BookingStatus.CONFIRMED:
+        return f"; `seatctl cancel {booking.id}` returns the seats of its booking"
+    paid = f"if its seats were paid, `seatctl confirm {lock.id} --sold` records that"
+    return f"; {paid}, and if not, `seatctl cancel {lock.id}` returns them"
+
+
+def _end_of_booking(booking: Booking) -> str:
     """What is left to do with a booking that waits no more."""
     if booking.status is BookingStatus.CONFIRMED:
         return ", it has no deadline any more"
@@ -231,8 +245,16 @@ def check_sold_without_booking(lock: SeatLock, booking: Booking | None) -> None:
         raise WrongState(f"lock {lock.id} has booking {booking.id}, which is CONFIRMED; cancel the booking")
     check_no_block(lock)
     if lock.status is not LockStatus.CONSUMED:
-        way_out = {LockStatus.ACTIVE: f"; `seatctl release {lock.id}` returns its seats"}.get(lock.status, "")
-        raise WrongState(f"lock {lock.id} is {lock.status}, not CONSUMED{way_out}")
+        release = f"`seatctl release {lock.id}` returns its seats"
+        way_out = release if lock.status is LockStatus.ACTIVE else "its seats were returned"
+        raise WrongState(f"lock {lock.id} is {lock.status}, not CONSUMED; {way_out}")
+
+
+def check_holds_seats(lock: SeatLock, booking: Booking | None) -> None:
+    """What has ended cannot be sold as it is."""
+    if lock.status in (LockStatus.EXPIRED, LockStatus.CANCELLED):
+        rebook = "" if booking is None else f"; `seatctl rebook {booking.id}` sells its seats again"
+        raise WrongState(f"lock {lock.id} is {lock.status}{rebook or _after_the_end(lock)}")
 
 
 def check_sellable(lock: SeatLock, booking: Booking | None, now: datetime, ref: str | None) -> None:

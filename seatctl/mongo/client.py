@@ -5,15 +5,22 @@ Knows nothing of seats. `transactions.py` has its transactions, `failures.py` it
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pymongo import MongoClient
-from pymongo.errors import ConnectionFailure, InvalidOperation, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConnectionFailure,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import split_options
@@ -27,6 +34,7 @@ from seatctl.mongo.transactions import MAJORITY, MAJORITY_MS
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
+    from pymongo.server_description import ServerDescription
 
     from seatctl.mongo.transactions import Attempt
 
@@ -143,8 +151,8 @@ def connect(
     try:
         client: MongoClient[Document] = MongoClient(uri, **_options(uri, patience_ms))
         name = database or client.get_default_database(default_database).name
-        _find_server(client)
-        _check_server(_wait_for_primary(client), hosts)
+        _find_server(client, uri)
+        _check_server(_wait_for_primary(client, hosts), hosts)
         return Deployment(client, name)
     except PyMongoError as error:
         raise translate(error, hosts) from error
@@ -152,7 +160,8 @@ def connect(
         words = ": ".join(str(word) for word in (error.filename, error.strerror or error) if word)
         raise Misconfigured(f"the MongoDB URI names a file that cannot be used: {words}") from error
     except (ValueError, TypeError, KeyError) as error:  # KeyError: a value that an option does not know
-        raise failures.malformed_uri() from error
+        # Not which: it may be a part of a password.
+        raise failures.malformed_uri(is_port="Port must be an integer" in str(error)) from error
 
 
 def _options(uri: str, patience_ms: int) -> Document:
@@ -187,11 +196,7 @@ def _options(uri: str, patience_ms: int) -> Document:
 def _check_server(hello: Document, hosts: str) -> None:
     """Raises Misconfigured for a server on which no promise can be kept."""
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
-        raise Misconfigured(
-            f"MongoDB at {hosts} is a standalone server, which has no transactions. Make it a replica set "
-            "with one member: start it with `mongod --replSet rs0`, then run `rs.initiate()` once in "
-            "mongosh. Or unset SEATCTL_URI to use the embedded MongoDB"
-        )
+        raise _standalone(hosts)
     if hello["maxWireVersion"] < WIRE_VERSION_OF_6:
         raise Misconfigured(f"MongoDB at {hosts} is older than 6.0, the first version that seatctl works on")
 
@@ -235,13 +240,54 @@ def _configuration(client: MongoClient[Document], new: Document) -> Document:
         time.sleep(0.01)
 
 
-def _find_server(client: MongoClient[Document]) -> None:
-    """Wait `serverSelectionTimeoutMS` for a server that takes writes; a command would wait `timeoutMS`."""
-    with suppress(InvalidOperation):  # several routers
-        _ = client.address
+def _find_server(client: MongoClient[Document], uri: str) -> None:
+    """Wait `serverSelectionTimeoutMS` for a server that takes writes; a command would wait `timeoutMS`.
+    Raises Misconfigured where to wait does not help."""
+    try:
+        with suppress(InvalidOperation):  # several routers
+            _ = client.address
+    except ServerSelectionTimeoutError as error:
+        if reason := _why_none(client, uri, str(error)):
+            raise reason from error
+        raise
 
 
-def _wait_for_primary(client: MongoClient[Document]) -> Document:
+def _why_none(client: MongoClient[Document], uri: str, said: str) -> Misconfigured | None:
+    """Why no server takes writes, where that is known."""
+    hosts = failures.hosts_of(uri)
+    if any(one.server_type_name == "RSGhost" for one in _servers(client)):
+        return _uninitiated(hosts)
+    if re.search(failures.OTHER_SET, said) and "," not in hosts:
+        # The driver has forgotten what it saw, which has no replica set or another one.
+        more: Document = {"replicaSet": None, "directConnection": True}
+        with MongoClient[Document](uri, **_options(uri, SERVER_SELECTION_MS), **more) as alone:
+            with suppress(PyMongoError):
+                _ = alone.address
+            if any(one.server_type_name == "Standalone" for one in _servers(alone)):
+                return _standalone(hosts)
+    return None
+
+
+def _servers(client: MongoClient[Document]) -> Collection[ServerDescription]:
+    return client.topology_description.server_descriptions().values()
+
+
+def _uninitiated(hosts: str) -> Misconfigured:
+    return Misconfigured(
+        f"MongoDB at {hosts} runs with --replSet, but its replica set is not initiated: run `rs.initiate()` "
+        "once in mongosh on that server"
+    )
+
+
+def _standalone(hosts: str) -> Misconfigured:
+    return Misconfigured(
+        f"MongoDB at {hosts} is a standalone server, which has no transactions. Make it a replica set "
+        "with one member: start it with `mongod --replSet rs0`, then run `rs.initiate()` once in "
+        "mongosh. Or unset SEATCTL_URI to use the embedded MongoDB"
+    )
+
+
+def _wait_for_primary(client: MongoClient[Document], hosts: str = "this host") -> Document:
     """The server's `hello` once it takes writes; an election of one takes about 30 ms."""
     give_up = time.monotonic() + SERVER_SELECTION_MS / 1000
     while True:
@@ -249,8 +295,7 @@ def _wait_for_primary(client: MongoClient[Document]) -> Document:
         if hello.get("isWritablePrimary"):
             return hello
         if time.monotonic() > give_up:
-            uninitiated = "is not initiated; run rs.initiate() on it"
-            raise Unreachable(
-                f"the replica set {uninitiated if hello.get('isreplicaset') else 'has no primary'}"
-            )
+            if hello.get("isreplicaset"):
+                raise _uninitiated(hosts)
+            raise Unreachable("the replica set has no primary")
         time.sleep(0.01)

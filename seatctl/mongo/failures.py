@@ -74,8 +74,13 @@ def hosts_of(uri: str) -> str:
     return unquote(authority.rsplit("@", 1)[-1])
 
 
-def malformed_uri() -> errors.Misconfigured:
+def malformed_uri(*, is_port: bool = False) -> errors.Misconfigured:
     # Never quote the parser: its message may contain the part of the password where it failed.
+    if is_port:
+        return errors.Misconfigured(
+            "the port in the MongoDB URI is not a number from 1 to 65535, as 27017 in "
+            "mongodb://host:27017/database"
+        )
     return errors.Misconfigured(
         "the MongoDB URI is malformed; it looks like mongodb://host:27017/database, where user:password@ "
         "may stand before the host, with : / ? # [ ] @ % in them percent-encoded"

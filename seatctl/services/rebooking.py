@@ -152,6 +152,7 @@ def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None) -> RebookRe
         return RebookResult(found, lock, created=False)
     if lock.status is LockStatus.ACTIVE:
         return _sell_within(tx, lock, ref)
+    rules.check_holds_seats(lock, found)
     rules.check_sold_without_booking(lock, found)
     get_event(tx, lock.event)
     now, withdrawn = tx.now(), None

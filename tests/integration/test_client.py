@@ -45,6 +45,24 @@ def test_a_standalone_server_is_refused_with_both_ways_out(standalone):
         assert words in str(refused.value)
 
 
+def test_a_standalone_server_is_named_as_such_also_where_the_uri_names_a_replica_set(standalone):
+    uri = standalone.uri.replace("directConnection=true", "replicaSet=rs0")
+    with pytest.raises(Misconfigured, match=f"{standalone.host} is a standalone server"):
+        connect(uri, None, "box", 300)
+
+
+def test_another_replica_set_is_still_told_as_such(replica):
+    uri = replica.uri.replace("directConnection=true", "replicaSet=rs0")
+    with pytest.raises(Misconfigured, match="is no member of a replica set 'rs0'"):
+        connect(uri, None, "box", 300)
+
+
+def test_a_port_out_of_range_is_named_without_the_text_that_stands_there():
+    with pytest.raises(Misconfigured, match="the port in the MongoDB URI is not a number") as refused:
+        connect("mongodb://127.0.0.1:271177/box", None, "box")
+    assert "271177" not in str(refused.value)
+
+
 def test_a_server_before_version_6_is_refused():
     hello = {"setName": "rs", "maxWireVersion": 13}
 
@@ -160,8 +178,12 @@ def test_a_replica_set_that_was_never_initiated_is_told_from_one_without_a_prima
     monkeypatch.setattr(connection, "SERVER_SELECTION_MS", 200)
     server = Server(initiate=False).start()
     try:
-        with pytest.raises(Unreachable, match=r"is not initiated; run rs.initiate\(\) on it"):
-            connect(server.uri, None, "box")
+        for options in ("directConnection=true", "", "replicaSet=test"):
+            uri = server.uri.replace("directConnection=true", options)
+            with pytest.raises(
+                Misconfigured, match=r"is not initiated: run `rs.initiate\(\)` once in mongosh"
+            ):
+                connect(uri, None, "box", 500)
     finally:
         server.stop()
 

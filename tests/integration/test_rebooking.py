@@ -330,7 +330,17 @@ def test_a_block_and_a_lock_of_a_cancelled_event_are_not_sold(store, event):
 def test_only_a_lock_that_holds_seats_is_recorded_as_sold(store, event, status):
     held = lock(store, event)
     edit(store, "seatLocks", held, status=status)
-    with pytest.raises(WrongState, match=f"lock {held} is {status}, not CONSUMED"):
+    with pytest.raises(WrongState, match=f"lock {held} is {status}; .* `seatctl lock {event}` takes new"):
+        rebooking.record_sale(store, held)
+
+
+def test_a_lock_that_ended_with_its_booking_is_sold_by_booking_that_again(store, event):
+    held, booked = book(store, event)
+    edit(store, "seatLocks", held, status="EXPIRED")
+    edit(store, "bookings", booked, status="EXPIRED")
+    with pytest.raises(
+        WrongState, match=f"lock {held} is EXPIRED; `seatctl rebook {booked}` sells its seats"
+    ):
         rebooking.record_sale(store, held)
 
 
