@@ -16,6 +16,7 @@ from typer.models import CommandInfo, TyperInfo
 from seatctl import __version__
 from seatctl.cli import boundary
 from seatctl.cli.commands import (
+    aftersales,
     batch,
     checks,
     database,
@@ -108,6 +109,7 @@ app = typer.Typer()
 # In the order of `seatctl --help`.
 app.add_typer(events.commands)
 app.add_typer(sales.commands)
+app.add_typer(aftersales.commands)
 app.add_typer(batch.commands)
 app.add_typer(lists.commands)
 app.add_typer(follow.commands)

@@ -12,7 +12,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -194,6 +194,10 @@ class Invocation(typer.Context):
             print(sentence)
         elif quiet is not None:
             print(quiet)
+
+    def tell_plan(self, document: Mapping[str, object], sentence: str) -> None:
+        """Print what a dry run would make, without the id that it would not have."""
+        self.tell({field: value for field, value in document.items() if field != "_id"}, sentence)
 
 
 class Session:

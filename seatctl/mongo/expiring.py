@@ -73,6 +73,13 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
         """The event's open ones, blocks apart, whose deadline is before this time, or is no date."""
         return self._all({**self._open_of(event_id), self.deadline_field: {"$not": {"$gte": deadline}}})
 
+    def latest_deadline(self, event_id: EventId) -> datetime | None:
+        """Of the event's open ones, blocks apart."""
+        where = {**self._open_of(event_id), self.deadline_field: {"$type": "date"}}
+        latest = next(self.sorted({self.deadline_field: -1}, where, 1, [self.deadline_field]), {})
+        moment = latest.get(self.deadline_field)
+        return moment if isinstance(moment, datetime) else None
+
     def unreadable(self, events: Document) -> Iterator[Unreadable]:
         """Those of these events that may hold or protect seats and cannot be read."""
         for read in self._all({self.event_field: events, **self._may_count()}):

@@ -37,13 +37,14 @@ class ExtendRequest(NamedTuple):
 
 class ExtendResult(NamedTuple):
     """What has the deadline now: the booking, if it waits for a payment, and its lock; whether this call
-    moved it; the deadline; whether that is later than what was asked for; and what it was before."""
+    moved it; the deadline; what was left until then where that is later than what was asked for; and what it
+    was before."""
 
     lock: SeatLock
     booking: Booking | None
     changed: bool
     deadline: datetime
-    is_later: bool = False
+    left: timedelta | None = None
     before: datetime | None = None
 
 
@@ -58,11 +59,13 @@ class ExtendAllRequest(NamedTuple):
 
 
 class ExtendAllResult(NamedTuple):
-    """The deadline, whose it is now, and what cannot be read."""
+    """The deadline, whose it is now, and what cannot be read; and the latest deadline of any, where some have
+    a later one."""
 
     deadline: datetime
     extended: list[LockId | BookingId]
     skipped: list[SkippedItem]
+    latest: datetime | None = None
 
 
 def extend(store: Store, request: ExtendRequest) -> ExtendResult:
@@ -91,7 +94,7 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     old = lock.expires_at if booking is None else booking.payment_expires_at
     assert old is not None  # it waits
     if old >= deadline:
-        return ExtendResult(lock, booking, changed=False, deadline=old, is_later=old > deadline)
+        return ExtendResult(lock, booking, False, old, left=old - now if old > deadline else None)
     if booking is not None:
         booking = tx.bookings.extend(booking.id, old, deadline, now, overdue=request.overdue)
         if booking is None:
@@ -134,7 +137,8 @@ def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
         result.extended.extend(extended)
         result.skipped.extend(skipped)
         log.info("%d of %d extended in this batch", len(extended), len(ids))
-    return result
+    latest = (store.bookings if of_bookings else store.locks).latest_deadline(request.event)
+    return result._replace(latest=latest if latest and latest > result.deadline else None)
 
 
 def _waiting(

@@ -151,7 +151,7 @@ def block(
         left = f"{format_number(result.available)} left"
         sentence = f"{'Would block' if dry_run else 'Blocked'} {count(held.seats, 'seat')}; {left}."
     if dry_run and result.created:
-        call.tell(held.stored, sentence)
+        call.tell_plan(held.stored, sentence)
     else:
         call.tell(held.stored, f"{sentence} Lock {held.id}.", quiet=held.id)
 

@@ -1,5 +1,4 @@
-"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel, rebook, refund,
-relock."""
+"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ from seatctl.cli.options import (
     parse_user,
     parser,
 )
-from seatctl.domain.documents import BookingId, EventId, LockId, Refund, RefundId, SeatLock, UserId
+from seatctl.domain.documents import BookingId, EventId, LockId, Refund, SeatLock, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
-from seatctl.domain.states import BookingStatus, LockStatus, RefundStatus
+from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time, parse_duration
 from seatctl.domain.words import count, format_number, not_raised
 from seatctl.errors import ItemsLeft, Usage
@@ -209,13 +208,23 @@ def extend(
         raise Usage("name one ID, or --event and --status for all of an event")
     if event is None or status is None:
         request = extension.ExtendRequest(document_id, target, overdue=overdue, dry_run=dry_run)
-        _tell_extended(call, extension.extend(call.store(), request), document_id, dry_run=dry_run)
+        _tell_extended(call, extension.extend(call.store(), request), document_id, time, dry_run=dry_run)
     else:
         wanted = BookingStatus.PAYMENT_PENDING if status == "payment_pending" else LockStatus.ACTIVE
         _extend_all(call, extension.ExtendAllRequest(event, wanted, target, overdue, dry_run))
 
 
-def _tell_extended(call: Invocation, result: ExtendResult, wanted: object, *, dry_run: bool) -> None:
+def _how_to_add(command: str, time: timedelta | None, deadline: datetime) -> str:
+    """How to give so much more time than until a deadline, where --for, which counts from now, gave none."""
+    if time is None:
+        return ""
+    added = f"`{command} --until {format_time(deadline + time)}`"
+    return f" --for counts from now; for {format_duration(time)} more: {added}."
+
+
+def _tell_extended(
+    call: Invocation, result: ExtendResult, wanted: object, time: timedelta | None, *, dry_run: bool
+) -> None:
     booking, lock, deadline = result.booking, result.lock, format_time(result.deadline)
     what = f"Lock {lock.id}" if booking is None else f"Booking {booking.id}"
     if result.changed:
@@ -223,11 +232,14 @@ def _tell_extended(call: Invocation, result: ExtendResult, wanted: object, *, dr
         sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
         sentence += f"{'' if booking is None else ' to be paid'} instead of {_time(result.before)}; "
         sentence += f"{count(lock.seats, 'seat')} held."
-    else:
+    elif result.left is None:
         kept = "is already locked until" if booking is None else "must already be paid by"
-        later = " (--for counts from now)" if result.is_later else ""
-        which = ", which is later" if result.is_later else ""
-        sentence = f"{what} {kept} {deadline}{which}; nothing changed{later}."
+        sentence = f"{what} {kept} {deadline}; nothing changed."
+    else:
+        sentence = (
+            f"{what} has {format_duration(result.left)} left, until {deadline}, which is later; nothing "
+        )
+        sentence += f"changed.{_how_to_add(f'seatctl extend {wanted}', time, result.deadline)}"
     shown = lock if booking is None or wanted == lock.id else booking
     call.tell(shown.stored, sentence, quiet=shown.id)
 
@@ -250,7 +262,15 @@ def _extend_all(call: Invocation, request: Any) -> None:
     if call.quiet and not call.json:
         formats.print_ids({"_id": one} for one in result.extended)
     else:
-        call.tell(document, f"{verb} {count(len(result.extended), what)} to {deadline}.")
+        later = ""
+        if result.latest is not None:
+            command = f"seatctl extend --event {request.event} --status {request.status.lower()}"
+            time = request.until if isinstance(request.until, timedelta) else None
+            later = (
+                f" The latest deadline of a {what} is {format_time(result.latest)}, which is later and stays."
+            )
+            later += _how_to_add(command, time, result.latest)
+        call.tell(document, f"{verb} {count(len(result.extended), what)} to {deadline}.{later}")
     for item in result.skipped:
         call.note(f"skipped {item}")
     if result.skipped:
@@ -310,90 +330,3 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
 def _refund(refund: Refund) -> str:
     seats = count(refund.seats, "seat") if refund.seats else "an unknown number of seats"
     return f"{refund.id}, {seats}"
-
-
-@operate("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK")
-def rebook(
-    call: Invocation,
-    booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.EXPIRED)],
-    ref: PaymentRef = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Sell the seats of an ended booking after all.
-
-    For a payment that came too late: if the seats are free, it makes a new, paid booking, and the refund is
-    not due any more."""
-    from seatctl.services import rebooking
-
-    result = rebooking.rebook(call.store(), rebooking.RebookRequest(booking_id, ref, dry_run))
-    booking = result.booking
-    if not result.created:
-        sentence = f"Booking {booking_id} was rebooked already, as {booking.id} (unchanged)."
-    else:
-        would = "would be" if dry_run else "is"
-        sentence = f"Booking {booking.id} {would} CONFIRMED: {count(result.lock.seats, 'seat')} sold"
-        if result.available is not None:
-            sentence += f", {format_number(result.available)} left"
-        sentence += f"{_kept(result.refund)}."
-    call.tell(booking.stored, sentence, quiet=booking.id)
-
-
-def _kept(refund: Refund | None) -> str:
-    """What became of the refund that was due."""
-    if refund is None:
-        return "; no refund was due"
-    if refund.status is RefundStatus.DUE:
-        return f"; refund {refund.id} stays due for {count(refund.seats, 'seat')}"
-    return f"; refund {refund.id} is withdrawn"
-
-
-@operate("refund", example="seatctl refund REFUND_ID --ref re_1Nx")
-def refund(
-    call: Invocation,
-    refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
-    ref: Annotated[
-        str | None, option("--ref REF", str, "It was paid back; the provider's reference for that.")
-    ] = None,
-    withdraw: Annotated[bool, flag("--withdraw", "It is not owed; --reason says why.")] = False,
-) -> None:
-    """Record that a refund was paid back, or is not owed."""
-    from seatctl.services import refunds
-
-    if withdraw == (ref is not None):
-        raise Usage("give --ref REF if it was paid back, or --withdraw if it is not owed")
-    store = call.store()
-    result = refunds.withdraw(store, refund_id) if ref is None else refunds.mark_done(store, refund_id, ref)
-    done = result.refund
-    sentence = f"Refund {done.id} of booking {done.booking} is {done.status}"
-    call.tell(done.stored, f"{sentence}{'.' if result.changed else ' already (unchanged).'}", quiet=done.id)
-
-
-@operate("relock", example="seatctl relock BOOKING_ID")
-def relock(
-    call: Invocation,
-    booking_id: Annotated[BookingId, id_of("booking", "bookings")],
-    seats: Annotated[
-        int | None, option("--seats N", parse_seats, "How many seats it had, where its lock is gone.")
-    ] = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Give a booking a lock of its own, with its seats.
-
-    For a booking whose lock is missing, is shared with another booking, or holds seats of another event
-    (`seatctl explain confirmed_without_lock`, `several_bookings`, `other_event`)."""
-    from seatctl.services.relocking import relock
-
-    result = relock(call.store(writes=False), booking_id, seats, dry_run=dry_run)
-    booking, lock, left = result.booking, result.lock, result.left
-    if lock is None:
-        sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
-    elif not result.changed:
-        sentence = f"Booking {booking.id} has lock {lock.id} of its own already, which is {lock.status}."
-    else:
-        has = "would have" if dry_run else "has"
-        sentence = (
-            f"Booking {booking.id} {has} lock {lock.id} with {count(lock.seats, 'seat')}, {lock.status}."
-        )
-        if left is not None:
-            sentence += f" `seatctl show {left.id}` shows the lock that it left, which is {left.status}."
-    call.tell(booking.stored, sentence, quiet=booking.id)

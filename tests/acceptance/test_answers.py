@@ -1,0 +1,82 @@
+"""What commands answer where a person could read more, or less, into it than was done."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import open_store
+from stories import new_event, new_lock, new_shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terminal import Shell
+
+    from seatctl.mongo.store import Store
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"
+
+
+@pytest.fixture
+def shell(database_uri: str, tmp_path: Path) -> Shell:
+    return new_shell(database_uri, tmp_path: Path)
+
+
+@pytest.fixture
+def store(shell: Shell) -> Store:
+    return open_store(shell.env["SEATCTL_URI"])
+
+
+def test_an_extension_that_gives_less_than_there_is_says_what_to_type(shell: Shell, store: Store) -> None:
+    event = new_event(store, "Gala", 9)
+    lock = shell.new_id("lock", str(event), "--user", "ada", "--seats", "2", "--ttl", "25m")
+    said = shell.ok("extend", lock, "--for", "10m").stdout
+
+    found = re.fullmatch(
+        rf"Lock {lock} has 24m\d+s left, until ({TIME}), which is later; nothing changed\. --for counts from "
+        rf"now; for 10m more: `seatctl (extend {lock} --until ({TIME}))`\.\n",
+        said,
+    )
+    assert found, said
+    before, command, after = found.groups()
+    assert datetime.fromisoformat(after) - datetime.fromisoformat(before) == timedelta(minutes=10)
+    assert f"has until {after}" in shell.ok(*command.split()).stdout
+    assert "which is later; nothing changed.\n" in shell.ok("extend", lock, "--until", "+5m").stdout
+
+
+def test_so_does_an_extension_of_all_of_an_event(shell: Shell, store: Store) -> None:
+    event = new_event(store, "Gala", 9)
+    new_lock(store, event, "ada")
+    all_of = ("extend", "--event", str(event), "--status", "active")
+    shell.ok(*all_of, "--for", "2h")
+    said = shell.ok(*all_of, "--for", "1h").stdout
+
+    assert re.search(
+        r"Extended 0 locks to .*\. The latest deadline of a lock is .*, which is later and stays", said
+    )
+    command = said.rpartition("`seatctl ")[2].removesuffix("`.\n")
+    assert "Extended 1 lock to " in shell.ok(*command.split()).stdout
+
+
+def test_a_plan_names_no_id_that_will_not_exist(shell: Shell, store: Store) -> None:
+    event = new_event(store, "Gala", 9)
+    booking = shell.new_id("confirm", str(new_lock(store, event, "ada").id))
+    shell.ok("pay", booking, "--failed")
+    refused = shell("pay", booking)
+    refund = re.search("a refund is due: ([0-9a-f]{24})", refused.stderr)
+    assert refund
+    plan = shell.ok("rebook", booking, "--dry-run").stdout
+
+    assert re.findall("[0-9a-f]{24}", plan) == [booking, refund[1]]
+    assert f"refund {refund[1]} would be withdrawn" in plan
+    for line in (
+        f"rebook {booking}",
+        f"block {event} --seats 2",
+        "expire-locks",
+        "expire-bookings",
+        "recover",
+    ):
+        assert "_id" not in shell.ok(*line.split(), "--dry-run", "--json").json
