@@ -44,9 +44,17 @@ def parse_whole_number(text: str) -> int:
 
 
 def parse_seats(text: str) -> int:
-    """A number of seats: +50 would be read as 50 more, and is refused."""
+    return _without_sign(text, "--seats is a number of seats, without a sign")
+
+
+def parse_total(text: str) -> int:
+    """A number of seats in all: +50 would be read as 50 more, and is refused."""
+    return _without_sign(text, "--seats takes the total, without a sign")
+
+
+def _without_sign(text: str, refusal: str) -> int:
     if text.strip().startswith(("+", "-")):
-        raise ValueError("--seats takes the total, without a sign")
+        raise ValueError(refusal)
     return parse_whole_number(text)
 
 
@@ -159,7 +167,9 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None, kin
 
 EventArgument = Annotated[EventId, id_of("event", "events")]
 LockArgument = Annotated[LockId, id_of("lock", "seatLocks", LockStatus.ACTIVE)]
-Seats = Annotated[int, option("--seats N", parse_seats, f"Number of seats, 1 to {format_number(MAX_SEATS)}.")]
+HOW_MANY = f"Number of seats, 1 to {format_number(MAX_SEATS)}."
+Seats = Annotated[int, option("--seats N", parse_seats, HOW_MANY)]
+TotalSeats = Annotated[int, option("--seats N", parse_total, HOW_MANY)]
 
 PaymentRef = Annotated[str | None, option("--ref REF", str, "The payment provider's reference.")]
 

@@ -22,7 +22,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"
 
 @pytest.fixture
 def shell(database_uri: str, tmp_path: Path) -> Shell:
-    return new_shell(database_uri, tmp_path: Path)
+    return new_shell(database_uri, tmp_path)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (4, "that is the id of a booking", ("release", "{booking}")),
     # seats
     *((2, "seats must be a whole number from 1", (*LOCK[:-1], text)) for text in ("0", "1000001")),
-    (2, "without a sign", (*LOCK[:-1], "-1")),
+    (2, "--seats is a number of seats, without a sign", (*LOCK[:-1], "-1")),
     *(
         (2, "is not a whole number", (*LOCK[:-1], text))
         for text in ("1.5", "1e3", "", "two", "1_000", "٣", "0x10", "NaN", "9" * 5000)
@@ -65,7 +65,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
         ("resize", "{event}", "--seats", "+50"),
     ),
     (2, "--seats takes the total", ("cancel", "{booking}", "--seats", "+1")),
-    (2, "--seats takes the total", ("lock", "{event}", "--user", "ada", "--seats", "+2")),
+    (2, "--seats is a number of seats", ("lock", "{event}", "--user", "ada", "--seats", "+2")),
     (2, "requires an argument (see `seatctl edit-event --help`)", ("edit-event", "{event}", "--reason")),
     (3, "has 9 seats left, 10 requested", (*LOCK[:-1], "10")),
     # names and other texts
@@ -135,14 +135,14 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "nothing to change", ("edit-event", "{event}")),
     (2, "name must not be empty", ("edit-event", "{event}", "--name", " ")),
     (2, "seats must be a whole number from 1", ("resize", "{event}", "--seats", "0")),
-    (2, "--seats takes the total, without a sign", ("block", "{event}", "--seats", "-1")),
+    (2, "--seats is a number of seats, without a sign", ("block", "{event}", "--seats", "-1")),
     (
         2,
         "--seats takes the total, without a sign (see `seatctl resize",
         ("resize", "{event}", "--seats", "+50"),
     ),
     (2, "--seats takes the total", ("cancel", "{booking}", "--seats", "+1")),
-    (2, "--seats takes the total", ("lock", "{event}", "--user", "ada", "--seats", "+2")),
+    (2, "--seats is a number of seats", ("lock", "{event}", "--user", "ada", "--seats", "+2")),
     (2, "requires an argument (see `seatctl edit-event --help`)", ("edit-event", "{event}", "--reason")),
     (3, "has 9 seats left, 10 requested", ("block", "{event}", "--seats", "10")),
     (3, "the smallest capacity is", ("resize", "{event}", "--seats", "1")),

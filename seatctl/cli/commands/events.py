@@ -15,6 +15,7 @@ from seatctl.cli.options import (
     DryRun,
     EventArgument,
     Seats,
+    TotalSeats,
     id_of,
     option,
     parse_moment,
@@ -104,7 +105,7 @@ def edit_event(
 
 
 @operate("resize", example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"')
-def resize(call: Invocation, event: EventArgument, seats: Seats, dry_run: DryRun = False) -> None:
+def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: DryRun = False) -> None:
     """Set the number of seats of an event.
 
     It cannot be less than what buyers hold; the message says what is possible."""

@@ -22,7 +22,7 @@ from seatctl.cli.options import (
     option,
     parse_id,
     parse_moment,
-    parse_seats,
+    parse_total,
     parse_user,
     parser,
 )
@@ -285,7 +285,7 @@ def cancel(
         int | None,
         option(
             "--seats N",
-            parse_seats,
+            parse_total,
             "Return N of its seats in total, over the booking's life; the booking stays.",
         ),
     ] = None,
