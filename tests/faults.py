@@ -139,15 +139,15 @@ from seatctl.services import expiry, jobs
 transactions.TIME_LIMIT, transactions.PATIENCE, transactions.STATEMENTS = 4.0, 3.5, 3.0
 transactions.COMMIT_ANSWER, schema.BUILD_SECONDS = 1.5, 3.0
 transactions.MAJORITY_LAG *= 0
-expiry.PATIENCE, jobs.LAST_WORDS = 2.0, {last_words}
+expiry.BATCH_PATIENCE, jobs.LOG_TIME_FAILED = 2.0, {log_time}
 from seatctl.cli.app import main
 main()
 """
 
 
-def hurried_program(last_words: float = 0.5) -> tuple[str, ...]:
+def hurried_program(log_time: float = 0.5) -> tuple[str, ...]:
     """The program with limits of a few seconds."""
-    return sys.executable, "-c", HURRY.format(last_words=last_words)
+    return sys.executable, "-c", HURRY.format(log_time=log_time)
 
 
 @contextmanager

@@ -278,7 +278,7 @@ def test_a_sweep_whose_embedded_server_dies_is_logged_as_failed(hurried: Shell) 
             scene.add(store, ObjectId(event), -100)
         server = hurried("db", "status", "--json").json["pid"]
         # An entry on a server that has just started may take a while.
-        with Shell(hurried.env, hurried_program(last_words=30.0)).started(
+        with Shell(hurried.env, hurried_program(log_time=30.0)).started(
             "expire-locks", "-v", "--batch-size", "1"
         ) as process:
             assert process.stderr
