@@ -32,7 +32,7 @@ from faults import (
 from oracle import violations
 from pymongo import monitoring
 from race import complaints, expire_locks
-from terminal import Shell
+from terminal import Shell, here
 
 from seatctl.errors import CursorLost
 from seatctl.mongo import collection
@@ -239,6 +239,33 @@ def test_cache_pressure_that_passes_is_not_noticed(bench: Bench, code: int) -> N
         run = expire_locks(victim)
     assert complaints([run]) == []
     assert state_of(ours, event) == (10, {"EXPIRED": 8}, {})
+
+
+# --- a full disk -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "at"),
+    [
+        ("create-event X --seats 5 --date +30d", "insert"),
+        ("lock {event} --user u --seats 1", "findAndModify"),
+        ("expire-locks --as-of 2027-01-02 --force", "update"),
+        ("init", "createIndexes"),
+    ],
+)
+def test_a_full_disk_is_named_where_the_server_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, at: str
+) -> None:
+    """One that has no space left for its journal says nothing any more."""
+    ours = bench.store()
+    event = leave_overdue(ours, 1)
+    uri = bench.server.uri.replace("/?", f"/{DATABASE}?") + f"&appName={VICTIM}"
+    monkeypatch.setenv("SEATCTL_URI", uri)
+    with fail_point(ours, [at], {"errorCode": 14031}, None):
+        told = here(capsys, *command.format(event=event).split(), "--json")
+    assert (told.code, told.error["code"]) == (10, "unreachable")
+    assert "is full; free space on the server" in told.error["message"]
+    assert violations(ours.database) == []
 
 
 # --- cursors that are lost -------------------------------------------------------------------------
