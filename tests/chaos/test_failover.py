@@ -36,7 +36,7 @@ from servers import replica_set, set_uri, wait_until
 from terminal import Shell
 
 from seatctl.domain.documents import EventId
-from seatctl.errors import Contention, SeatctlError, Unreachable, WrongState
+from seatctl.errors import SeatctlError, Unreachable, WrongState
 from seatctl.services import sales
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def run_for_a_while(store: Store, crew: Crew, purchases: int) -> None:
 
 
 def may_be_sent_again(error: SeatctlError) -> bool:
-    """Out of reach, or given up with nothing changed, or a server's own word; no fault of ours."""
-    return isinstance(error, Unreachable | Contention) or str(error).startswith("MongoDB answered")
+    """Exit code 10: out of reach, or the outcome is unknown; no fault of ours."""
+    return isinstance(error, Unreachable)
 
 
 def check_purchases(store: Store, events: list[EventId], diaries: list[Diary]) -> None:
