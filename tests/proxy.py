@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -52,6 +53,8 @@ class Proxy:
         """Whether a command met the fault."""
         self.silent = threading.Event()
         """Whether nothing is passed on any more."""
+        self.delay = 0.0
+        """Seconds that each answer takes longer."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -120,6 +123,7 @@ class Connection:
         self.proxy.met.set()
 
     def _passes_answer(self, message: bytes) -> bool:
+        time.sleep(self.proxy.delay)
         if struct.unpack_from("<iii", message)[2] not in self.doomed:
             return True
         self.proxy.met.set()

@@ -82,7 +82,6 @@ def test_all_invariants_are_listed_with_what_keeps_and_tests_them() -> None:
     attacks = rows(section(GUIDES["guarantees"], "How the invariants are tested"))
     named = [("seatctl", where) for where, _ in kept.values()]
     named += [("tests", tests) for _, tests in [*kept.values(), *attacks]]
-    named += [("tests", row[-1]) for row in rows(section(GUIDES["guarantees"], "Faults"))]
     for directory, files in named:
         for name in files.split(", "):
             assert (PROJECT / directory / name.strip("`")).is_file(), name

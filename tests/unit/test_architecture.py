@@ -32,6 +32,12 @@ def test_each_package_imports_only_those_below_it():
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken\.", done.stdout)
 
 
+def test_only_health_reads_the_clock_of_the_host():
+    """It compares it with the server's, which decides everything (invariant 10)."""
+    clocks = re.compile(r"datetime\.now|datetime\.utcnow|date\.today|\btime\.time\(")
+    assert [path.name for path in SOURCES if clocks.search(path.read_text())] == ["health.py"]
+
+
 # --- transactions ---------------------------------------------------------------------------------------
 
 
