@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class SeatctlError(Exception):
-    """Something unexpected went wrong."""
+    """An unexpected error occurred."""
 
     code = "error"
     exit_code = 1
@@ -34,7 +34,7 @@ class Contention(SeatctlError):
 
 
 class StaleRead(Contention):
-    """What was read has changed before it could be used. Nothing was changed; try again.
+    """What was read changed before it could be used. Nothing was changed; try again.
 
     A transaction that raises it is rolled back and starts over."""
 
@@ -44,7 +44,7 @@ class StaleRead(Contention):
 
 
 class CursorLost(SeatctlError):
-    """The server dropped a list or a point in time while it was being read: it was restarted, or its cache is
+    """The server dropped a cursor or a snapshot while it was being read: it was restarted, or its cache is
     full. Try again."""
 
     code = "cursor_lost"
@@ -76,7 +76,7 @@ class ItemsLeft(SeatctlError):
 
 
 class Usage(SeatctlError):
-    """The command line does not make sense."""
+    """The command line is invalid."""
 
     code = "usage"
     exit_code = 2
@@ -132,13 +132,13 @@ class KeyReused(Refused):
 
 
 class FutureRefused(Refused):
-    """A run in the future would take away live locks; add --force if that is what you want."""
+    """A run in the future would expire locks before their deadline; add --force if that is what you want."""
 
     code = "future_refused"
 
 
 class CountedByDay(Refused):
-    """This event counts its seats by day, which seatctl does not."""
+    """This event counts its seats per day, which seatctl does not support."""
 
     code = "counted_by_day"
 
@@ -158,7 +158,7 @@ class Unhealthy(SeatctlError):
 
 
 class Unreachable(SeatctlError):
-    """The database cannot be reached. Nothing is known to be wrong with the data; try again."""
+    """The database cannot be reached; try again."""
 
     code = "unreachable"
     exit_code = 10

@@ -178,7 +178,7 @@ class AfterSales(Ledger):
             lock["updatedAt"] = now
             return
         if lock["status"] == "CONSUMED" and booking["status"] == "PAYMENT_PENDING":
-            raise Refusal("wrong_state", "somebody may have paid")
+            raise Refusal("wrong_state", "someone may have paid")
         self._give_up(lock, now)
 
     def _give_up(self, lock: Document, now: datetime) -> None:

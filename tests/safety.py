@@ -269,7 +269,7 @@ def _locks(before: Picture, after: Picture, step: Step) -> Iterator[str]:
         event = before.events.get(old["eventId"])
         change = (old["status"], new["status"])
         if event is not None and is_by_day(event) and new != old:
-            yield f"11: lock {lock_id} of an event counted by day was changed: {change}"
+            yield f"11: lock {lock_id} of an event counted per day was changed: {change}"
         elif change[0] == change[1]:
             continue
         elif reason := _against_change(before, after, step, lock_id, change):

@@ -130,7 +130,7 @@ def _joined(texts: Iterable[str]) -> Iterator[tuple[int, str]]:
 def _line(number: int, text: str) -> Line:
     if text.startswith("!"):
         if (found := EXPECTED.match(text)) is None:
-            raise ValueError("write !3 or ! and a space in front of a command that should fail")
+            raise ValueError("write !3 or !, then a space, before a command that should fail")
         code = found["code"]
         return Line(number, text[found.end() :], ANY_FAILURE if code is None else int(code))
     if found := NAME.match(text):
@@ -173,14 +173,14 @@ def _value(token: re.Match[str], values: Mapping[str, str]) -> str:
 
 def _named(name: str, values: Mapping[str, str]) -> str:
     if name not in values:
-        raise NoValue(f"${name} has no value: no line above made one")
+        raise NoValue(f"${name} has no value: no earlier line sets it")
     return values[name]
 
 
 def _reason(character: str) -> str:
     if character in "'\"":
         return f"a quote {character} is not closed on its line"
-    return f"{character} has a meaning in a shell, not here; put it into single quotes"
+    return f"{character} is shell syntax, which a batch does not support; put it in single quotes"
 
 
 def _check(words: list[str], program: Any, line: Line) -> None:
@@ -188,7 +188,7 @@ def _check(words: list[str], program: Any, line: Line) -> None:
     if not words:
         raise Usage("there is no command")
     if words[0] == "seatctl":
-        raise Usage("leave out the program's name: the line is what stands behind it")
+        raise Usage("leave out `seatctl`: a line begins with the command")
     if words[0] in NOT_HERE:
         raise Usage(f"{words[0]} cannot be part of a batch")
     try:
@@ -208,7 +208,7 @@ def _parse(words: list[str], program: Any) -> None:
         if hasattr(command, "commands"):
             context = command.context_class(command, info_name=name, parent=context)
     if hasattr(command, "commands"):
-        raise Usage(f"{words[-1]} needs another word (see `seatctl {words[-1]} --help`)")
+        raise Usage(f"{words[-1]} is incomplete (see `seatctl {words[-1]} --help`)")
     with redirect_stdout(io.StringIO()), suppress(typer.Exit):
         command.make_context(name, rest, parent=context)
 
@@ -246,7 +246,7 @@ def run(line: Line, program: Any, session: Session, values: dict[str, str]) -> O
     if line.name and made is not None:
         values[line.name] = str(made)
     elif line.name:
-        return Outcome(line, code, secrets.scrub(command), result, _no_value("it made no id, or several"))
+        return Outcome(line, code, secrets.scrub(command), result, _no_value("it printed no id, or several"))
     return Outcome(line, code, secrets.scrub(command), result, made=made)
 
 

@@ -124,7 +124,7 @@ class Invocation(typer.Context):
         if store.name in SYSTEM_DATABASES:
             raise Misconfigured(
                 f"{store.name} is one of MongoDB's own databases; name another one in the URI's path or with "
-                "--database (authSource=admin in the URI names the database that knows the user)"
+                "--database (if the user was created in admin, add authSource=admin to the URI)"
             )
         if guard and not store.exists():
             self._check_new_name(store, create)
@@ -152,8 +152,8 @@ class Invocation(typer.Context):
         if self.quiet or self.json or told.exists() or not (files := uri_files_of_host(ask_cron=ask_cron)):
             return
         self.note(
-            f"this is the embedded MongoDB, but {files[0]} seems to name this host's server; "
-            f"`export SEATCTL_URI_FILE={shlex.quote(files[0])}` selects that (said once)"
+            f"using the embedded MongoDB, although {files[0]} seems to name this host's server; "
+            f"`export SEATCTL_URI_FILE={shlex.quote(files[0])}` selects it (shown once)"
         )
         told.touch()
 
@@ -334,7 +334,7 @@ class Command(TyperCommand):
         if ctx.verbose:
             log_steps()
         if ctx.unused:
-            ctx.note(f"`{ctx.command_path}` makes no use of {' and '.join(ctx.unused)}")
+            ctx.note(f"`{ctx.command_path}` ignores {' and '.join(ctx.unused)}")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

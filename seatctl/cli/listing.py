@@ -48,7 +48,7 @@ class ListCall(Invocation):
             raise Usage("--json and -q are short for --format json and --format ids; give one format")
         form = self.format or short or Format.TABLE
         if form is Format.IDS and self.columns:
-            raise Usage("--format ids prints only ids; --columns goes with the other formats")
+            raise Usage("--format ids prints only ids; use --columns with another format")
         return form
 
     def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:
@@ -76,7 +76,8 @@ class ListCall(Invocation):
             self.note(f"{count(limit, 'row')} shown; --limit 0 shows all")
         if shown.hidden:
             self.note(
-                f"no room for {', '.join(shown.hidden)}; a wider window has it, and `seatctl show ID` has all"
+                f"hidden for lack of width: {', '.join(shown.hidden)}; widen the window, or use "
+                "`seatctl show ID`"
             )
 
 
@@ -98,9 +99,12 @@ LIMIT = common_option(
 )
 TIMES = (
     common_option(
-        "--since", metavar="TIME", parse=parse_past, help="Only made at or after: ISO 8601, today, 2h."
+        "--since",
+        metavar="TIME",
+        parse=parse_past,
+        help="Only those created at or after this time: ISO 8601, today, 2h.",
     ),
-    common_option("--until", metavar="TIME", parse=parse_past, help="Only made before."),
+    common_option("--until", metavar="TIME", parse=parse_past, help="Only those created before this time."),
 )
 
 

@@ -98,7 +98,9 @@ def parse_job(text: str) -> JobType:
 def parse_moment(text: str) -> datetime | timedelta:
     """As `parse_time`, with a hint for a duration that lacks its plus sign."""
     if re.fullmatch(r"(\d{1,9}[dhms])+", text.strip(), re.ASCII):
-        raise ValueError(f"{shorten(text)!r} has no sign; write +{shorten(text.strip())} for a time from now")
+        raise ValueError(
+            f"{shorten(text)!r} has no sign; write +{shorten(text.strip())} for a time in the future"
+        )
     return parse_time(text)
 
 
@@ -173,18 +175,18 @@ TotalSeats = Annotated[int, option("--seats N", parse_total, HOW_MANY)]
 
 PaymentRef = Annotated[str | None, option("--ref REF", str, "The payment provider's reference.")]
 
-EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only of this event.")]
-UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only of this user.")]
-STATUS = typer.Option("--status", case_sensitive=False, help="Only with this status.")
+EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only those of this event.")]
+UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only those of this user.")]
+STATUS = typer.Option("--status", case_sensitive=False, help="Only those with this status.")
 DryRun = Annotated[bool, flag("--dry-run", "Report what would be done; change nothing.")]
 AsOf = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
-    option("--as-of TIME", parse_moment, 'Move "now" for this run: ISO 8601 (no zone = UTC) or +11m.'),
+    option("--as-of TIME", parse_moment, "Run as if it were this time: ISO 8601 (no zone = UTC) or +11m."),
 ]
-EndedList = Annotated[
-    bool, flag("--list", "Print a JSON line for each lock or booking that ends, once it is stored.")
-]
+EndedList = Annotated[bool, flag("--list", "Print a line of JSON for each lock or booking that was ended.")]
 Force = Annotated[bool, flag("--force", "Allow an --as-of in the future without --dry-run.")]
 BatchSize = Annotated[int, option("--batch-size N", between(1, LARGEST_BATCH), "Items in one transaction.")]
 
-ScheduleUser = Annotated[str | None, option("--user USER", str, "Who runs the jobs.  [default: you]")]
+ScheduleUser = Annotated[
+    str | None, option("--user USER", str, "The user who runs the jobs.  [default: you]")
+]

@@ -36,7 +36,9 @@ def idempotency_key(value: str) -> str:
     """A key as a caller chooses it: not one of those that seatctl makes."""
     key = text("key", value)
     if key.startswith(RESERVED_KEYS):
-        raise Usage(f"a key must not begin with {' or '.join(RESERVED_KEYS)}: such keys are seatctl's own")
+        raise Usage(
+            f"a key must not begin with {' or '.join(RESERVED_KEYS)}: such keys are reserved for seatctl"
+        )
     return key
 
 
@@ -70,7 +72,7 @@ class ListRequest(NamedTuple):
             None if time is None else resolve_past(time, now) for time in (self.since, self.until)
         )
         if since is not None and until is not None and since >= until:
-            raise Usage("no time is at or after --since and before --until")
+            raise Usage("--since must be before --until")
         return since, until
 
 

@@ -50,7 +50,7 @@ def check_not_cancelled(event: Event) -> None:
     """A cancelled event sells nothing, also not to those who hold a lock."""
     if event.cancelled_at is not None:
         raise Closed(
-            f"event {event.id} was cancelled at {_time(event.cancelled_at)}; it sells nothing any more"
+            f"event {event.id} was cancelled at {_time(event.cancelled_at)}; it no longer sells seats"
         )
 
 
@@ -76,7 +76,9 @@ def check_reopenable(event: Event) -> None:
 def check_unblockable(lock: SeatLock) -> None:
     """Only a block is unblocked, and that of a closed event only with it."""
     if not lock.is_block:
-        raise WrongState(f"lock {lock.id} is no block; `seatctl release {lock.id}` returns a buyer's seats")
+        raise WrongState(
+            f"lock {lock.id} is not a block; `seatctl release {lock.id}` returns a buyer's seats"
+        )
     if lock.is_of_closing and lock.status is LockStatus.ACTIVE:
         raise WrongState(
             f"block {lock.id} holds the seats of event {lock.event}, which is closed; "
@@ -87,9 +89,7 @@ def check_unblockable(lock: SeatLock) -> None:
 def check_no_booking(block: SeatLock, booking: tuple[LockId, Booking | Unreadable] | None) -> None:
     """A block that another program made a booking for is a buyer's lock."""
     if booking is not None:
-        raise WrongState(
-            f"block {block.id} has booking {booking[1].id}, which keeps its seats; cancel that first"
-        )
+        raise WrongState(f"block {block.id} has booking {booking[1].id}; cancel the booking first")
 
 
 def check_no_block(lock: SeatLock) -> None:
@@ -97,7 +97,7 @@ def check_no_block(lock: SeatLock) -> None:
     if lock.is_block and lock.status is LockStatus.ACTIVE:
         ends_it = f"reopen {lock.event}" if lock.is_of_closing else f"unblock {lock.id}"
         raise WrongState(
-            f"lock {lock.id} is a block, for no buyer and without a deadline; `seatctl {ends_it}` returns "
+            f"lock {lock.id} is a block: it has no buyer and no deadline; `seatctl {ends_it}` returns "
             "its seats"
         )
 
@@ -120,7 +120,7 @@ def check_confirmed_before(booking: Booking, now: datetime) -> None:
     if booking.status is BookingStatus.CONFIRMED:
         return
     if booking.status is not BookingStatus.PAYMENT_PENDING:
-        raise WrongState(f"lock {booking.lock} already had booking {booking.id}, which is {booking.status}")
+        raise WrongState(f"lock {booking.lock} already has booking {booking.id}, which is {booking.status}")
     if booking.payment_expires_at is None or booking.payment_expires_at <= now:
         raise DeadlinePassed(
             f"booking {booking.id} of lock {booking.lock} had to be paid by "
@@ -153,14 +153,14 @@ def check_payable(booking: Booking, lock: SeatLock | None, now: datetime, ref: s
     """A payment settles a pending booking before its deadline whose lock still holds the seats. One that
     comes too late is refused, and a refund is due (invariants 6 and 7)."""
     if booking.status in ENDED_BOOKING:
-        raise RefundDue(f"booking {booking.id} is {booking.status}, its seats were returned")
+        raise RefundDue(f"booking {booking.id} is {booking.status} and its seats were returned")
     if booking.status is not BookingStatus.PAYMENT_PENDING:
         raise RefundDue(f"booking {booking.id} is {booking.status}, not PAYMENT_PENDING")
     if booking.payment_expires_at is None or booking.payment_expires_at <= now:
         raise RefundDue(f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}")
     if lock is not None and lock.status is LockStatus.CONSUMED:
         raise RefundDue(
-            f"lock {lock.id} of booking {booking.id} is CONSUMED already; if it was sold by this payment, "
+            f"lock {lock.id} of booking {booking.id} is already CONSUMED; if this payment bought it, "
             f"`seatctl confirm {lock.id} --sold{ref_option(ref)}` records that"
         )
     if lock is None or lock.status is not LockStatus.ACTIVE:
@@ -202,16 +202,16 @@ def _after_the_end(lock: SeatLock, booking: Booking | None = None) -> str:
 def _end_of_booking(booking: Booking) -> str:
     """What is left to do with a booking that waits no more."""
     if booking.status is BookingStatus.CONFIRMED:
-        return ", it has no deadline any more"
+        return "; it no longer has a deadline"
     return f"; `seatctl rebook {booking.id}` sells its seats again" if booking.status in ENDED_BOOKING else ""
 
 
 def check_cancellable(booking: Booking) -> None:
     """Only a live booking is cancelled; what has ended has returned its seats already."""
     if booking.status in (BookingStatus.EXPIRED, BookingStatus.FAILED):
-        raise WrongState(f"booking {booking.id} is {booking.status}, its seats were returned")
+        raise WrongState(f"booking {booking.id} is {booking.status} and its seats were returned")
     if booking.status is BookingStatus.INITIATED:
-        raise WrongState(f"booking {booking.id} is INITIATED by another program, and holds no seats")
+        raise WrongState(f"booking {booking.id} is INITIATED by another program and holds no seats")
 
 
 def check_seats_to_return(booking: Booking, lock: SeatLock | None, cancelled: int) -> None:
@@ -221,7 +221,7 @@ def check_seats_to_return(booking: Booking, lock: SeatLock | None, cancelled: in
         BookingStatus.CONFIRMED: LockStatus.CONSUMED,
     }.get(booking.status)
     if wanted is None:
-        raise WrongState(f"booking {booking.id} is {booking.status}, it has no seats to return")
+        raise WrongState(f"booking {booking.id} is {booking.status} and has no seats to return")
     if lock is None or lock.status is not wanted:
         state = lock.status if lock else "missing"
         raise WrongState(
@@ -235,7 +235,7 @@ def check_seats_to_return(booking: Booking, lock: SeatLock | None, cancelled: in
     seats = lock.seats + booking.seats_cancelled
     if cancelled >= seats:
         raise WrongState(
-            f"booking {booking.id} has {count(seats, 'seat')}; to return all, cancel it without --seats"
+            f"booking {booking.id} has {count(seats, 'seat')}; to cancel all of them, leave out --seats"
         )
 
 
@@ -279,7 +279,7 @@ def check_rebookable(
     """Only what has ended, and holds no seats any more, is booked again."""
     match booking.status:
         case BookingStatus.CONFIRMED:
-            raise WrongState(f"booking {booking.id} is CONFIRMED, its seats are sold")
+            raise WrongState(f"booking {booking.id} is CONFIRMED and its seats are sold")
         case BookingStatus.PAYMENT_PENDING:
             late = booking.payment_expires_at is None or booking.payment_expires_at <= now
             first = f"`seatctl extend {booking.id} --for 10m --overdue`, then " if late else ""
@@ -289,14 +289,15 @@ def check_rebookable(
             raise WrongState(f"booking {booking.id} is INITIATED by another program")
     if lock is None:
         raise WrongState(
-            f"lock {booking.lock} of booking {booking.id} is missing, so that its seats are not known; "
-            f"`seatctl lock {booking.event}` takes new ones"
+            f"lock {booking.lock} of booking {booking.id} is missing, so its number of seats is unknown; "
+            f"`seatctl lock {booking.event}` takes new seats"
         )
     if lock.status is LockStatus.ACTIVE:
         raise WrongState(f"lock {lock.id} of booking {booking.id} is still ACTIVE; run `seatctl recover`")
     if lock.status is LockStatus.CONSUMED:
         raise WrongState(
-            f"lock {lock.id} of booking {booking.id} is CONSUMED; `seatctl cancel {lock.id}` returns seats"
+            f"lock {lock.id} of booking {booking.id} is CONSUMED; `seatctl cancel {lock.id}` returns its "
+            "seats"
         )
     return lock
 
@@ -307,7 +308,7 @@ def check_failable(booking: Booking, lock: SeatLock | None) -> None:
         raise WrongState(f"booking {booking.id} is {booking.status}; only a PAYMENT_PENDING booking can fail")
     if lock is not None and lock.status is LockStatus.CONSUMED:
         raise WrongState(
-            f"the lock of booking {booking.id} is CONSUMED: somebody may have paid; "
+            f"the lock of booking {booking.id} is CONSUMED: someone may have paid; "
             f"`seatctl show {booking.id}`"
         )
 

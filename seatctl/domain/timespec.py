@@ -72,7 +72,7 @@ def parse_past(text: str) -> PastTime:
     if (moment := _parse_iso(text)) is None:
         raise ValueError(
             f"{shorten(text)!r} is not a time; write 2027-05-01T19:30Z, 2027-05-01, today, yesterday, or 90m "
-            "for so long ago"
+            "(meaning 90 minutes ago)"
         )
     return moment
 

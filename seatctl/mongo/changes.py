@@ -125,8 +125,8 @@ def _in_words(error: Exception, token: str | None) -> Exception:
         return HistoryLost()
     if token is not None and (code in UNKNOWN_TOKEN or MALFORMED.search(str(error))):
         return Misconfigured(
-            "the token to go on after is none of this database; remove the file that holds it, and follow "
-            "begins with what happens from then on"
+            "the stored token does not belong to this database; delete the file that holds it to "
+            "start from now"
         )
     resumable = isinstance(error, OperationFailure) and error.has_error_label("ResumableChangeStreamError")
     if isinstance(reason, OutcomeUnknown):  # of a write it would be

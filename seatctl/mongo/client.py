@@ -198,7 +198,7 @@ def _check_server(hello: Document, hosts: str) -> None:
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise _standalone(hosts)
     if hello["maxWireVersion"] < WIRE_VERSION_OF_6:
-        raise Misconfigured(f"MongoDB at {hosts} is older than 6.0, the first version that seatctl works on")
+        raise Misconfigured(f"MongoDB at {hosts} is older than 6.0, the oldest version that seatctl supports")
 
 
 def initiate(uri: str, replica_set: str, host: str) -> None:

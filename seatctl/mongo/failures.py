@@ -21,7 +21,7 @@ SNAPSHOT_LOST = frozenset({239, 246})
 CURSOR_LOST = SNAPSHOT_LOST | {43, 237}
 """Those, CursorNotFound and CursorKilled."""
 NO_SNAPSHOT = (
-    "the server keeps no point in time for as long as it takes to read it: its cache is full, or "
+    "the server dropped the snapshot before it was read: its cache is full, or "
     "minSnapshotHistoryWindowInSeconds is too short. This change was not made; try again"
 )
 
@@ -31,7 +31,7 @@ InterruptedDueToReplStateChange."""
 OUTCOME_UNKNOWN = STEPPED_DOWN | {64}
 """Those, or the write was done and the majority is missing: WriteConcernFailed."""
 NO_MAJORITY = (
-    "a majority of the replica set is missing, and what other commands changed waits for it; "
+    "a majority of the replica set is missing, and the changes of other commands wait for it; "
     "nothing can be changed until it is back. Try again then"
 )
 
@@ -149,7 +149,7 @@ def translate(error: Exception, hosts: str = "") -> SeatctlError:
 
 def _translate_failure(error: driver.OperationFailure, server: str) -> SeatctlError:
     if error.code == DUPLICATE_KEY:
-        return errors.WriteRefused(f"the database already holds such a document: {_one_line(error)}")
+        return errors.WriteRefused(f"a document with the same unique key already exists: {_one_line(error)}")
     if error.code == DOCUMENT_VALIDATION_FAILED:
         return errors.WriteRefused(
             "the database's validator refused a document; `seatctl verify` names what is wrong"
@@ -184,16 +184,16 @@ def _what_is_forbidden(error: driver.OperationFailure, server: str) -> str:
     if error.code == AUTHENTICATION_FAILED:
         return (
             f"{server} does not accept this user and password; "
-            "authSource in the URI says which database knows the user"
+            "check authSource in the URI, the database in which the user was created"
         )
     if "requires authentication" in str(error):
-        return f"{server} wants a user, and the URI names no user; write user:password@ before its host"
+        return f"{server} requires a user, but the URI has none; put user:password@ before the host"
     # A command that is about no collection has a number in that place: listCollections: 1.
     what = re.search(r"not authorized on (\S+) to execute command \{ (\w+): (?:\"([\w.$-]+)\")?", str(error))
     needed = "`seatctl help privileges` lists the privileges that each task needs"
     if what and what[3] == SETTINGS:  # what every command reads first
         names = "check the name in the URI, --database and SEATCTL_DATABASE"
-        return f"the database user has no rights on database {what[1]}: {names}; {needed}"
+        return f"the database user has no privileges on database {what[1]}: {names}; {needed}"
     action = f"run {what[2]} on {what[1]}{'.' + what[3] if what[3] else ''}" if what else "do this"
     return f"the database user is not authorized to {action}; {needed}"
 

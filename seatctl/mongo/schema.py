@@ -105,15 +105,15 @@ class Index:
             same = (error.details or {}).get("keyValue", {})
             named = " and ".join(f"{key} {shorten(repr(value))}" for key, value in same.items())
             raise Duplicates(
-                f"{self.collection} has several documents with {named or 'the same keys'}, which the index "
-                f"{self.name} must rule out: it is not created. seatctl needs none, but nothing keeps other "
-                "programs from making more of them; `seatctl verify` names them"
+                f"{self.collection} has several documents with {named or 'the same keys'}, which the unique "
+                f"index {self.name} does not allow, so it is not created. seatctl works without it, but "
+                "other programs can create more such documents; `seatctl verify` names them"
             ) from None
         except OperationFailure as error:
             if error.code in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT):
                 raise WriteRefused(
-                    f"{self.collection} has another index by the name of {self.name}, which does not do what "
-                    f'that is for; drop it in mongosh: db.{self.collection}.dropIndex("{self.name}")'
+                    f"{self.collection} has a different index named {self.name}, which does not serve its "
+                    f'purpose; drop it in mongosh: db.{self.collection}.dropIndex("{self.name}")'
                 ) from None
             if error.timeout:
                 raise self._took_too_long() from error
@@ -125,7 +125,7 @@ class Index:
         arguments = f"{json.dumps(dict(self.keys))}, {json.dumps({'name': self.name, **self.options})}"
         return Unreachable(
             f"the index {self} was not complete after {BUILD_SECONDS} s: a majority of the members "
-            "is missing, or there is much to index; then create it in mongosh: "
+            "is missing, or there is a lot to index. In the second case create it in mongosh: "
             f"db.{self.collection}.createIndex({arguments})"
         )
 

@@ -180,9 +180,9 @@ class Store:
         for wanted in schema.state(self.settings.locks):
             for name in self.spelled_differently(wanted, names):
                 raise Misconfigured(
-                    f"database {self.name} has a collection {name}, which another program uses for what "
-                    f"seatctl keeps in {wanted}; seatctl changes nothing here. `seatctl adopt "
-                    "--dry-run` says how it can work beside that program"
+                    f"database {self.name} has a collection {name}, which another program seems to use in "
+                    f"place of {wanted}, so seatctl changes nothing here. `seatctl adopt --dry-run` shows "
+                    "how to share the database with that program"
                 )
         return schema.EVENTS in names
 

@@ -44,7 +44,7 @@ def find_target(
     # Checked here, since the driver would blame the URI.
     if name and (not name.isprintable() or re.search(r'[\s/\\."$]', name) or len(name.encode()) > 63):
         raise Misconfigured(
-            f"{shorten(ascii(name))} cannot be a database's name; use up to 63 letters, digits, - and _"
+            f"{shorten(ascii(name))} is not a valid database name; use up to 63 letters, digits, - and _"
         )
     if uri is not None:
         return Target(_checked(uri, "--uri"), name)
@@ -64,7 +64,7 @@ def _exposure(path: str, mode: int) -> Iterator[str]:
     """What others than its owner can do with a file of this mode. Who can write it chooses the database."""
     can = [word for word, bits in (("read", 0o044), ("changed", 0o022)) if mode & bits]
     if can:
-        yield f"{path} can be {' and '.join(can)} by others than its owner; run `chmod 600 {path}`"
+        yield f"{path} can be {' and '.join(can)} by other users; run `chmod 600 {path}`"
 
 
 def _text_of(path: Path) -> str:

@@ -85,8 +85,8 @@ def create_validators(database: Database[Document], locks: str = LOCKS) -> Setup
             continue
         done.created.remove(f"{name}.validator")
         done.left_out.append(
-            f"{name} has a document in the state {shorten(repr(unknown.get('status')), 40)} "
-            f"({unknown['_id']}), which the validator would refuse: it is not installed"
+            f"{name} has a document with the unknown status {shorten(repr(unknown.get('status')), 40)} "
+            f"({unknown['_id']}), which the validator would reject, so it is not installed"
         )
     return done
 

@@ -23,27 +23,29 @@ STATES: dict[str, tables.Field] = {
     "documents #": "number",
     "seatctl knows it": "known",
 }
-FAULTS: dict[str, tables.Field] = {"fault": "fault", "number #": "number", "the first of them": "first"}
+FAULTS: dict[str, tables.Field] = {"fault": "fault", "number #": "number", "first one": "first"}
 ADVICE: dict[str, tables.Field] = {"what": "what", "otherwise": "otherwise"}
 
 
 def parts(found: Mapping[str, Any]) -> list[Part]:
     """The report in the order in which a person decides: what is taken for what, what was found, what is
     wrong already, what to switch off, what `adopt` does."""
-    shown: list[Part] = [tables.list_table(found["collections"], CHOICES, "what seatctl takes")]
+    shown: list[Part] = [
+        tables.list_table(found["collections"], CHOICES, "collections that seatctl will use")
+    ]
     if found["states"]:
         shown.append(tables.list_table(found["states"], STATES, "states"))
     shown.append(_lines("found:", found["remarks"]))
     if found["soldTwice"]:
         shown.append(
-            _lines("seats sold twice, or on sale again:", [sold["message"] for sold in found["soldTwice"]])
+            _lines("seats sold twice or on sale again:", [sold["message"] for sold in found["soldTwice"]])
         )
     if found["findings"]:
-        title = "wrong already (seatctl help guarantees explains each fault)"
+        title = "already wrong (`seatctl help guarantees` explains each fault)"
         shown.append(tables.list_table(found["findingsByFault"], FAULTS, title))
     else:
-        shown.append("wrong already: nothing")
-    shown.append(tables.list_table(found["switchOff"], ADVICE, "to switch off in the other program"))
+        shown.append("already wrong: nothing")
+    shown.append(tables.list_table(found["switchOff"], ADVICE, "switch off in the other program"))
     shown.append(_lines("adopt will:", found["plan"]))
     return shown
 

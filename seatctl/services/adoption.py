@@ -68,10 +68,12 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
 def _check_there(store: Store, names: list[str], needed: str) -> None:
     if needed not in names:
         like = store.spelled_differently(needed, names)
-        hint = f"; there is {', '.join(like)}, but seatctl takes no other name for it" if like else ""
+        hint = (
+            f"; there is {', '.join(like)}, but seatctl does not accept another name for it" if like else ""
+        )
         raise Misconfigured(
-            f"database {store.name} has no collection {needed}{hint}. Nothing can be adopted: is this the "
-            "right database, and did the other program run on it?"
+            f"database {store.name} has no collection {needed}{hint}. There is nothing to adopt: is this "
+            "the right database, and has the other program run on it?"
         )
 
 
@@ -84,20 +86,20 @@ def _choose_locks(store: Store, names: list[str], wanted: str | None) -> tuple[s
     like = [name for name in names if name.lower().replace("_", "") == schema.LOCKS.lower()]
     filled = [name for name in like if not store.is_empty(name)]
     if len(filled) == 1:
-        return filled[0], "the only one by such a name that has documents"
+        return filled[0], "the only candidate with documents"
     if len(like) == 1:
-        return like[0], "the only one by such a name"
+        return like[0], "the only candidate"
     if like:
         raise Misconfigured(
-            f"database {store.name} has several collections for locks: {', '.join(filled or like)}. Say "
-            "which one the other program uses with --locks-collection, and empty or rename the others"
+            f"database {store.name} has several collections for locks: {', '.join(filled or like)}. Name "
+            "the one that the other program uses with --locks-collection; empty or rename the others"
         )
     inspection = Inspection(store.database, schema.LOCKS)
     shaped = [name for name in names if inspection.looks_like_locks(name)]
     hint = f"; the documents in {', '.join(shaped)} look like locks" if shaped else ""
     raise Misconfigured(
-        f"database {store.name} has no collection of locks by a name like seatLocks{hint}. Name it with "
-        "--locks-collection"
+        f"database {store.name} has no collection with a name like seatLocks{hint}. Name the collection "
+        "of the locks with --locks-collection"
     )
 
 
@@ -105,10 +107,10 @@ def _check_locks(inspection: Inspection, locks: str, live: int, missing: int, *,
     """Raises Misconfigured where these are not the locks that the bookings name. Once adopted they are, even
     if all of them are gone."""
     if unreadable := inspection.unreadable_sample():
-        raise Misconfigured(f"the documents in {locks} are no locks that seatctl can read: {unreadable}")
+        raise Misconfigured(f"the documents in {locks} are not locks that seatctl can read: {unreadable}")
     if live and missing == live and not may_be_gone:
         raise Misconfigured(
-            f"none of {count(live, 'live booking')} names a lock that is in {locks}: the locks are "
+            f"none of {count(live, 'live booking')} names a lock in {locks}: the locks are "
             "elsewhere, or were lost. Name their collection with --locks-collection, or restore them"
         )
 
@@ -120,7 +122,7 @@ def _settings(
     before = store.settings
     if before.adopted and before.locks != locks:
         raise Misconfigured(
-            f"database {store.name} is adopted with its locks in {before.locks}; take that back first with "
+            f"database {store.name} is adopted with its locks in {before.locks}; undo that first with "
             "`seatctl adopt --undo`"
         )
     known = {(index.collection, index.name) for index in before.ttl_indexes}
@@ -204,8 +206,9 @@ class Undo(NamedTuple):
             for each in self.deletions
         )
         return (
-            f"MongoDB then deletes, by the TTL index and within a minute, {now}, and from then on each whose "
-            "time is over, in any state. Nothing brings them back; `seatctl adopt` again ends it"
+            f"because of the TTL index, MongoDB then deletes {now} within a minute, and later every document "
+            "whose time is over, whatever its status. They cannot be brought back; running `seatctl adopt` "
+            "again stops it"
         )
 
     def sentences(self, *, done: bool) -> list[str]:
@@ -215,7 +218,7 @@ class Undo(NamedTuple):
         return [
             *(f"{index} {deletes} after {index.seconds} s again" for index in self.made.harmless),
             *(f"removed {name}" if done else f"{name} would be removed" for name in self.made.removable),
-            *(f"{name} stays: it has entries" for name in self.made.kept),
+            *(f"{name} is kept: it has entries" for name in self.made.kept),
             settings if done else "the settings would be removed",
         ]
 

@@ -114,18 +114,18 @@ class Findings:
         ids, others = self.users
         must = "seatctl takes only ObjectIds" if self.settings.object_id_users else "seatctl takes any text"
         without = f"{count(self.keys.missing, 'lock')} without one" if self.keys.missing else "on every lock"
-        unique = "an index allows each once" if self.keys.unique else "no index makes them unique"
-        labels = "writes them, too" if self.settings.seat_labels else "writes none"
+        unique = "a unique index" if self.keys.unique else "no unique index"
+        labels = "writes them too" if self.settings.seat_labels else "writes none"
         named = f"{count(ids, 'lock or booking', 'locks and bookings')} with an ObjectId"
         return [
             f"users: {named}, {others} with something else; {must}",
             f"keys: {without}; {unique}; seatctl always writes one",
-            f"labels of seats: on {count(self.labelled, 'booking')}; seatctl {labels}",
+            f"seat labels: on {count(self.labelled, 'booking')}; seatctl {labels}",
         ]
 
     def _of_indexes(self) -> list[str]:
         lines = [
-            f"TTL index {index}: MongoDB deletes documents after {index.seconds} s, whatever their state"
+            f"TTL index {index}: MongoDB deletes documents after {index.seconds} s, whatever their status"
             for index in self.ttl_indexes
         ]
         if self.missing_locks:
@@ -135,24 +135,24 @@ class Findings:
             )
         if self.collations:
             lines.append(
-                f"collation: {', '.join(self.collations)} can take one user or key for another, such as ann "
-                "for Ann; seatctl compares them exactly"
+                f"collation: {', '.join(self.collations)} can confuse users or keys, such as ann and Ann; "
+                "seatctl compares them exactly"
             )
         there = ", ".join(self.validators)
         return [*lines, f"validators: on {there}; they stay as they are" if there else "validators: none"]
 
     def _of_the_kinds_of_events(self) -> list[str]:
         if not self.by_day:
-            return ["events counted by day: none"]
+            return ["events counted per day: none"]
         named = ", ".join(f"{name} ({event})" for event, name in self.by_day[:3])
         named += and_more(len(self.by_day), 3)
-        return [f"events counted by day, which seatctl leaves alone with their locks: {named}"]
+        return [f"events counted per day, which seatctl leaves alone, like their locks: {named}"]
 
     @property
     def plan(self) -> list[str]:
         """What `adopt` does, a sentence each."""
         return [
-            "write what was found into seatctlSettings, which every command reads",
+            "write these findings to seatctlSettings, which every command reads",
             *(f"make the TTL index {index} harmless (collMod to 68 years)" for index in self.ttl_indexes),
             *(f"create {name}" for name in self.missing),
             "change no event, no lock and no booking; install no validator and no unique index",
@@ -194,28 +194,28 @@ class Findings:
 SWITCH_OFF = (
     Advice(
         "its job that expires locks",
-        "it may expire a lock whose buyer is paying, and sells those seats again; and it fails as a whole, "
-        "without trying again, whenever seatctl or a buyer changes one of its documents first",
+        "it may expire a lock whose buyer is paying, and sell those seats again; and it may fail as a whole, "
+        "without a retry, whenever seatctl or a buyer changes one of its documents first",
     ),
     Advice(
         "its job that expires bookings",
-        "two programs do the same work, and each rolls the other back now and then",
+        "both programs do the same work and occasionally roll each other back",
     ),
     Advice(
         "its recovery at start-up",
-        "it sets each counter to what the locks that it finds leave over: where locks are missing, sold "
-        "seats go on sale again",
+        "it recomputes each counter from the locks that it finds: if locks are missing, sold seats go on "
+        "sale again",
     ),
     Advice(
         "a job that deletes past events, if there is one",
-        "what it has not deleted yet is reported as belonging to no event",
+        "until it has deleted all of them, the rest is reported as orphaned",
     ),
 )
 KEEP_BY_DAY = Advice(
-    "keep on: what returns the seats of events counted by day",
-    "seatctl leaves those events alone, so that nobody returns their overdue seats",
+    "keep on: the job that returns the seats of events counted per day",
+    "seatctl leaves those events alone, so nothing else returns their overdue seats",
 )
 TAKE_OUT_TTL = Advice(
     "the TTL index in its source, when it is next changed",
-    "a collection that it creates anew gets that index again, and MongoDB deletes locks",
+    "if it creates the collection again, the index is back, and MongoDB deletes locks",
 )

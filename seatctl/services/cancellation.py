@@ -101,7 +101,7 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> Canc
 
 def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
     """Whether the lock holds seats for this booking alone. Raises WrongState where it is sold and the booking
-    waits for its payment: somebody may have paid."""
+    waits for its payment: someone may have paid."""
     others = [one for _, one in tx.bookings.protecting([held.id]) if one.id != booking.id]
     if held.status not in HOLDING:
         return False
@@ -112,7 +112,7 @@ def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
         return False
     if held.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
         raise WrongState(
-            f"lock {held.id} of booking {booking.id} is CONSUMED: somebody may have paid. If so, `seatctl "
+            f"lock {held.id} of booking {booking.id} is CONSUMED: someone may have paid. If so, `seatctl "
             f"confirm {held.id} --sold` records it; if not, `seatctl cancel {held.id}` returns the seats"
         )
     return True

@@ -104,8 +104,8 @@ def _plan(tx: Store, event: Event, overdue: int) -> Plan:
     held = tx.aggregations.held_by(event.id)
     if held.unreadable:
         raise DamagedDocument(
-            f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read, so that nobody can say how "
-            "many seats are held; `seatctl verify` says what is wrong"
+            f"event {event.id}: {count(held.unreadable, 'lock')} cannot be read, so the number of held "
+            "seats is unknown; `seatctl verify` says what is wrong"
         )
     blocks = tx.locks.of_closing(event.id) if event.is_closed else []
     off_sale = sum(block.seats for block in blocks) + overdue

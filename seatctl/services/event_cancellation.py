@@ -61,7 +61,7 @@ def cancel_event(store: Store, request: CancelEventRequest, progress: Progress =
     run = _Run(store, request, result, progress)
     with listening() as stop:
         run.end_everything(stop)
-        stop.check(f"interrupted after {result.done}; the same command again goes on")
+        stop.check(f"interrupted after {result.done}; run the same command again to continue")
     if not request.dry_run:
         result.event = store.events.stored(request.event) or result.event
     run.say_who_is_owed()
@@ -72,7 +72,7 @@ def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
     event, now = get_event(tx, request.event), tx.now()
     if request.name.strip() != event.name.strip():
         raise Usage(
-            f"event {event.id} is called {shorten(event.name)!r}, not {shorten(request.name)!r}: nothing is "
+            f"event {event.id} is called {shorten(event.name)!r}, not {shorten(request.name)!r}: nothing was "
             "changed"
         )
     already = event.cancelled_at is not None
@@ -218,7 +218,7 @@ class _Run:
         return plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
 
     def _name_sold_without_booking(self) -> None:
-        """CONSUMED locks that no booking was paid for: somebody may have paid, and a person must say."""
+        """CONSUMED locks that no booking was paid for: someone may have paid, and a person must say."""
         for lock_ids in chunks(self._store.locks.ids_of(self._event, LockStatus.CONSUMED), BATCH):
             booked = {lock_id for lock_id, _ in self._store.bookings.protecting(lock_ids)}
             for lock_id in lock_ids:

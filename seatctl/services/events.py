@@ -98,10 +98,12 @@ def _created_before(
     if isinstance(request.date, datetime):
         wanted["eventDate"] = moment("date", request.date, now)
     if not isinstance(made, Mapping) or not wanted.items() <= made.items():
-        raise KeyReused(f"key {key!r} already created event {event_id}, with another name, date or capacity")
+        raise KeyReused(
+            f"key {key!r} already created event {event_id}, with a different name, date or capacity"
+        )
     event = tx.events.stored(event_id)
     if event is None:
-        raise NotFound(f"key {key!r} created event {event_id}, which does not exist any more; use a new key")
+        raise NotFound(f"key {key!r} created event {event_id}, which no longer exists; use a new key")
     date = event.get("eventDate")
     date = date if isinstance(date, datetime) else now
     return CreateEventResult(event, event_id, date, date < now, created=False)

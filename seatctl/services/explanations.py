@@ -44,14 +44,17 @@ class Explained(NamedTuple):
             yield from _commands(about.remedies)
         if self.found is not None:
             verb = "is" if len(found) == 1 else "are"
-            yield f"Now there {verb} {count(len(found), 'violation')} of this kind."
+            yield f"There {verb} {count(len(found), 'violation')} of this kind now."
         for one in islice(found, EXAMPLES):
             yield f"- {one.message}"
             yield from _commands(one.remedies)
         if len(found) > EXAMPLES:
             yield f"and {len(found) - EXAMPLES} more: `seatctl verify` lists all"
-        if about.remedies and not about.repairable:
-            yield "Then run `seatctl recover`: it corrects the counters, and `health` judges its last run."
+        if about.remedies and not about.repairable and self.found != []:
+            yield (
+                "Then run `seatctl recover`: it corrects the counters, and `health` reports a problem until "
+                "it succeeds."
+            )
 
     def as_document(self) -> dict[str, object]:
         about = EXPLANATIONS[self.fault]

@@ -81,7 +81,9 @@ def extend(store: Store, request: ExtendRequest) -> ExtendResult:
 def _deadline(until: datetime | timedelta, now: datetime) -> datetime:
     deadline = moment("the deadline", until, now)
     if deadline <= now:
-        raise Usage(f"the new deadline is past: {format_time(deadline)}; it is {format_time(now)} now")
+        raise Usage(
+            f"the new deadline {format_time(deadline)} has already passed; it is now {format_time(now)}"
+        )
     ttl("the time until the new deadline", deadline - now)
     return deadline
 
@@ -175,7 +177,7 @@ def _extend_bookings(
             extended[booking.id] = lock.id
         else:
             state = lock.status if isinstance(lock, SeatLock) else lock or "missing"
-            reason = f"its lock {booking.lock} is {state}, so that it has no seats to pay"
+            reason = f"its lock {booking.lock} is {state}, so it has no seats to pay for"
             skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
     bookings, held = [*extended], [*{*extended.values()}]
     if not extended:

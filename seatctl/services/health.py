@@ -193,7 +193,7 @@ class Health:
             lines.append(str(self.refunds))
         if EVENTS in self.missing:
             lines.append(
-                f"there is no collection `{EVENTS}`: most often the database's name is mistyped; "
+                f"there is no collection `{EVENTS}`: the database's name is probably mistyped; "
                 "`seatctl init` creates it"
             )
         return [line for line in lines if line]
@@ -206,7 +206,7 @@ class Health:
             where = "ahead of" if self.clock_difference > timedelta() else "behind"
             lines.append(
                 f"this host's clock is {format_duration(self.clock_difference)} {where} the database "
-                "server's; deadlines follow the server's, but check the time service of both"
+                "server's; deadlines follow the server's, but check time synchronization on both"
             )
         lines += _by_fault(self.accepted)
         if self.refunds.due and not self.refunds.is_forgotten:

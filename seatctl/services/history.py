@@ -120,7 +120,7 @@ def _of_event(store: Store, event: StoredDocument) -> Iterator[Entry]:
     if first is None or first.get("command") != "create-event":
         yield Entry(
             created(event),
-            f"event created; today it has {seats_in_words(event.get('totalSeats'))}",
+            f"event created; it now has {seats_in_words(event.get('totalSeats'))}",
             {"event": event_id},
         )
 
@@ -142,7 +142,9 @@ def _of_sale(
     entries = [] if lock is None or _is_recorded(lock, operations) else [_lock_created(lock, operations)]
     for booking in bookings:
         if not _is_recorded(booking, operations):
-            what = f"booking {booking['_id']} made, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
+            what = (
+                f"booking {booking['_id']} created, to be paid by {in_words(booking.get('paymentExpiresAt'))}"
+            )
             entries.append(Entry(created(booking), what, ids_of_booking(booking)))
     entries += [of_operation(entry, about) for entry in operations]
     entries += [of_run_on(run, ids) for run in runs.values()]
@@ -190,7 +192,7 @@ def _refund_due(refund: StoredDocument) -> Entry:
     payment = "" if ref is None else f" of payment {shorten(str(ref))}"
     what = f"refund {refund['_id']}{payment} due: {refund.get('cause')}"
     if refund.get("status") != "DUE":
-        what += f"; it is {refund.get('status')} today"
+        what += f"; it is now {refund.get('status')}"
     return Entry(time_in(refund.get("dueAt")) or created(refund), what, ids)
 
 
@@ -247,7 +249,7 @@ class _Ends(NamedTuple):
             what += "" if as_of is None else f" (run as of {in_words(as_of)})"
             yield Entry(at, what, {**ids, "run": ended_by}, by=by_job(run))
         elif ended_by is not None:
-            what += "; the entry of the run is no longer kept"
+            what += "; the run's log entry is no longer kept"
             yield Entry(at, what, {**ids, "run": ended_by}, by="a job")
         elif not any(document.get("status") in flat(entry.get("after")).values() for entry in mine):
             yield Entry(at, f"{what}; {UNRECORDED}", ids)

@@ -148,7 +148,7 @@ def _as_of(options: JobOptions, now: datetime) -> datetime | None:
     if before > now and not (options.dry_run or options.force):
         raise FutureRefused(
             f"--as-of is {format_duration(before - now)} from now and would expire locks before their "
-            "deadline; look with --dry-run, or add --force if that is what you want"
+            "deadline; preview it with --dry-run, or add --force if that is what you want"
         )
     return before
 

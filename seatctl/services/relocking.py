@@ -103,13 +103,14 @@ def _seats_of(tx: Store, booking: Booking, lock: SeatLock | None, wanted: int | 
     known = seats_without_lock(tx, [booking])[booking.id]
     if wanted is not None and known and wanted != known:
         raise WrongState(
-            f"booking {booking.id} has {count(known, 'seat')}, not {wanted}; leave out --seats, or `seatctl "
-            f"history {booking.id}` says where they went"
+            f"booking {booking.id} has {count(known, 'seat')}, not {wanted}; leave out --seats; `seatctl "
+            f"history {booking.id}` shows where the others went"
         )
     seats = wanted or known or (0 if lock is None else lock.seats)
     if not seats:
         raise Usage(
-            f"nothing says how many seats booking {booking.id} had: its lock is gone; say so with --seats N"
+            f"the number of seats of booking {booking.id} is unknown, because its lock is gone; give it with "
+            "--seats N"
         )
     return seats
 
@@ -124,6 +125,6 @@ def _take(tx: Store, event: Event, seats: int, now: datetime) -> None:
     if not take_unheld(tx, event, held, seats, now):
         free = count(max(event.total - held.seats, 0), "seat")
         raise SoldOut(
-            f"event {event.id} has {free} that no lock holds, {seats} needed; `seatctl resize {event.id} "
-            f"--seats {held.seats + seats}` makes room"
+            f"event {event.id} has {free} that no lock holds, but the booking needs {seats}; `seatctl resize "
+            f"{event.id} --seats {held.seats + seats}` makes room"
         )

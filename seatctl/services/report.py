@@ -68,7 +68,7 @@ class JobReport:
     blocked: Counter[EventId] = field(default_factory=Counter)
     """By closed event, the seats that came back and went into its block."""
     left_alone: Counter[EventId] = field(default_factory=Counter)
-    """By event that counts by day, on an adopted database, its overdue items."""
+    """By event that counts per day, on an adopted database, its overdue items."""
     steps: list[RepairStep] = field(default_factory=list)
     duration_ms: int = 0
     listener: Listener | None = None

@@ -111,8 +111,8 @@ def lock(store: Store, request: LockRequest) -> LockResult:
     request = _checked(request)
     if store.settings.object_id_users and isinstance(request.user, str):
         raise Usage(
-            f"user {shorten(request.user)!r} is not an id; on this database, which another program uses, a "
-            "user is the 24 hexadecimal digits of that program's id"
+            f"user {shorten(request.user)!r} is not an id; this database is shared with a "
+            "program whose users have ids of 24 hexadecimal digits"
         )
     if request.key is not None:
         store.locks.ensure_collection()
@@ -196,7 +196,7 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     rules.check_confirmable(found, now)
     rules.check_not_cancelled(get_event(tx, found.event))
     if unreadable := protected_by_text(tx, found.id, found.event):
-        raise DamagedDocument(f"lock {found.id} may have a booking already: {unreadable}")
+        raise DamagedDocument(f"lock {found.id} may already have a booking: {unreadable}")
     deadline = moment("payment-ttl", rules.payment_deadline(found, request.payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
@@ -281,7 +281,7 @@ def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
         raise RefundDue(f"event {held.event} of booking {booking.id} does not exist")
     if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
         which = f"it and its booking {booking.id}"
-        raise RefundDue(f"event {held.event} counts its seats by day, so seatctl leaves {which} alone")
+        raise RefundDue(f"event {held.event} counts its seats per day, so seatctl leaves {which} alone")
 
 
 def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime) -> PayResult:

@@ -29,7 +29,7 @@ class Decision(Enum):
 
     SKIP = auto()
     LEAVE_ALONE = auto()
-    """Known to be another program's, as an event that counts by day is on an adopted database."""
+    """Known to be another program's, as an event that counts per day is on an adopted database."""
     RETURN_SEATS = auto()
     END_WITHOUT_SEATS = auto()
 
@@ -58,7 +58,7 @@ class Batch:
     notes: list[SkippedItem] = field(default_factory=list)
     """Items that ended and that a person should hear of: their lock is missing."""
     left_alone: Counter[EventId] = field(default_factory=Counter)
-    """By event that counts by day, on an adopted database, its overdue items: another program's business."""
+    """By event that counts per day, on an adopted database, its overdue items: another program's business."""
     shared: list[LockId] = field(default_factory=list)
     """ACTIVE locks that several bookings name: returned at the end if all those have ended."""
     contested: list[Item] = field(default_factory=list)
@@ -178,7 +178,7 @@ def _still_pending(store: Store, bookings: Sequence[Booking]) -> Iterator[Skippe
     now_read = store.bookings.still_pending([booking.id for booking in bookings]) if bookings else set()
     for booking in bookings:
         if booking.id in now_read:
-            reason = f"its lock {booking.lock} is CONSUMED: somebody may have paid"
+            reason = f"its lock {booking.lock} is CONSUMED: someone may have paid"
             yield SkippedItem(Kind.BOOKING, booking.id, reason)
 
 

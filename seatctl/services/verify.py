@@ -60,7 +60,7 @@ def indexes(store: Store) -> Iterator[Violation]:
     if only is not None:
         again = "the other program would create it again, so do not drop it: `seatctl adopt`, run again,"
     for index in store.aggregations.deleting_indexes():
-        message = f"{index} is a TTL index, by which MongoDB deletes documents; {again} makes it harmless"
+        message = f"{index} is a TTL index, so MongoDB deletes documents; {again} makes it harmless"
         yield Violation(Fault.TTL_INDEX, message, index=str(index), only=only)
 
 
@@ -69,8 +69,8 @@ def collations(store: Store) -> Iterator[Violation]:
     for collection, collation in store.aggregations.collations():
         how = ", ".join(f"{name} {collation[name]}" for name in ("locale", "strength") if name in collation)
         message = (
-            f"{collection} has a collation ({how}), by which other programs can take one user or key for "
-            "another, such as ann for Ann; seatctl compares them exactly"
+            f"{collection} has a collation ({how}), so other programs can confuse users or keys, such "
+            "as ann and Ann; seatctl compares them exactly"
         )
         yield Violation(Fault.COLLATION, message, accepted=True)
 
@@ -82,7 +82,7 @@ def doubt_of_counters(store: Store) -> Doubt | None:
         return doubt
     for lock in store.locks.with_unreadable_event():
         if lock.event is None:
-            return Doubt(Cause.UNREADABLE, f"{lock}, so that its seats may be those of any event")
+            return Doubt(Cause.UNREADABLE, f"{lock}, so its seats may belong to any event")
     return None
 
 

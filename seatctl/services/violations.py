@@ -40,7 +40,7 @@ class Violation:
     only: Remedy | None = None
     """The one remedy of this fault that helps here."""
     accepted: bool = False
-    """Listed, but nobody has to act on it: an event counted by day on an adopted database, or an old pair of
+    """Listed, but nobody has to act on it: an event counted per day on an adopted database, or an old pair of
     locks that hold nothing."""
 
     @property
@@ -159,7 +159,7 @@ def duplicate_key(pair: SharedKey) -> Violation:
     """Locks for one request: nothing to act on while no two of them hold seats."""
     message = (
         f"locks {' and '.join(map(str, pair.locks))} of event {pair.event} have the same user and key "
-        f"{shorten(pair.key)!r}, {pair.holding} of them hold seats; until that is corrected the index "
+        f"{shorten(pair.key)!r} ({pair.holding} of them with seats); until that is corrected, the index "
         "one_lock_per_key cannot be created"
     )
     return Violation(Fault.DUPLICATE_KEY, message, pair.event, pair.locks[0], accepted=pair.holding < 2)
@@ -187,7 +187,7 @@ def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iter
     yield from (unreadable(booking) for booking in bookings if isinstance(booking, Unreadable))
     paid = any(booking.status is BookingStatus.CONFIRMED for booking in readable)
     if lock.status is LockStatus.CONSUMED and not paid:
-        message = f"lock {lock.id} is CONSUMED without a CONFIRMED booking; somebody may have paid"
+        message = f"lock {lock.id} is CONSUMED without a CONFIRMED booking; someone may have paid"
         yield Violation(Fault.CONSUMED_WITHOUT_BOOKING, message, lock.event, lock.id)
     kept = len(readable) < len(bookings) or any(booking.status in LIVE for booking in readable)
     for booking in readable:
@@ -274,5 +274,5 @@ def judge_closed(event: Event) -> Violation | None:
 def counter_in_doubt(drift: Violation, reason: str) -> Violation:
     """A counter that is too low and must not be raised: it could sell seats again that are not free."""
     reason = reason.removeprefix(f"event {drift.event}: ")
-    message = f"{drift.message}, but {reason}: raised, it could sell those seats again"
+    message = f"{drift.message}, but {reason}: raising it could sell those seats again"
     return replace(drift, fault=Fault.COUNTER_IN_DOUBT, message=message)

@@ -107,7 +107,7 @@ def test_a_line_whose_name_has_no_value_is_not_run(batch: Batch) -> None:
     assert result.code == 1
     failed, missing, no_id = told(result)
     assert (failed["exitCode"], missing["exitCode"], missing["error"]["code"]) == (4, None, "no_value")
-    assert (no_id["exitCode"], no_id["error"]["message"]) == (0, "it made no id, or several")
+    assert (no_id["exitCode"], no_id["error"]["message"]) == (0, "it printed no id, or several")
     assert one_line(result).startswith("3 of 3 lines")
 
 
@@ -123,7 +123,7 @@ def test_nothing_is_run_where_a_line_cannot_be_read(option: str, batch: Batch, s
     result = batch(SALE + "lokc\nrelease $NOTHING\n", option)
     assert (result.code, result.stdout) == (2, "")
     words = one_line(result)
-    assert words.startswith("2 lines cannot be read, nothing was run; line 9: No such command 'lokc'")
+    assert words.startswith("2 lines cannot be parsed, nothing was run; line 9: No such command 'lokc'")
     assert "line 10: $NOTHING has no value" in words
     with database_of(shell) as database:
         assert database.events.count_documents({}) == 0

@@ -95,7 +95,7 @@ def test_a_list_or_document_names_the_same_ids_in_each_form_of_output(story: Sto
     left_out = set(ID.findall(table.stdout)) - set(ID.findall(seen.stdout))
     assert not left_out & wanted
     assert set(ID.findall(seen.stdout)) <= set(ID.findall(table.stdout))
-    assert ("no room for" in seen.stdout) or not left_out
+    assert ("hidden for lack of width: " in seen.stdout) or not left_out
     assert "\x1b" not in table.stdout
     assert "\x1b[" in seen.stdout
     assert all(row.endswith("│") for row in table.stdout.splitlines() if row.startswith("│")), "wrapped"
@@ -277,7 +277,7 @@ def test_what_is_given_up_on_an_overbooked_event_ends_and_says_why_no_seats_come
         ("release", lock()): "no seats returned",
         ("pay", booking(), "--failed"): "no seats returned",
         ("unblock", block): "no seats returned",
-        ("cancel", booking()): "no seats back",
+        ("cancel", booking()): "no seats returned",
     }
     lock()
     with database_of(shell) as database:
@@ -302,7 +302,7 @@ def test_a_refund_of_an_unknown_number_of_seats_says_so(
     said = here(capsys, "cancel", str(booking), *uri).stdout
     listed, as_csv = (here(capsys, "refunds", *form, *uri).stdout for form in ((), ("--format", "csv")))
 
-    assert "no seats back, its lock is missing, refund due (" in said
+    assert "no seats returned, its lock is missing, refund due (" in said
     assert ", an unknown number of seats)." in said
     assert " unknown " in listed
     assert f",{event},bob,,CANCELLED," in as_csv

@@ -84,7 +84,7 @@ def test_a_host_that_seems_to_have_a_server_is_told_so_once(
         uri_file.touch()
         assert here(capsys, "events", "-q").stderr == ""
         told = one_line(here(capsys, "init", "--check"))
-        assert f"`export SEATCTL_URI_FILE='{uri_file}'` selects that (said once)" in told
+        assert f"`export SEATCTL_URI_FILE='{uri_file}'` selects it (shown once)" in told
         assert here(capsys, "init", "--check").stderr == ""
         holds = shell.ok("db", "status").stdout.splitlines()[-1]
         assert holds == "holds event_booking_db: 0 events, 0 locks, 0 bookings"

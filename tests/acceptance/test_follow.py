@@ -124,7 +124,7 @@ def test_a_lost_server_is_said_once_and_waited_for(tmp_path: Path) -> None:
             server.kill()
             lost = process.stderr.readline()
             server.start()
-            assert process.stderr.readline() == "seatctl: connected again, and going on after the last line\n"
+            assert process.stderr.readline() == "seatctl: connected again, continuing after the last line\n"
             new_event(store, "Last", 9)
             assert read(process)["what"] == "event_created"
     finally:
@@ -140,10 +140,10 @@ def process_has_line(process: subprocess.Popen[str]) -> bool:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds no token; remove it"),
-        (b"not a token\n", "holds no token; remove it"),
+        (b"", "does not contain a token; delete it"),
+        (b"not a token\n", "does not contain a token; delete it"),
         (b"\xff\xfe", "cannot read the token"),
-        (b"82ff", "is none of this database; remove the file"),
+        (b"82ff", "does not belong to this database; delete the file"),
     ],
 )
 def test_a_file_without_a_token_is_a_configuration_error(

@@ -166,7 +166,7 @@ def test_a_command_takes_each_common_option_and_shows_those_that_it_uses(
 def test_a_command_says_which_database_options_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     told = here(capsys, "db", "status", "--database", "shop", "--uri", "mongodb://nowhere", "-v")
     assert told.code == 0
-    assert told.stderr == "seatctl: `seatctl db status` makes no use of --database and --uri\n"
+    assert told.stderr == "seatctl: `seatctl db status` ignores --database and --uri\n"
 
 
 def test_an_option_of_a_few_other_commands_is_said_to_be_theirs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "requires an argument (see `seatctl edit-event --help`)", ("edit-event", "{event}", "--reason")),
     (3, "has 9 seats left, 10 requested", ("block", "{event}", "--seats", "10")),
     (3, "the smallest capacity is", ("resize", "{event}", "--seats", "1")),
-    (3, "is no block", ("unblock", "{lock}")),
+    (3, "is not a block", ("unblock", "{lock}")),
     (4, "that is the id of a lock", ("close", "{lock}")),
     (4, "that is the id of a booking", ("reopen", "{booking}")),
     (2, "is called 'Gala', not 'Ball'", ("cancel-event", "{event}", "--confirm", "Ball")),
@@ -170,7 +170,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "does not take a value", ("events", "--json=yes")),
     (2, "--database must not be empty", ("events", "--database", "")),
     *((2, "'--user': it must not be empty", (name, "--user", " ")) for name in ("locks", "bookings")),
-    (2, "--per-event goes with --prometheus only", ("health", "--per-event")),
+    (2, "--per-event requires --prometheus", ("health", "--per-event")),
     (2, "combine it only with --type and --since", ("jobs", "--summary", "--status", "failed")),
     (2, "combine it only with --type and --since", ("jobs", "--summary", "--limit", "5")),
     *((2, "there is no user 'ghost'", ("schedule", kind, "--user", "ghost")) for kind in ("cron", "systemd")),
@@ -393,10 +393,10 @@ def test_an_impossible_database_name_is_refused_and_not_the_uri(
     name: str, settings: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(SEATCTL_URI="mongodb://db.example/", SEATCTL_DATABASE=name)
-    check_refusal(here(capsys, "events"), 11, "cannot be a database's name")
+    check_refusal(here(capsys, "events"), 11, "is not a valid database name")
     if name.isprintable():
         settings(SEATCTL_DATABASE="")
-        check_refusal(here(capsys, "events", "--database", name), 11, "cannot be a database's name")
+        check_refusal(here(capsys, "events", "--database", name), 11, "is not a valid database name")
 
 
 def test_a_seatctl_mongod_that_is_no_mongod_is_refused(

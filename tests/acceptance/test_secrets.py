@@ -275,7 +275,7 @@ def test_a_uri_file_that_others_can_read_is_read_with_a_warning(
     (tmp_path / "seatctl-uri").chmod(mode)
     result = here(capsys, "events", *arguments)
     check_refusal(result, (10,), PASSWORD)
-    advice = f"seatctl: warning: {tmp_path}/seatctl-uri can be read by others than its owner; run `chmod 600"
+    advice = f"seatctl: warning: {tmp_path}/seatctl-uri can be read by other users; run `chmod 600"
     assert (advice in result.stderr) is warned
     assert len(result.stderr.splitlines()) == 1 + warned
     assert (advice in here(capsys, "expire-locks", "-q", *arguments).stderr) is warned

@@ -247,7 +247,7 @@ def test_a_collection_that_is_not_there_or_holds_no_locks_is_refused(store, back
     backend.event()
 
     assert "no collection holds" in refusal(store, "holds")
-    assert "are no locks" in refusal(store, "events")
+    assert "are not locks" in refusal(store, "events")
 
 
 def test_locks_that_no_live_booking_names_are_refused_unless_a_ttl_index_tells_where_they_went(
@@ -320,7 +320,7 @@ def test_a_new_ttl_index_counts_as_deleting_again(adopted, backend):
 
     (found,) = verify(adopted)
     assert found.fault is Fault.TTL_INDEX
-    assert found.remedy == "the other program stays as it is: seatctl adopt; seatctl explain ttl_index"
+    assert found.remedy == "the other program cannot be changed: seatctl adopt; seatctl explain ttl_index"
     assert "`seatctl adopt`, run again, makes it harmless" in found.message
     assert list(verify(adopt(adopted))) == []
 
@@ -401,7 +401,7 @@ def test_the_plan_of_an_undo_is_what_it_then_does(adopted, backend):
 
     assert plan.made.kept == ["jobLogs"]
     for done in (False, True):
-        assert "jobLogs stays: it has entries" in plan.sentences(done=done)
+        assert "jobLogs is kept: it has entries" in plan.sentences(done=done)
     gone = [f"{name}.{index}" for name, indexes in before.items() for index in indexes if index != "_id_"]
     left = adopted.collections()
     gone = [
@@ -644,7 +644,7 @@ def test_relock_restores_a_lock_where_all_are_gone(adopted, backend):
 
 @pytest.fixture
 def by_day(adopted, backend, clock):  # noqa: ARG001 - adopted before it is there
-    """An event counted by day with an overdue lock, an overdue booking and a sale whose lock is open."""
+    """An event counted per day with an overdue lock, an overdue booking and a sale whose lock is open."""
     event = backend.event_by_day()
     backend.insert_lock(event, 2, passType="daily", expiresAt=clock() - timedelta(hours=1))
     for status in ("PAYMENT_PENDING", "CONFIRMED"):
@@ -680,7 +680,7 @@ def test_it_is_still_told_by_verify_and_health_as_something_to_know(adopted):
     assert all(violation.accepted and not violation.is_for_recovery for violation in found)
     assert {violation.as_document()["accepted"] for violation in found} == {True}
     assert state.violations == []
-    assert any("counts its seats by day" in warning for warning in state.warnings)
+    assert any("counts its seats per day" in warning for warning in state.warnings)
 
 
 def test_it_fails_runs_where_nobody_adopted_the_database(store, clock):
@@ -719,10 +719,10 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
         lambda: closing.reopen(adopted, by_day),
         lambda: cancel_event(adopted, CancelEventRequest(by_day, "Fair")),
     ):
-        with pytest.raises(CountedByDay, match="by day"):
+        with pytest.raises(CountedByDay, match="per day"):
             refused()
     assert state_of(adopted) == before
-    alone = rf"by day, so seatctl leaves it and its booking {pending} alone; a refund is due: \w+"
+    alone = rf"per day, so seatctl leaves it and its booking {pending} alone; a refund is due: \w+"
     with pytest.raises(RefundDue, match=alone):
         sales.pay(adopted, pending)
     days = backend.events.find_one({"_id": by_day})["dailySeats"]

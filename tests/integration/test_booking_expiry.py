@@ -153,7 +153,7 @@ def test_a_booking_whose_lock_is_missing_expires_and_is_reported_never_silent(st
 BROKEN_BOOKINGS = {
     "a deadline in words": ({"paymentExpiresAt": "soon"}, {}, "paymentExpiresAt is 'soon', not a date"),
     "no deadline": ({"paymentExpiresAt": None}, {}, "paymentExpiresAt is missing, not a date"),
-    "a sold lock": ({}, {"status": "CONSUMED"}, "is CONSUMED: somebody may have paid"),
+    "a sold lock": ({}, {"status": "CONSUMED"}, "is CONSUMED: someone may have paid"),
     "a lock of unknown status": ({}, {"status": "ON_HOLD"}, "its status is 'ON_HOLD'"),
     "a lock without status": ({}, {"status": None}, "its status is missing"),
     "a lock without seats": ({}, {"seats": None}, "seats is missing"),

@@ -380,7 +380,7 @@ def test_a_target_below_what_came_back_or_of_all_seats_is_refused(store, paid):
     before = everything(store)
     for seats, says in (
         (1, "already returned 2 seats in total"),
-        (5, "5 seats.* without --seats"),
+        (5, "5 seats.* leave out --seats"),
         (6, "5 seats"),
     ):
         with pytest.raises(WrongState, match=says):
@@ -412,7 +412,7 @@ def test_seats_come_back_only_where_booking_and_lock_agree(store, paid, lock_sta
 @pytest.mark.parametrize("status", ["EXPIRED", "FAILED", "CANCELLED", "INITIATED"])
 def test_an_ended_booking_has_no_seats_to_return(store, paid, status):
     edit(store, "bookings", paid[1], status=status)
-    with pytest.raises(WrongState, match=f"is {status}, it has no seats to return"):
+    with pytest.raises(WrongState, match=f"is {status} and has no seats to return"):
         cancel(store, paid[1], 2)
 
 

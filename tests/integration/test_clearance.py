@@ -114,10 +114,10 @@ CAUSES = {
     ),
     "a lock of the event by text": (lock_by_text, Cause.UNREADABLE, "not an id"),
     "a lock of the event in a list": (lock_in_a_list, Cause.UNREADABLE, "1 lock cannot be read"),
-    "counted by day": (
+    "counted per day": (
         lambda scene: scene.edit_event(dailySeats={"2027-01-01": {"total": 5}}),
         Cause.COUNTED_BY_DAY,
-        "counts its seats by day",
+        "counts its seats per day",
     ),
     "a pending booking without its lock": (
         lambda scene: delete(scene.store, "seatLocks", scene.pending[0]),
@@ -184,7 +184,7 @@ def test_what_the_numbers_say_is_told_only_where_nothing_else_is_wrong(store, sc
     assert (doubt.cause, reason in str(doubt)) == (found, True)
 
 
-@pytest.mark.parametrize("before", ["a lock without seats", "a lock of the event by text", "counted by day"])
+@pytest.mark.parametrize("before", ["a lock without seats", "a lock of the event by text", "counted per day"])
 @pytest.mark.parametrize("missing", MISSING)
 def test_what_cannot_be_read_is_told_before_a_missing_lock(store, scene, missing, before):
     for cause in (missing, before):

@@ -85,7 +85,7 @@ def test_adopt_names_it(store):
     insert_lock(store, create(store), due=HOUR)
     remarks = adoption.inspect(store).remarks
 
-    assert any(remark.startswith("collation: bookings, events, seatLocks can take") for remark in remarks)
+    assert any(remark.startswith("collation: bookings, events, seatLocks can confuse") for remark in remarks)
 
 
 def test_our_indexes_compare_exactly_and_replace_those_that_do_not(store):

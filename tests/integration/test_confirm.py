@@ -149,7 +149,7 @@ def test_a_lock_has_one_booking_a_live_one_is_returned_an_ended_one_never_follow
     if status in LIVE:
         assert confirm(store, held) == pending
     else:
-        with pytest.raises(WrongState, match=f"had booking {pending}, which is {status}"):
+        with pytest.raises(WrongState, match=f"already has booking {pending}, which is {status}"):
             confirm(store, held)
     assert bookings(store) == 1
 
@@ -236,7 +236,7 @@ def test_a_lock_that_a_booking_names_by_text_is_not_confirmed(store, event, held
     odd = insert_booking(store, str(event) if odd_event else event, str(held), str(status))
     before = everything(store)
     if status in {*LIVE, "ON_HOLD"}:
-        with pytest.raises(DamagedDocument, match=f"lock {held} may have a booking already: booking {odd}: "):
+        with pytest.raises(DamagedDocument, match=f"lock {held} may already have a booking: booking {odd}: "):
             confirm(store, held)
         assert everything(store) == before
     else:
@@ -245,7 +245,7 @@ def test_a_lock_that_a_booking_names_by_text_is_not_confirmed(store, event, held
 
 def test_a_lock_of_an_event_that_is_gone_or_counted_by_day_is_not_confirmed(store, event, held):
     edit(store, "events", event, eventType="multi-day")
-    with pytest.raises(CountedByDay, match="counts its seats by day"):
+    with pytest.raises(CountedByDay, match="counts its seats per day"):
         confirm(store, held)
     delete(store, "events", event)
     with pytest.raises(NotFound, match="there is no event"):

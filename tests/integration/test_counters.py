@@ -307,7 +307,7 @@ def damage_ended_lock_of_pending(scene: Scene) -> None:
         (damage_booking, "its status is 'LOST'"),
         (lambda scene: insert_booking(scene.store, scene.event, str(scene.held), "ON_HOLD"), "'ON_HOLD'"),
         (lambda scene: insert_lock(scene.store, str(scene.event), due=HOUR), "not an id"),
-        (lambda scene: insert_lock(scene.store, None, due=HOUR), "its seats may be those of any event"),
+        (lambda scene: insert_lock(scene.store, None, due=HOUR), "its seats may belong to any event"),
         (let_documents_expire, "bookings has the TTL index tidy"),
         (oversell, "a paid booking has lost its seats"),
     ],

@@ -289,7 +289,7 @@ def script(path, text):
         (
             """echo '{"s":"E","msg":"WiredTiger error message","attr":{"error":28,"message":\
 "__posix_file_write: No space left on device"}}' > $log""",
-            "no space is left on the disk of .*; free some there, then repeat the command",
+            "the disk of .* is full; free some space, then repeat the command",
         ),
     ],
 )
@@ -360,7 +360,9 @@ def test_a_command_that_starts_it_and_hangs_is_not_waited_for_without_an_end(hom
     where.data.mkdir(parents=True)
     with where.start_lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(Unreachable, match="another command starts or stops the embedded MongoDB"):
+        with pytest.raises(
+            Unreachable, match="another command is still starting or stopping the embedded MongoDB"
+        ):
             embedded.ensure_running()
     assert home in where.data.parents
 
@@ -377,7 +379,7 @@ def test_a_server_that_does_not_end_is_not_waited_for_without_an_end(home, monke
     monkeypatch.setattr(embedded, "STOP_PATIENCE", 0)
     where = embedded.files()
     with stubborn_process(where.db, "--dbpath", str(where.db), "--logpath", "x") as pid:
-        with pytest.raises(Unreachable, match=f"pid {pid}. does not end"):
+        with pytest.raises(Unreachable, match=f"pid {pid}. does not stop"):
             embedded.stop()
         assert home in where.db.parents
 
@@ -413,7 +415,7 @@ def test_a_process_that_is_not_our_mongod_on_our_data_is_never_signalled(home, m
     with stubborn_process(where.db, *arguments) as pid, monkeypatch.context() as patch:
         patch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
         for action in (embedded.stop, embedded.ensure_running):
-            with pytest.raises(Misconfigured, match=f"is in use, and not by process {pid}"):
+            with pytest.raises(Misconfigured, match=f"is in use, but not by process {pid}"):
                 action()
 
 

@@ -488,7 +488,9 @@ def test_one_that_is_told_to_stop_ends_its_batch_and_the_next_goes_on(store, eve
 
     with monkeypatch.context() as patch:
         patch.setattr(Bookings, "end_all", stop_after)
-        with pytest.raises(Interrupted, match="after 1 booking and 1 lock; the same command again goes on"):
+        with pytest.raises(
+            Interrupted, match="after 1 booking and 1 lock; run the same command again to continue"
+        ):
             run(store, event, batch_size=1)
     monkeypatch.undo()
     assert list(verify(store)) == []

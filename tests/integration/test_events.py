@@ -75,7 +75,7 @@ def test_a_key_made_its_event_also_after_that_was_changed(store):
 def test_a_key_with_another_name_or_capacity_is_refused_and_changes_nothing(store, other):
     create_once(store)
     before = everything(store)
-    with pytest.raises(KeyReused, match="with another name, date or capacity"):
+    with pytest.raises(KeyReused, match="with a different name, date or capacity"):
         create_once(store, **other)
     assert everything(store) == before
 
@@ -93,7 +93,7 @@ def test_a_key_is_refused_for_another_date_but_not_for_another_moment_of_a_relat
 def test_a_key_whose_event_is_gone_is_told(store):
     made = create_once(store)
     store.database.events.delete_one({"_id": made.id})
-    with pytest.raises(NotFound, match="does not exist any more"):
+    with pytest.raises(NotFound, match="no longer exists"):
         create_once(store)
 
 

@@ -150,7 +150,7 @@ def test_a_block_has_no_deadline_and_says_how_it_ends(store, event):
             lambda one=one: sales.confirm(store, sales.ConfirmRequest(one)),
         ):
             with pytest.raises(
-                WrongState, match=f"is a block, for no buyer and without a deadline; `{way_out}` returns"
+                WrongState, match=f"is a block: it has no buyer and no deadline; `{way_out}` returns"
             ):
                 command()
 
@@ -174,7 +174,7 @@ def test_what_is_missing_or_unreadable_is_refused(store, event):
 def test_a_time_that_makes_no_sense_is_a_usage_error(store, clock, event):
     held = lock(store, event)
     for past in (timedelta(0), clock() - MINUTE):
-        with pytest.raises(Usage, match="the new deadline is past"):
+        with pytest.raises(Usage, match=r"the new deadline .* has already passed"):
             extend(store, held, past)
     for far in (timedelta(days=366), clock() + timedelta(days=366)):
         with pytest.raises(Usage, match="longer than zero and at most 365 days"):

@@ -173,11 +173,11 @@ def test_a_token_of_another_database_is_refused(store: Store, replica: Server, c
     line = lines(steps, "event_created")[0]
     with fresh_store(replica, clock) as other:
         create(other)
-        with pytest.raises(Misconfigured, match="none of this database"):
+        with pytest.raises(Misconfigured, match="does not belong to this database"):
             started(other, token=line["token"])
     assert begun.token
     for nonsense in ("82", "82ff", "ff", "aa" * 30, begun.token[:-8]):
-        with pytest.raises(Misconfigured, match="none of this database"):
+        with pytest.raises(Misconfigured, match="does not belong to this database"):
             started(store, token=nonsense)
 
 

@@ -90,7 +90,7 @@ def test_an_entry_of_the_job_log_that_is_no_longer_kept_is_said_to_be_gone(store
     store.database.jobLogs.delete_many({})
 
     ended = history(store, held, 0)[-1]
-    assert "the entry of the run is no longer kept" in ended.what
+    assert "the run's log entry is no longer kept" in ended.what
     assert (ended.by, ended.ids["run"]) == ("a job", report.id)
 
 

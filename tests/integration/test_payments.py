@@ -202,7 +202,7 @@ def test_a_booking_whose_seats_are_not_held_is_not_paid(store, held, pending, st
     else:
         edit(store, "seatLocks", held, status=str(status))
 
-    why = f"already; if it was sold by this payment, `seatctl confirm {held} --sold` records that"
+    why = f"already CONSUMED; if this payment bought it, `seatctl confirm {held} --sold` records that"
     says = why if status == "CONSUMED" else ", so its seats are not held"
     with pytest.raises(RefundDue, match=f"is {status} ?{says}; a refund is due: "):
         sales.pay(store, pending)
@@ -228,7 +228,7 @@ def test_a_booking_of_an_event_that_is_gone_or_counted_by_day_is_not_paid(store,
     before = everything(store, "refunds", "operations")
     says = {
         "gone": f"event {event} of booking {pending} does not exist",
-        "by day": f"event {event} counts its seats by day, .* its booking {pending} alone",
+        "by day": f"event {event} counts its seats per day, .* its booking {pending} alone",
     }[way]
 
     with pytest.raises(RefundDue, match=f"^{says}; a refund is due: "):

@@ -279,7 +279,7 @@ def test_no_role_has_anything_to_spare(guarded: Guarded, role: str) -> None:
         reason = translate(error)
         assert isinstance(reason, Misconfigured), (spared, error)
         assert re.search(
-            rf"(not authorized to run \w+ on|no rights on database) {guarded.name}[.;:]", str(reason)
+            rf"(not authorized to run \w+ on|no privileges on database) {guarded.name}[.;:]", str(reason)
         ), (spared, reason)
 
 

@@ -204,7 +204,7 @@ def test_what_still_has_its_seats_is_not_booked_again(store, clock, event):
     with pytest.raises(WrongState, match=f"CONSUMED; `seatctl cancel {held}` returns"):
         rebook(store, booked)
     edit(store, "bookings", booked, status="CONFIRMED")
-    with pytest.raises(WrongState, match="is CONFIRMED, its seats are sold"):
+    with pytest.raises(WrongState, match="is CONFIRMED and its seats are sold"):
         rebook(store, booked)
     edit(store, "bookings", booked, status="INITIATED")
     with pytest.raises(WrongState, match="INITIATED by another program"):
@@ -232,7 +232,7 @@ def test_what_is_missing_or_unreadable_is_refused(store, event, late):
     with pytest.raises(DamagedDocument):
         rebook(store, late)
     delete(store, "seatLocks", held)
-    with pytest.raises(WrongState, match="is missing, so that its seats are not known; `seatctl lock"):
+    with pytest.raises(WrongState, match="is missing, so its number of seats is unknown; `seatctl lock"):
         rebook(store, late)
 
 

@@ -67,7 +67,7 @@ def test_the_labels_of_its_seats_say_how_many_it_had(store: Store, event):
     held, booked = sell(store, event, 2)
     delete(store, "seatLocks", held)
     store.database.operations.delete_many({})  # another program made it
-    with pytest.raises(Usage, match="say so with --seats N"):
+    with pytest.raises(Usage, match="give it with --seats N"):
         relock(store, booked)
 
     edit(store, "bookings", booked, seats=["A1", "A2"])
@@ -94,7 +94,8 @@ def test_seats_that_others_hold_by_now_are_not_taken_twice(store: Store, event):
     before = everything(store)
 
     with pytest.raises(
-        SoldOut, match=f"has 2 seats that no lock holds, 3 needed; `seatctl resize {event} --seats 101`"
+        SoldOut,
+        match=f"has 2 seats that no lock holds, but the booking needs 3; `seatctl resize {event} --seats 101`",
     ):
         relock(store, booked, 3)
     assert everything(store) == before

@@ -267,7 +267,7 @@ def test_an_event_counted_by_day_sells_nothing(store, event, fields):
     edit(store, "events", event, **fields)
     before = everything(store)
 
-    with pytest.raises(CountedByDay, match="counts its seats by day"):
+    with pytest.raises(CountedByDay, match="counts its seats per day"):
         lock(store, event)
     assert everything(store) == before
 

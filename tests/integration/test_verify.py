@@ -320,7 +320,7 @@ def test_a_ttl_index_that_is_hidden_deletes_documents_all_the_same(store, scene)
 
         assert (found.fault, found.index) == (Fault.TTL_INDEX, f"{collection}.{name}")
         assert f'drop it in mongosh: db.{collection}.dropIndex("{name}")' in found.remedy
-        assert f"{collection}.{name} is a TTL index, by which MongoDB deletes documents" in found.message
+        assert f"{collection}.{name} is a TTL index, so MongoDB deletes documents" in found.message
         store.database[collection].drop_index(name)
     assert list(verify(store)) == []
     assert scene.event
@@ -345,8 +345,8 @@ def test_a_lost_lock_is_for_recovery_while_its_event_has_the_seats_and_else_a_pe
     (found,) = verify(store)
     assert found.fault is Fault.LOST_LOCK
     assert found.remedy == (
-        f"the hall has more seats: seatctl resize {scene.event} --seats N, then seatctl recover; "
-        f"the buyer is paid back: seatctl cancel {scene.paid}; seatctl explain lost_lock"
+        f"more seats can be added: seatctl resize {scene.event} --seats N, then seatctl recover; "
+        f"the buyer is refunded: seatctl cancel {scene.paid}; seatctl explain lost_lock"
     )
 
 

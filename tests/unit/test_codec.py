@@ -139,7 +139,7 @@ def test_an_event_whose_id_is_no_object_id_can_be_named_by_no_lock(odd):
     read = codec.event({**AN_EVENT, "_id": odd})
 
     assert (read.id, read.event) == (odd, None)
-    assert "no lock can name it" in read.reason
+    assert "no lock can refer to it" in read.reason
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_event_that_counts_by_day_is_left_alone(fields):
     read = codec.event({**AN_EVENT, **fields})
 
     assert (read.flaw, read.event) == (Flaw.COUNTED_BY_DAY, EVENT)
-    assert "counts its seats by day" in str(read)
+    assert "counts its seats per day" in str(read)
 
 
 @pytest.mark.parametrize(

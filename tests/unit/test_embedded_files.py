@@ -117,7 +117,7 @@ def script(path, text):
     ("text", "says"),
     [
         (None, "No such file or directory"),
-        ("echo I am no database", "it is no mongod"),
+        ("echo I am no database", "it is not a mongod"),
         ("echo mongod: libssl.so.1.1 is missing >&2; exit 127", "libssl.so.1.1 is missing"),
     ],
 )
@@ -149,7 +149,7 @@ def test_each_mongod_that_was_tried_is_named_with_the_reason(home, monkeypatch):
 
     with pytest.raises(Misconfigured) as raised:
         embedded.ensure_running()
-    assert f"{home / 'mongod'}: it is no mongod" in str(raised.value)
+    assert f"{home / 'mongod'}: it is not a mongod" in str(raised.value)
     assert f"{package / 'mongod'}: broken package" in str(raised.value)
 
 

@@ -39,7 +39,11 @@ def transient(code=112, message="no"):
         (driver.InvalidURI("mongodb://u:secret@"), Misconfigured, "malformed"),
         (driver.ConfigurationError("The DNS query name does not exist"), Unreachable, "cannot look up"),
         (driver.ConfigurationError("bad option"), Misconfigured, "cannot be used: bad option"),
-        (driver.DuplicateKeyError("dup", 11000), WriteRefused, "already holds such a document"),
+        (
+            driver.DuplicateKeyError("dup", 11000),
+            WriteRefused,
+            "a document with the same unique key already exists",
+        ),
         (failure(18), Misconfigured, "does not accept this user and password"),
         (failure(13), Misconfigured, "not authorized to do this"),
         (
@@ -55,9 +59,9 @@ def transient(code=112, message="no"):
         (
             failure(13, 'not authorized on typo to execute command { find: "seatctlSettings", filter: {} }'),
             Misconfigured,
-            "the database user has no rights on database typo: check the name",
+            "the database user has no privileges on database typo: check the name",
         ),
-        (failure(13, "command find requires authentication"), Misconfigured, "the URI names no user"),
+        (failure(13, "command find requires authentication"), Misconfigured, "but the URI has none"),
         (failure(121), WriteRefused, "validator refused"),
         (transient(), Contention, "kept winning"),
         (transient(112, "rolled back because of cache overflow"), CachePressure, "cache is full"),

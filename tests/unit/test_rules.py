@@ -58,7 +58,7 @@ def test_a_booking_is_confirmed_again_while_it_is_paid_or_in_time(status):
         rules.check_confirmed_before(booking(status, None), NOW)
         return
     if status is not BookingStatus.PAYMENT_PENDING:
-        with pytest.raises(WrongState, match=f"lock L already had booking B, which is {status}"):
+        with pytest.raises(WrongState, match=f"lock L already has booking B, which is {status}"):
             rules.check_confirmed_before(booking(status), NOW)
         return
     rules.check_confirmed_before(booking(), NOW)
@@ -119,7 +119,7 @@ def test_a_payment_needs_the_lock_that_holds_its_seats(status):
         return
     said = f"lock of booking B is {status or 'missing'}, so its seats are not held"
     if status is LockStatus.CONSUMED:  # they may be held for this very booking
-        said = "lock L of booking B is CONSUMED already; .*`seatctl confirm L --sold` records"
+        said = "lock L of booking B is already CONSUMED; .*`seatctl confirm L --sold` records"
     with pytest.raises(RefundDue, match=said):
         rules.check_payable(booking(), held, NOW)
 
@@ -132,7 +132,7 @@ def test_only_a_pending_booking_whose_lock_is_not_sold_can_fail(status, lock_sta
         with pytest.raises(WrongState, match=f"booking B is {status}; only a PAYMENT_PENDING booking"):
             rules.check_failable(booking(status), held)
     elif lock_status is LockStatus.CONSUMED:
-        with pytest.raises(WrongState, match="is CONSUMED: somebody may have paid"):
+        with pytest.raises(WrongState, match="is CONSUMED: someone may have paid"):
             rules.check_failable(booking(status), held)
     else:
         rules.check_failable(booking(status, NOW - timedelta(days=1)), held)

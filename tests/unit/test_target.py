@@ -71,7 +71,7 @@ def test_a_flag_that_a_script_left_empty_is_a_mistake_not_another_database():
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "a.b", 'a"b', "a$b", "a\\b", "a\x00b", "ä" * 32])
 def test_a_name_that_no_database_can_have_is_refused(name):
-    with pytest.raises(Misconfigured, match="cannot be a database's name"):
+    with pytest.raises(Misconfigured, match="is not a valid database name"):
         find_target(URI, None, name, {})
 
 
@@ -95,9 +95,7 @@ def test_a_file_that_others_can_read_or_change_is_used_with_a_warning(uri_file, 
     target = find_target(None, str(uri_file), None, {})
 
     assert target.uri == URI
-    assert target.warnings == (
-        f"{uri_file} can be {can} by others than its owner; run `chmod 600 {uri_file}`",
-    )
+    assert target.warnings == (f"{uri_file} can be {can} by other users; run `chmod 600 {uri_file}`",)
 
 
 def test_a_file_that_cannot_be_read_is_a_matter_of_configuration(tmp_path):

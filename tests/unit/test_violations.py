@@ -187,7 +187,7 @@ def test_a_counter_in_doubt_is_told_with_its_numbers_and_the_reason_and_is_not_f
 
     assert (doubted.fault, doubted.event, doubted.is_for_recovery) == (Fault.COUNTER_IN_DOUBT, EVENT, False)
     assert "should be 7" in doubted.message
-    assert "but a lock is gone: raised, it could sell those seats again" in doubted.message
+    assert "but a lock is gone: raising it could sell those seats again" in doubted.message
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_the_document_of_a_violation_has_the_ids_that_there_are():
         "invariant": EXPLANATIONS[Fault.TTL_INDEX].invariant,
         "message": "x",
         "index": "events.tidy",
-        "remedy": 'drop it in mongosh: db.events.dropIndex("tidy"); the other program stays as it is: '
+        "remedy": 'drop it in mongosh: db.events.dropIndex("tidy"); the other program cannot be changed: '
         "seatctl adopt; seatctl explain ttl_index",
     }
     full = Violation(Fault.LOST_LOCK, "x", EVENT, LOCK, "B").as_document()

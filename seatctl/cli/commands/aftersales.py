@@ -26,19 +26,18 @@ def rebook(
     ref: PaymentRef = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Sell the seats of an ended booking after all.
+    """Rebook an ended booking, if its seats are still free.
 
-    For a payment that came too late: if the seats are free, it makes a new, paid booking, and the refund is
-    not due any more."""
+    For a late payment: creates a new, paid booking, and withdraws the refund."""
     from seatctl.services import rebooking
 
     result = rebooking.rebook(call.store(), rebooking.RebookRequest(booking_id, ref, dry_run))
     booking = result.booking
     if not result.created:
-        sentence = f"Booking {booking_id} was rebooked already, as {booking.id} (unchanged)."
+        sentence = f"Booking {booking_id} was already rebooked as {booking.id} (unchanged)."
     else:
         is_sold = f"Booking {booking.id} is CONFIRMED"
-        sentence = f"Booking {booking_id} would be booked again" if dry_run else is_sold
+        sentence = f"Booking {booking_id} would be rebooked" if dry_run else is_sold
         sentence += f": {count(result.lock.seats, 'seat')} sold"
         if result.available is not None:
             sentence += f", {format_number(result.available)} left"
@@ -64,15 +63,15 @@ def refund(
     call: Invocation,
     refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
     ref: Annotated[
-        str | None, option("--ref REF", str, "It was paid back; the provider's reference for that.")
+        str | None, option("--ref REF", str, "The refund was paid: the provider's reference.")
     ] = None,
-    withdraw: Annotated[bool, flag("--withdraw", "It is not owed; --reason says why.")] = False,
+    withdraw: Annotated[bool, flag("--withdraw", "The refund is not owed; say why with --reason.")] = False,
 ) -> None:
-    """Record that a refund was paid back, or is not owed."""
+    """Record that a refund was paid, or that it is not owed."""
     from seatctl.services import refunds
 
     if withdraw == (ref is not None):
-        raise Usage("give --ref REF if it was paid back, or --withdraw if it is not owed")
+        raise Usage("give --ref REF if the refund was paid, or --withdraw if it is not owed")
     store = call.store()
     result = refunds.withdraw(store, refund_id) if ref is None else refunds.mark_done(store, refund_id, ref)
     done = result.refund
@@ -85,7 +84,7 @@ def relock(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings")],
     seats: Annotated[
-        int | None, option("--seats N", parse_seats, "How many seats it had, where its lock is gone.")
+        int | None, option("--seats N", parse_seats, "How many seats it had, if its lock is gone.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -100,10 +99,10 @@ def relock(
     if lock is None:
         sentence = f"Booking {booking.id} is {booking.status} and needs no lock."
     elif not result.changed:
-        sentence = f"Booking {booking.id} has lock {lock.id} of its own already, which is {lock.status}."
+        sentence = f"Booking {booking.id} already has a lock of its own, {lock.id}, which is {lock.status}."
     else:
         has = "would have a lock" if dry_run else f"has lock {lock.id}"
         sentence = f"Booking {booking.id} {has} with {count(lock.seats, 'seat')}, {lock.status}."
         if left is not None:
-            sentence += f" `seatctl show {left.id}` shows the lock that it left, which is {left.status}."
+            sentence += f" Its former lock {left.id} is {left.status}."
     call.tell(booking.stored, sentence, quiet=booking.id)

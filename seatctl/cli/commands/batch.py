@@ -33,24 +33,27 @@ commands = typer.Typer()
 def batch(
     call: Invocation,
     file: Annotated[
-        str, typer.Argument(metavar="[FILE | -]", help="The commands, one a line.  [default: -, stdin]")
+        str,
+        typer.Argument(
+            metavar="[FILE | -]", help="The commands, one per line.  [default: stdin]", show_default=False
+        ),
     ] = "-",
-    check: Annotated[bool, flag("--check", "Only read the lines; run nothing.")] = False,
+    check: Annotated[bool, flag("--check", "Only check the lines; run nothing.")] = False,
     stop: Annotated[
         bool, flag("--stop-on-error", "Stop after the first line that does not end as expected.")
     ] = False,
 ) -> None:
     """Run many commands in one process.
 
-    One command a line: `NAME = lock …` keeps the id that it makes for `$NAME`, `!3 lock …` expects exit
-    code 3. Prints a JSON line for each; with -q only the ids. `seatctl help scripting` tells more."""
+    One command per line: `NAME = lock …` keeps the new id as `$NAME`; `!3 lock …` expects exit code 3.
+    Prints a line of JSON for each; -q prints only the ids. See `seatctl help scripting`."""
     from seatctl.cli import batch as lines
 
     program = call.find_root().command
     found = list(lines.read(_text(file), program))
     wrong = [f"line {each[0]}: {each[1]}" for each in found if isinstance(each, tuple)]
     if wrong:
-        raise Usage(f"{count(len(wrong), 'line')} cannot be read, nothing was run; {_first(wrong)}")
+        raise Usage(f"{count(len(wrong), 'line')} cannot be parsed, nothing was run; {_first(wrong)}")
     todo = [line for line in found if isinstance(line, lines.Line)]
     if check:
         call.tell({"lines": len(todo)}, f"{count(len(todo), 'line')} can be run.")

@@ -29,7 +29,7 @@ commands = typer.Typer()
 def verify(call: ListCall) -> None:
     """Check all invariants; change nothing.
 
-    NDJSON and CSV have a line for each violation, and `--format ids` the document that it is about."""
+    NDJSON and CSV print a line for each violation, `--format ids` the id of the document with the fault."""
     from seatctl.output import lists
     from seatctl.services import verify as verification
     from seatctl.services.explanations import with_records
@@ -73,14 +73,14 @@ def health(
         ),
     ] = None,
     per_event: Annotated[
-        bool, flag("--per-event", "With --prometheus: also the seats of each event.")
+        bool, flag("--per-event", "With --prometheus: include the seats of each event.")
     ] = False,
 ) -> None:
     """Check jobs, backlog, consistency and refunds."""
     from seatctl.services.health import check
 
     if per_event and prometheus is None:
-        raise Usage("--per-event goes with --prometheus only; `seatctl events` lists the seats of each event")
+        raise Usage("--per-event requires --prometheus; `seatctl events` lists the seats of each event")
     if prometheus is not None and call.json:
         raise Usage("--prometheus and --json are two output formats; use one of them")
     state = check(call.store(writes=False), max_age=max_age, window=window, per_event=per_event)
@@ -104,18 +104,18 @@ def health(
 def explain(
     call: Invocation,
     fault: Annotated[
-        Fault, typer.Argument(metavar="FAULT", help="As `verify` names it.", case_sensitive=False)
+        Fault, typer.Argument(metavar="FAULT", help="The fault, as `verify` names it.", case_sensitive=False)
     ],
 ) -> None:
-    """Explain a fault: its meaning, its cause, and the way out.
+    """Explain a fault: meaning, cause, and what to do.
 
-    With the ids of what `verify` finds now, if the database can be reached; -q prints those alone."""
+    Fills in the ids of the current violations if the database can be reached; -q prints only these ids."""
     from seatctl.services.explanations import explain as explained
 
     try:
         explanation = explained(call.store(writes=False), fault)
     except (Misconfigured, Unreachable) as error:
-        call.note(f"without the ids of a database: {error}")
+        call.note(f"shown without ids: {error}")
         explanation = explained(None, fault)
     if call.json:
         formats.print_json(explanation.as_document())

@@ -29,7 +29,7 @@ def init(
         timedelta | None, duration("How long to keep job log entries.", "unchanged; 30d in a new database")
     ] = None,
     check: Annotated[
-        bool, flag("--check", "Only report what is missing or wrong; exit 5 if anything is.")
+        bool, flag("--check", "Only report what is missing or wrong; exit with 5 if anything is.")
     ] = False,
     validators: Annotated[
         bool | None,
@@ -44,7 +44,7 @@ def init(
 
     Anything that cannot be created is reported and skipped."""
     if remove and (check or retention or validators is not None):
-        raise Usage("--remove goes with no other option of init")
+        raise Usage("--remove cannot be combined with other options of init")
     if remove:
         _remove_setup(call)
     elif check:
@@ -57,7 +57,7 @@ def _remove_setup(call: Invocation) -> None:
     store = call.store()
     removed = store.remove_setup()
     lines = [f"removed {name}" for name in removed]
-    lines.append(f"Database {store.name} has no index and no validator of `init` any more; its data stays.")
+    lines.append(f"Removed indexes and validators of `init` from database {store.name}; its data is kept.")
     call.tell({"removed": removed}, "\n".join(lines))
 
 
@@ -69,7 +69,7 @@ def _create_setup(call: Invocation, retention: timedelta | None, validators: boo
     created, left_out = store.init(retention, validators=validators)
     wrong = _wrong(store)
     lines = [f"{'changed' if name == changed else 'created'} {name}" for name in created]
-    lines += [f"left out: {reason}" for reason in left_out] + [f"wrong: {message}" for message in wrong]
+    lines += [f"skipped: {reason}" for reason in left_out] + [f"wrong: {message}" for message in wrong]
     if store.settings.adopted and validators is None:
         lines.append("no validators and no unique indexes: another program uses this database")
     kept = _retention(store)
@@ -133,19 +133,21 @@ CONSENT, DELETE = "yes", "delete"
 @command(commands, "adopt", panel=SET_UP, example="seatctl adopt --dry-run")
 def adopt(
     call: Invocation,
-    dry_run: Annotated[bool, flag("--dry-run", "Only report; exit 5 if anything is wrong already.")] = False,
+    dry_run: Annotated[
+        bool, flag("--dry-run", "Only report; exit with 5 if anything is already wrong.")
+    ] = False,
     locks_collection: Annotated[
         str | None, option("--locks-collection NAME", str, "Where the other program keeps its locks.")
     ] = None,
-    yes: Annotated[bool, flag("--yes", "Do it without asking.")] = False,
-    undo: Annotated[bool, flag("--undo", "Take back what adopt made.")] = False,
+    yes: Annotated[bool, flag("--yes", "Do not ask for confirmation.")] = False,
+    undo: Annotated[bool, flag("--undo", "Undo an adoption.")] = False,
 ) -> None:
     """Share another program's database.
 
-    Reports what is there, and, once you agree, how seatctl works beside that program is stored in the
-    database. Changes no event, no lock and no booking. `seatctl help adopt` has all steps."""
+    Reports what it finds, and, once you agree, stores how seatctl is to work alongside that program. Changes
+    no event, lock or booking. `seatctl help adopt` has all steps."""
     if undo and locks_collection:
-        raise Usage("--undo goes without --locks-collection")
+        raise Usage("--undo and --locks-collection cannot be combined")
     store = call.store(guard=False)
     if undo:
         _undo(call, store, dry_run=dry_run, yes=yes)
@@ -184,7 +186,7 @@ def _what_is_wrong(found: Findings) -> str:
     if found.sold_twice:
         parts.insert(0, f"{count(len(found.sold_twice), 'event')} with seats sold twice or on sale again")
     if found.unknown_states:
-        parts.append(f"{count(len(found.unknown_states), 'state')} that seatctl does not know")
+        parts.append(f"{count(len(found.unknown_states), 'unknown status', 'unknown statuses')}")
     return ", ".join(parts)
 
 
@@ -199,7 +201,7 @@ def _undo(call: Invocation, store: Store, *, dry_run: bool, yes: bool) -> None:
     if warning:
         call.warn(warning)
     if not dry_run:
-        _ask(call, "Take the adoption of this database back?", DELETE if warning else CONSENT, yes=yes)
+        _ask(call, "Undo the adoption of this database?", DELETE if warning else CONSENT, yes=yes)
         adoption.undo(store, plan)
     sentences = plan.sentences(done=not dry_run)
     document: dict[str, object] = {"wouldUndo" if dry_run else "undone": sentences}
@@ -214,7 +216,7 @@ def _ask(call: Invocation, question: str, consent: str = CONSENT, *, yes: bool) 
     if yes:
         return
     if call.json or call.quiet or not sys.stdin.isatty():
-        raise Usage("nothing was changed; look with --dry-run, then repeat the command with --yes")
+        raise Usage("nothing was changed; preview it with --dry-run, then repeat the command with --yes")
     print(f"{question} Type {consent}: ", end="", flush=True)
     if sys.stdin.readline().strip().lower() != consent:
         raise Refused("nothing was changed")

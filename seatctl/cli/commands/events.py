@@ -39,7 +39,7 @@ Date = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
     option("--date TIME", parse_moment, "When the event takes place: ISO 8601 (no zone = UTC) or +30d."),
 ]
-Description = Annotated[str | None, option("--description TEXT", str, "A longer text.")]
+Description = Annotated[str | None, option("--description TEXT", str, "A longer description.")]
 
 
 @operate("create-event", example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z')
@@ -99,7 +99,7 @@ def edit_event(
     sentence = (
         f"Changed the {changed} of event {event}."
         if changed
-        else f"Event {event} has that already (unchanged)."
+        else f"Event {event} already has these values (unchanged)."
     )
     call.tell(result.event, sentence, quiet=event)
 
@@ -108,7 +108,7 @@ def edit_event(
 def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: DryRun = False) -> None:
     """Set the number of seats of an event.
 
-    It cannot be less than what buyers hold; the message says what is possible."""
+    It cannot be smaller than the number of held seats; the error names the smallest possible number."""
     from seatctl.services import capacity
 
     result = capacity.resize(call.store(), capacity.ResizeRequest(event, seats, dry_run))
@@ -167,7 +167,7 @@ def unblock(
     result = blocks.unblock(call.store(), lock_id)
     held = result.lock
     if not result.changed:
-        sentence = f"Block {held.id} is {held.status} already."
+        sentence = f"Block {held.id} is already {held.status}."
     elif result.closed:
         sentence = f"Block {held.id} is {held.status}; its event is closed and keeps the seats off sale."
     else:
@@ -178,15 +178,15 @@ def unblock(
 
 @operate("close", example='seatctl close EVENT_ID --reason "the band is ill"')
 def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
-    """Stop the sales of an event.
+    """Stop sales of an event.
 
-    Everything available goes into a block, so that other programs sell nothing either; what comes back later
-    follows with the next run of a job. Buyers keep what they have. `reopen` starts the sales again."""
+    All available seats go into a block, so that other programs sell nothing either; seats that come back
+    later are added to the block by the next job run. Buyers keep their seats. `reopen` restarts sales."""
     from seatctl.services import closing
 
     result = closing.close(call.store(), event, dry_run=dry_run)
     if not result.changed:
-        sentence = f"Event {event} is closed already."
+        sentence = f"Event {event} is already closed."
     else:
         closed = "would be closed" if dry_run else "is closed"
         seats = f"{count(result.seats, 'seat')} {_was(result.seats, dry_run)}"
@@ -196,12 +196,12 @@ def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> No
 
 @operate("reopen", example="seatctl reopen EVENT_ID")
 def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
-    """Start the sales of a closed event again."""
+    """Restart sales of a closed event."""
     from seatctl.services import closing
 
     result = closing.reopen(call.store(), event, dry_run=dry_run)
     if not result.changed:
-        sentence = f"Event {event} is open already."
+        sentence = f"Event {event} is already open."
     else:
         opened = "would be open" if dry_run else "is open"
         seats = f"{count(result.seats, 'seat')} {_was(result.seats, dry_run)}"
@@ -215,14 +215,14 @@ def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> N
 def cancel_event(
     call: Invocation,
     event: EventArgument,
-    confirm: Annotated[str, option("--confirm NAME", str, "The event's name, to be sure.")],
+    confirm: Annotated[str, option("--confirm NAME", str, "The event's name, as a safety check.")],
     dry_run: DryRun = False,
     batch_size: BatchSize = BATCH,
 ) -> None:
     """Cancel an event with all its bookings and locks.
 
-    Sales stop at once and for good. What was paid has to go back: `seatctl refunds --event` lists it. If it
-    is interrupted, the same command goes on."""
+    Sales stop at once and for good. Paid bookings leave refunds, which `seatctl refunds --event` lists. If
+    interrupted, run the same command again to continue."""
     from seatctl.services import event_cancellation as cancellation
     from seatctl.services.jobs import SILENT
 
@@ -246,7 +246,7 @@ def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
     """`Event … is cancelled; 1 booking and 3 locks were ended; refunds: 1 new, 1 increased, 2 due in all.`"""
     if done.already and not (done.bookings or done.locks):
         refunds = count(done.due, "refund")
-        return f"Event {event} is cancelled already; nothing was left to end, {refunds} due."
+        return f"Event {event} is already cancelled; nothing was left to end, {refunds} due."
     were = "would be" if dry_run else "were"
     ended = f"{count(done.bookings, 'booking')} and {count(done.locks, 'lock')} {were} ended"
     refunds = f"refunds: {format_number(done.refunds - done.increased)} new"

@@ -40,12 +40,10 @@ class TokenFile:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise Misconfigured(f"cannot read the token in {self.path}: {reason}") from error
         if not re.fullmatch(r"[0-9A-Fa-f]{2,4096}", text):
-            raise Misconfigured(
-                f"{self.path} holds no token; remove it, and follow begins with what happens from then on"
-            )
+            raise Misconfigured(f"{self.path} does not contain a token; delete it to start from now")
         self.saved = text
         return text
 
@@ -68,13 +66,13 @@ def follow(
     call: Invocation,
     event: EventFilter = None,
     resume: Annotated[
-        str | None, option("--resume FILE", str, "Go on after the token in FILE; keep the last one there.")
+        str | None, option("--resume FILE", str, "Start after the token in FILE; store the latest one there.")
     ] = None,
 ) -> None:
     """Print each change as a line of JSON.
 
-    Of events, locks and bookings, from now on, until Ctrl-C, or until the reader of a pipe leaves. It
-    survives a lost database. The guide `scripting` lists the words that "what" can be."""
+    Of events, locks and bookings, from now on, until Ctrl-C or until the reader of a pipe exits. It survives
+    a lost connection. The guide `scripting` lists the values of "what"."""
     from seatctl.services import following
     from seatctl.services.interruption import listening
 
@@ -112,7 +110,7 @@ def _connected(call: Invocation, steps: Iterator[Step]) -> Iterator[Step]:
         if step.lost and not lost:
             call.warn(f"connection lost, reconnecting: {step.lost}")
         elif lost and not step.lost:
-            call.note("connected again, and going on after the last line")
+            call.note("connected again, continuing after the last line")
         lost = step.lost is not None
         yield step
 
@@ -130,5 +128,5 @@ def _what_to_do(error: HistoryLost, file: TokenFile | None) -> str:
     begin = f"remove {file.path}, and start again" if file else "start again"
     return (
         f"{str(error).removesuffix('.')}. `seatctl locks`, `seatctl bookings` and `seatctl history` show "
-        f"what happened{since}; then {begin}. A larger oplog allows for longer pauses"
+        f"what happened{since}; then {begin}. A larger oplog allows longer pauses"
     )

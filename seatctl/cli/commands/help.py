@@ -45,7 +45,7 @@ def show_help(
     call: Invocation,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND | TOPIC]", help="What to explain.", autocompletion=_complete),
+        typer.Argument(metavar="[COMMAND | TOPIC]", help="A command or a guide.", autocompletion=_complete),
     ] = None,
 ) -> None:
     """Show the help of a command, or a guide."""
@@ -58,8 +58,8 @@ def show_help(
         return
     if words and words[0] not in program.commands:
         raise Usage(
-            f"there is no command or guide {shorten(words[0])!r}; the guides are {', '.join(TOPICS)}, and "
-            "`seatctl help` lists the commands, too"
+            f"there is no command or guide {shorten(words[0])!r}; the guides are {', '.join(TOPICS)}; "
+            "`seatctl help` lists the commands"
         )
     program.main([*words, "--help"], prog_name="seatctl", standalone_mode=False)
 

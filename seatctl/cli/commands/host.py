@@ -42,7 +42,7 @@ SCHEDULE = "Print a crontab or systemd units for this host."
 def roles(call: Invocation) -> None:
     """Print the database roles for mongosh.
 
-    A script that creates the roles and users of the guide `privileges`. Paste it as one block, or store it
+    A script that creates the roles and users of the guide `privileges`. Paste it as one block, or save it
     and run `mongosh --file`. It asks for the passwords."""
     from seatctl.help import role_script
 

@@ -79,7 +79,7 @@ def recover(
 ) -> None:
     """Repair inconsistent state after a crash.
 
-    Returns overdue seats, repairs locks and bookings that contradict each other, corrects counters."""
+    Returns overdue seats, repairs locks and bookings that contradict each other, and corrects counters."""
     from seatctl.services import jobs
 
     store = call.store(wait=wait.total_seconds() if wait else 0)
@@ -135,5 +135,5 @@ def _sentence(report: JobReport) -> str:
         parts.append(f"{count(report.blocked.total(), 'seat')} of {closed} {would}blocked")
     if report.left_alone:
         items, events = report.left_alone.total(), count(len(report.left_alone), "event")
-        parts.append(f"{count(items, 'item')} of {events} counted by day left alone")
+        parts.append(f"{count(items, 'item')} of {events} counted per day left alone")
     return f"{report.job}: {', '.join(parts)} ({report.duration_ms} ms)."

@@ -41,7 +41,7 @@ INTERVAL = timedelta(seconds=2)
 
 SortByDeadline = Annotated[
     Literal["newest", "oldest", "deadline"],
-    typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: the first one first."),
+    typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: earliest first."),
 ]
 
 commands, history_commands = typer.Typer(), typer.Typer()
@@ -59,7 +59,7 @@ def events(
     """List events, newest first, with their seats.
 
     The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .).
-    A column "unaccounted" has the seats that are neither; `seatctl verify` says why."""
+    A column "unaccounted" shows seats that are none of these; `seatctl verify` says why."""
     from seatctl.services import lookup
 
     call.show(lambda store, request: lookup.events(store, lookup.Order(sort), request))
@@ -71,7 +71,7 @@ def locks(
     event: EventFilter = None,
     status: Annotated[LockStatus | None, STATUS] = None,
     user: UserFilter = None,
-    overdue: Annotated[bool, flag("--overdue", "Only ACTIVE ones past their deadline.")] = False,
+    overdue: Annotated[bool, flag("--overdue", "Only overdue ACTIVE locks.")] = False,
     sort: SortByDeadline = "newest",
 ) -> None:
     """List locks, newest first."""
@@ -90,7 +90,7 @@ def bookings(
     event: EventFilter = None,
     status: Annotated[BookingStatus | None, STATUS] = None,
     user: UserFilter = None,
-    overdue: Annotated[bool, flag("--overdue", "Only PAYMENT_PENDING ones past their deadline.")] = False,
+    overdue: Annotated[bool, flag("--overdue", "Only overdue PAYMENT_PENDING bookings.")] = False,
     sort: SortByDeadline = "newest",
 ) -> None:
     """List bookings, newest first."""
@@ -106,7 +106,7 @@ def bookings(
 
 def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
     if overdue and status not in (None, open_status):
-        raise Usage(f"only what is {open_status} can be overdue; leave out --status or --overdue")
+        raise Usage(f"only {open_status} documents can be overdue; leave out --status or --overdue")
 
 
 @inspect("refunds", "refunds", example="seatctl refunds --event EVENT_ID --format csv")
@@ -121,7 +121,7 @@ def refunds(
         Literal["oldest", "newest"], typer.Option(case_sensitive=False, help="Sort order.")
     ] = "oldest",
 ) -> None:
-    """List what has to be paid back, the oldest first."""
+    """List refunds that are due, oldest first."""
     from seatctl.services import lookup
 
     wanted = None if status == "all" else RefundStatus(status.upper())
@@ -146,14 +146,14 @@ def jobs(
     sort: Annotated[
         Literal["newest", "oldest"], typer.Option(case_sensitive=False, help="Sort order.")
     ] = "newest",
-    every: Annotated[bool, flag("--all", "In a table, also each run that found nothing to do.")] = False,
+    every: Annotated[bool, flag("--all", "In a table, show every run that found nothing to do.")] = False,
     summary: Annotated[
-        bool, flag("--summary", "Summarize the runs of 24 hours, or --since, one row for each job.")
+        bool, flag("--summary", "Summarize the runs of the last 24 hours, or --since: one row per job.")
     ] = False,
 ) -> None:
     """List job runs, newest first.
 
-    In a table, several runs in a row that found nothing to do are one line."""
+    A table folds consecutive runs that found nothing to do into one line."""
     from seatctl.output import lists
     from seatctl.services import lookup
 
@@ -194,7 +194,7 @@ def show(
             for name, documents in related.items()
             if documents
         ]
-        story = f"`seatctl history {document_id}` tells what happened to it."
+        story = f"`seatctl history {document_id}` shows what happened to it."
         console.show(tables.document_table(shown.document, shown.kind), *lists, story)
 
 
@@ -210,10 +210,10 @@ def watch(
 ) -> None:
     """Show a live dashboard.
 
-    Ctrl-C ends it, with exit code 0."""
+    Ctrl-C quits, with exit code 0."""
     dumb = os.environ.get("TERM") in ("dumb", "unknown")
     if dumb or not sys.stdout.isatty():
-        raise Usage("watch needs a terminal to draw on; a script can repeat `seatctl events --json`")
+        raise Usage("watch needs a terminal; in a script, repeat `seatctl events --json`")
     from seatctl.ops.watch import watch
 
     watch(call.store(writes=False), interval)
@@ -225,14 +225,14 @@ def history(
     document_id: Annotated[
         Any,
         typer.Argument(
-            metavar="[ID]", parser=parser(parse_id), help="Any id.  [default: what was done last, of all]"
+            metavar="[ID]", parser=parser(parse_id), help="Any id.  [default: latest changes of all]"
         ),
     ] = None,
 ) -> None:
-    """Tell what happened to a document, by whom and why.
+    """Show what happened to a document, who did it, and why.
 
-    In order, with the runs of the jobs. Without an id: what operators and jobs did last, newest first.
-    `--format ids` prints the records of it: operations and runs."""
+    In order, including job runs. Without an id: the latest changes by operators and jobs, newest first.
+    `--format ids` prints the ids of the records: operations and job runs."""
     from seatctl.services import history as entries
 
     form = call.form

@@ -86,14 +86,14 @@ def confirm(
     sold: Annotated[
         bool,
         flag(
-            "--sold", "The seats are paid: make a paid booking at once. Also for a CONSUMED lock without one."
+            "--sold", "The seats are paid for: create a paid booking. Also for a CONSUMED lock that has none."
         ),
     ] = False,
     ref: PaymentRef = None,
 ) -> None:
     """Turn a lock into a booking.
 
-    It waits for its payment; with --sold it is paid already."""
+    The booking awaits payment; with --sold it is already paid."""
     from seatctl.services import sales
 
     if sold:
@@ -135,8 +135,8 @@ def pay(
 ) -> None:
     """Record the payment of a booking: paid, or failed.
 
-    A payment that comes too late, or a second one, is refused with exit code 3 (refund_due), and is then
-    listed in `seatctl refunds`."""
+    A late or a second payment is refused with exit code 3 (refund_due), and is then listed in
+    `seatctl refunds`."""
     from seatctl.services import sales
 
     if failed and ref is not None:
@@ -185,27 +185,31 @@ def extend(
         option("--until TIME", parse_moment, "The new deadline: ISO 8601 (no zone = UTC) or +30m."),
     ] = None,
     overdue: Annotated[
-        bool, flag("--overdue", "Also where the deadline has passed and the seats are still held.")
+        bool, flag("--overdue", "Also if the deadline has passed, as long as the seats are still held.")
     ] = False,
     event: Annotated[
-        EventId | None, option("--event ID", parse_id, "Instead of an ID: all of this event.")
+        EventId | None,
+        option("--event ID", parse_id, "Instead of an ID: all locks or all bookings of this event."),
     ] = None,
     status: Annotated[
         Literal["active", "payment_pending"] | None,
-        typer.Option(case_sensitive=False, help="With --event: all locks, or all bookings, in this status."),
+        typer.Option(
+            case_sensitive=False, help="With --event: all locks (active) or all bookings (payment_pending)."
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Extend the deadline of a lock, or of all of an event.
+    """Extend the deadlines of locks and bookings.
 
-    A booking's lock moves with it. A deadline never becomes earlier."""
+    Of one lock or booking, or of all those of an event. A booking's lock moves with it. A
+    deadline never becomes earlier."""
     from seatctl.services import extension
 
     if (time is None) == (until is None):
-        raise Usage("say either --for DURATION or --until TIME")
+        raise Usage("give either --for DURATION or --until TIME")
     target: datetime | timedelta = until if time is None else time
     if (event is None) != (status is None) or (event is None) == (document_id is None):
-        raise Usage("name one ID, or --event and --status for all of an event")
+        raise Usage("give one ID, or --event and --status for all those of an event")
     if event is None or status is None:
         request = extension.ExtendRequest(document_id, target, overdue=overdue, dry_run=dry_run)
         _tell_extended(call, extension.extend(call.store(), request), document_id, time, dry_run=dry_run)
@@ -229,9 +233,11 @@ def _tell_extended(
     what = f"Lock {lock.id}" if booking is None else f"Booking {booking.id}"
     if result.changed:
         # Who wants ten minutes more, and says --for 10m, may get ten minutes from now.
-        sentence = f"{what} {'would have' if dry_run else 'has'} until {deadline}"
-        sentence += f"{'' if booking is None else ' to be paid'} instead of {_time(result.before)}; "
-        sentence += f"{count(lock.seats, 'seat')} held."
+        if booking is None:
+            sentence = f"{what} {'would expire' if dry_run else 'expires'} at {deadline}"
+        else:
+            sentence = f"{what} {'would have to' if dry_run else 'must'} be paid by {deadline}"
+        sentence += f" instead of {_time(result.before)}; {count(lock.seats, 'seat')} held."
     elif result.left is None:
         kept = "is already locked until" if booking is None else "must already be paid by"
         sentence = f"{what} {kept} {deadline}; nothing changed."
@@ -286,16 +292,16 @@ def cancel(
         option(
             "--seats N",
             parse_total,
-            "Return N of its seats in total, over the booking's life; the booking stays.",
+            "Bring the number of cancelled seats to N; the booking keeps the rest.",
         ),
     ] = None,
-    no_refund: Annotated[bool, flag("--no-refund", "Nothing has to be paid back.")] = False,
+    no_refund: Annotated[bool, flag("--no-refund", "Do not record a refund.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Cancel a booking, paid or not, and return its seats.
 
-    Any payment is then listed in `seatctl refunds`. With the id of a lock that is CONSUMED without a
-    paid booking: return its seats."""
+    If it was paid, `seatctl refunds` lists the refund that is due. With the id of a lock that is CONSUMED
+    without a paid booking: return its seats."""
     from seatctl.services import cancellation
 
     request = cancellation.CancelRequest(document_id, seats, not no_refund, dry_run)
@@ -311,11 +317,15 @@ def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str
     name = f"booking {booking.id}" if booking is not None else f"lock {lock.id if lock else ''}"
     if not result.changed:
         if seats is not None:
-            return f"{name.capitalize()} has already returned {count(seats, 'seat')} in total (unchanged)."
-        return f"{name.capitalize()} is CANCELLED already (unchanged)."
+            return f"{name.capitalize()} already has {count(seats, 'seat')} cancelled (unchanged)."
+        return f"{name.capitalize()} is already CANCELLED (unchanged)."
     done = f"{'Would cancel' if dry_run else 'Cancelled'} "
-    done += name if seats is None or lock is None else f"seats of {name}, which keeps {lock.seats}"
-    parts = [f"{count(result.seats, 'seat')} back"] if result.seats else ["no seats back"]
+    parts = []
+    if seats is None or lock is None or not result.seats:
+        done += name
+        parts.append(f"{count(result.seats, 'seat')} returned" if result.seats else "no seats returned")
+    else:
+        done += f"{count(result.seats, 'seat')} of {name}, which keeps {lock.seats}"
     if lock is None:
         parts.append("its lock is missing")
     if result.available is not None:
