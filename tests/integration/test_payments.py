@@ -202,9 +202,9 @@ def test_a_booking_whose_seats_are_not_held_is_not_paid(store, held, pending, st
     else:
         edit(store, "seatLocks", held, status=str(status))
 
-    why = f"already CONSUMED; if this payment bought it, `seatctl confirm {held} --sold` records that"
-    says = why if status == "CONSUMED" else ", so its seats are not held"
-    with pytest.raises(RefundDue, match=f"is {status} ?{says}; a refund is due: "):
+    sold = f"is already CONSUMED; if this payment bought it, `seatctl confirm {held} --sold` records that"
+    says = sold if status == "CONSUMED" else f"is {status}, so its seats are not held"
+    with pytest.raises(RefundDue, match=f"{says}; a refund is due: "):
         sales.pay(store, pending)
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 

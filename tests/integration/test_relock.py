@@ -95,7 +95,7 @@ def test_seats_that_others_hold_by_now_are_not_taken_twice(store: Store, event):
 
     with pytest.raises(
         SoldOut,
-        match=f"has 2 seats that no lock holds, but the booking needs 3; `seatctl resize {event} --seats 101`",
+        match=f"2 seats that no lock holds, but the booking needs 3; `seatctl resize {event} --seats 101`",
     ):
         relock(store, booked, 3)
     assert everything(store) == before
