@@ -38,7 +38,7 @@ def init(
             help="Install validators.  [default: yes, but not on an adopted database]",
         ),
     ] = None,
-    remove: Annotated[bool, flag("--remove", "Remove its indexes and validators.")] = False,
+    remove: Annotated[bool, flag("--remove", "Remove the indexes and validators that init created.")] = False,
 ) -> None:
     """Create missing collections, indexes and validators.
 
@@ -137,7 +137,7 @@ def adopt(
         bool, flag("--dry-run", "Only report; exit with 5 if anything is already wrong.")
     ] = False,
     locks_collection: Annotated[
-        str | None, option("--locks-collection NAME", str, "Where the other program keeps its locks.")
+        str | None, option("--locks-collection NAME", str, "The collection with the other program's locks.")
     ] = None,
     yes: Annotated[bool, flag("--yes", "Do not ask for confirmation.")] = False,
     undo: Annotated[bool, flag("--undo", "Undo an adoption.")] = False,

@@ -54,7 +54,7 @@ def create_event(
         option("--key KEY", str, "Idempotency key: the same request again returns the same event."),
     ] = None,
 ) -> None:
-    """Create an event with all its seats available."""
+    """Create an event with all seats available."""
     from seatctl.services import events
 
     store = call.store(create=True)
@@ -108,7 +108,7 @@ def edit_event(
 def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: DryRun = False) -> None:
     """Set the number of seats of an event.
 
-    It cannot be smaller than the number of held seats; the error names the smallest possible number."""
+    The number cannot be smaller than the seats that are held; the error names the smallest possible one."""
     from seatctl.services import capacity
 
     result = capacity.resize(call.store(), capacity.ResizeRequest(event, seats, dry_run))

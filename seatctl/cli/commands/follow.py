@@ -71,7 +71,7 @@ def follow(
 ) -> None:
     """Print each change as a line of JSON.
 
-    Of events, locks and bookings, from now on, until Ctrl-C or until the reader of a pipe exits. It survives
+    Prints changes of events, locks and bookings, until Ctrl-C or until the reader of a pipe exits. Survives
     a lost connection. The guide `scripting` lists the values of "what"."""
     from seatctl.services import following
     from seatctl.services.interruption import listening

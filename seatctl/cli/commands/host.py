@@ -69,7 +69,7 @@ def db_start(call: Invocation) -> None:
 def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept.
 
-    The one of this user, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
+    Only this user's, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
     from seatctl.mongo import embedded
 
     files = embedded.files()
@@ -82,7 +82,7 @@ def db_stop(call: Invocation) -> None:
 def db_status(call: Invocation) -> None:
     """Show the state and the files of the embedded MongoDB.
 
-    The one of this user, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
+    Only this user's, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
     status = _db_status()
     state = f"is running (pid {status['pid']})" if status["running"] else "is not running"
     if not status["exists"]:
@@ -238,7 +238,7 @@ def _installation(call: Invocation, user: str | None) -> tuple[str, str, str, st
 def demo(call: Invocation) -> None:
     """Play all scenarios in a throwaway database.
 
-    Uses the embedded MongoDB whatever the environment says, unless --uri or --uri-file is given."""
+    Ignores the environment and uses the embedded MongoDB, unless --uri or --uri-file is given."""
     from seatctl.mongo import embedded
     from seatctl.mongo.client import connect
     from seatctl.mongo.store import Store

@@ -55,7 +55,7 @@ def expire_bookings(
     batch_size: BatchSize = BATCH,
     listed: EndedList = False,
 ) -> None:
-    """Expire unpaid bookings and return their seats.
+    """Expire overdue bookings and return their seats.
 
     This is one run; schedule it every minute."""
     from seatctl.services import jobs

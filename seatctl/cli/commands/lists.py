@@ -115,7 +115,7 @@ def refunds(
     event: EventFilter = None,
     status: Annotated[
         Literal["due", "done", "withdrawn", "all"],
-        typer.Option("--status", case_sensitive=False, help="Only with this status."),
+        typer.Option("--status", case_sensitive=False, help="Only those with this status."),
     ] = "due",
     sort: Annotated[
         Literal["oldest", "newest"], typer.Option(case_sensitive=False, help="Sort order.")
@@ -231,8 +231,8 @@ def history(
 ) -> None:
     """Show what happened to a document, who did it, and why.
 
-    In order, including job runs. Without an id: the latest changes by operators and jobs, newest first.
-    `--format ids` prints the ids of the records: operations and job runs."""
+    Lists changes in order, including job runs. Without an id: the latest changes by operators and
+    jobs, newest first. `--format ids` prints the ids of the records: operations and job runs."""
     from seatctl.services import history as entries
 
     form = call.form

@@ -133,7 +133,7 @@ def pay(
     failed: Annotated[bool, flag("--failed", "The payment failed: return the seats.")] = False,
     ref: PaymentRef = None,
 ) -> None:
-    """Record the payment of a booking: paid, or failed.
+    """Record that a booking was paid, or that its payment failed.
 
     A late or a second payment is refused with exit code 3 (refund_due), and is then listed in
     `seatctl refunds`."""
@@ -201,7 +201,7 @@ def extend(
 ) -> None:
     """Extend the deadlines of locks and bookings.
 
-    Of one lock or booking, or of all those of an event. A booking's lock moves with it. A
+    Takes one ID, or --event and --status for all those of an event. A booking's lock moves with it. A
     deadline never becomes earlier."""
     from seatctl.services import extension
 
@@ -272,9 +272,7 @@ def _extend_all(call: Invocation, request: Any) -> None:
         if result.latest is not None:
             command = f"seatctl extend --event {request.event} --status {request.status.lower()}"
             time = request.until if isinstance(request.until, timedelta) else None
-            later = (
-                f" The latest deadline of a {what} is {format_time(result.latest)}, which is later and stays."
-            )
+            later = f" Later deadlines, up to {format_time(result.latest)}, are unchanged."
             later += _how_to_add(command, time, result.latest)
         call.tell(document, f"{verb} {count(len(result.extended), what)} to {deadline}.{later}")
     for item in result.skipped:
