@@ -4,7 +4,6 @@ for. Knows no list.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, takewhile
@@ -109,19 +108,25 @@ TIMES = (
 
 
 def columns_option(name: str) -> TyperOption:
-    from seatctl.output.tables import columns_of
+    from seatctl.output.tables import columns_of, fields_by_heading
 
-    known = columns_of(name)
+    known, headings = columns_of(name), fields_by_heading(name)
+
+    def fields(word: str) -> list[str]:
+        """A field, or several with space between, or the heading of one in a table."""
+        if word not in known and (field := headings.get(word.lower())):
+            return [field]
+        return [headings.get(one.lower(), one) if one not in known else one for one in word.split()]
 
     def parse(text: str) -> tuple[str, ...]:
-        wanted = tuple(dict.fromkeys(filter(None, re.split(r"[,\s]+", text))))
+        wanted = tuple(dict.fromkeys(field for word in text.split(",") for field in fields(word.strip())))
         unknown = [column for column in wanted if column not in known]
         if unknown or not wanted:
             said = f"there is no column {shorten(unknown[0])!r}" if unknown else "it must not be empty"
             raise ValueError(f"{said}; the columns are {', '.join(known)}")
         return wanted
 
-    return common_option("--columns", metavar="NAMES", parse=parse, help="Only these fields: a,b,c.")
+    return common_option("--columns", metavar="NAMES", parse=parse, help="Only these columns: a,b,c.")
 
 
 class ListCommand(Command):

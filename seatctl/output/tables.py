@@ -84,6 +84,8 @@ def occupancy(event: Mapping[str, Any], width: int = BAR) -> Text:
     total, sold, locked = (whole_number(event.get(name)) or 0 for name in ("totalSeats", "sold", "locked"))
     if total < 1:
         return Text("?")
+    if state_of_event(event) == "cancelled":  # a block has all its seats, and no buyer
+        return Text("")
     solid, half, empty = _signs()
     # Rounded up: the first seat sold can be seen.
     sold_cells = min(width, math.ceil(width * sold / total))
@@ -151,7 +153,7 @@ LISTS: dict[str, dict[str, Field]] = {
         "name": "name",
         "date": Made(lambda event: _to_the_minute(event.get("eventDate")), ("eventDate",)),
         "state": Made(state_of_event, ("closedAt", "cancelledAt")),
-        "filled": Made(occupancy, ("totalSeats", "sold", "locked")),
+        "filled": Made(occupancy, ("totalSeats", "sold", "locked", "cancelledAt")),
         "available #": "availableSeats",
         "locked #": "locked",
         "sold #": "sold",
@@ -241,6 +243,16 @@ def columns_of(name: str) -> tuple[str, ...]:
     for field in LISTS[name].values():
         names += [field] if isinstance(field, str) else getattr(field, "fields", ())
     return tuple(dict.fromkeys([*names, *MORE.get(name, ())]))
+
+
+def fields_by_heading(name: str) -> dict[str, str]:
+    """The field that stands below each heading of a list, where it is one field."""
+    fields = {heading: getattr(field, "fields", (field,)) for heading, field in LISTS[name].items()}
+    return {
+        heading.removesuffix(NUMBER): only[0]
+        for heading, only in fields.items()
+        if len(only) == 1 and isinstance(only[0], str)
+    }
 
 
 def headed(name: str, columns: Sequence[str]) -> dict[str, Field]:

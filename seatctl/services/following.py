@@ -13,6 +13,7 @@ from seatctl.errors import CursorLost, SeatctlError, Unreachable
 from seatctl.mongo.changes import changes
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
+from seatctl.services.found import not_found
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,11 @@ def follow(
     nothing, a step comes about each second. Whoever is given a line twice, after a stop, was given it before;
     nothing is left out (at least once).
 
-    Raises HistoryLost, Misconfigured, and Unreachable when the database could not be reached at the start.
+    Raises NotFound for what is no event, HistoryLost, Misconfigured, and Unreachable when the database could
+    not be reached at the start.
     """
+    if event is not None and store.events.stored(event) is None:
+        raise not_found(store, "event", event)
     lines, backoff, begun = Lines(store), BACKOFF_FIRST, False
     while True:
         try:

@@ -78,3 +78,20 @@ def test_a_plan_names_no_id_that_will_not_exist(shell: Shell, store: Store) -> N
         "recover",
     ):
         assert "_id" not in shell.ok(*line.split(), "--dry-run", "--json").json
+
+
+def test_the_headings_of_a_table_are_names_of_its_columns(shell: Shell, store: Store) -> None:
+    new_event(store, "Gala", 9)
+    rows = shell.ok("events", "--columns", "Name, date,available", "--json").json
+    assert list(rows[0]) == ["name", "eventDate", "availableSeats"]
+    rows = shell.ok("jobs", "--columns", "seats returned,status", "--format", "csv").stdout
+    assert rows == "details.seatsRestored,status\r\n"
+    refused = shell("events", "--columns", "filled")
+    assert (refused.code, "there is no column 'filled'" in refused.stderr) == (2, True)
+
+
+def test_changes_of_no_event_are_not_waited_for(shell: Shell, store: Store) -> None:
+    lock = new_lock(store, new_event(store, "Gala", 9), "ada").id
+    refused = shell("follow", "--event", str(lock))
+    assert (refused.code, refused.stdout) == (4, "")
+    assert f"there is no event {lock}; that is the id of a lock" in refused.stderr

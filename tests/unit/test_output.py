@@ -411,6 +411,11 @@ def test_a_bar_shows_how_full_an_event_is(
     assert tables.occupancy(event(**fields), 12).plain == bar
 
 
+def test_a_cancelled_event_is_not_full() -> None:
+    """All its seats are in a block."""
+    assert tables.occupancy(event(locked=10, cancelledAt=NOON)).plain == ""
+
+
 def test_the_bar_is_ascii_where_blocks_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
 
