@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seatctl.domain.timespec import shorten
@@ -15,6 +15,10 @@ from seatctl.mongo import secrets
 DEFAULT_DATABASE = "event_booking_db"
 CREDENTIAL = "seatctl-uri"
 """The name under which systemd's LoadCredential= hands the URI over."""
+
+PREFIX = "SEATCTL_"
+VARIABLES = tuple(f"{PREFIX}{name}" for name in ("URI", "URI_FILE", "DATABASE", "DEBUG", "MONGOD"))
+"""All that seatctl reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,24 @@ def find_target(
     name that no database can have.
     """
     environment = os.environ if environment is None else environment
+    found = _find(uri, uri_file, database, environment)
+    return replace(found, warnings=(*found.warnings, *_misspelt(environment)))
+
+
+def _misspelt(environment: Mapping[str, str]) -> Iterator[str]:
+    """Without it, the data would go to another database than the one that is meant."""
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            from difflib import get_close_matches
+
+            known = [each.removeprefix(PREFIX) for each in VARIABLES]
+            for close in get_close_matches(name.removeprefix(PREFIX), known, n=1):
+                yield f"there is no variable {shorten(name)}; is it {PREFIX}{close}?"
+
+
+def _find(
+    uri: str | None, uri_file: str | None, database: str | None, environment: Mapping[str, str]
+) -> Target:
     if uri is not None and uri_file is not None:
         raise Usage("give --uri or --uri-file, not both")
     if database is not None and not database.strip():

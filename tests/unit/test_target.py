@@ -1,11 +1,13 @@
 """Which database: flags, environment, files; and what of it must never be printed."""
 
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from seatctl.errors import Misconfigured, Usage
-from seatctl.mongo import secrets
+from seatctl.mongo import secrets, target
 from seatctl.mongo.target import CREDENTIAL, Target, find_target
 
 URI = "mongodb://host:27017/box"
@@ -177,3 +179,19 @@ def test_words_are_left_alone():
         secrets.remember(uri)
 
     assert secrets.scrub("the host is a dab of a name") == "the host is a dab of a name"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("SEATCTL_URI_FIEL", "SEATCTL_URI_FILE"), ("SEATCTL_URL", "SEATCTL_URI"), ("SEATCTL_HOME", None)],
+)
+def test_a_misspelt_variable_is_named_with_the_one_that_is_meant(name, meant):
+    warnings = find_target(None, None, None, {name: "/etc/seatctl/uri", "SEATCTL_DEBUG": "1"}).warnings
+    assert warnings == ((f"there is no variable {name}; is it {meant}?",) if meant else ())
+
+
+def test_each_variable_that_is_read_is_known():
+    """One that is not would be called misspelt."""
+    sources = Path(target.__file__).parents[1].rglob("*.py")
+    read = {name for source in sources for name in re.findall(r"SEATCTL_[A-Z_]+[A-Z]", source.read_text())}
+    assert read == set(target.VARIABLES) - {target.PREFIX}
