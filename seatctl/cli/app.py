@@ -4,6 +4,7 @@ when it runs."""
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn
@@ -31,9 +32,18 @@ from seatctl.cli.commands import (
 from seatctl.cli.invocation import HELP_OPTION
 from seatctl.cli.options import CHECK, SET_UP
 
+NARROW = 52
+"""Columns of a window below which help has lines that are too long for it, unless it is told."""
+
+
+def _narrow() -> int | None:
+    columns = shutil.get_terminal_size().columns
+    return columns - 1 if columns < NARROW else None
+
+
 root = typer.Typer(
     cls=help.Program,
-    context_settings=HELP_OPTION,
+    context_settings={**HELP_OPTION, "terminal_width": _narrow()},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Seat inventory for an event booking system: no seat is ever sold twice or lost.",

@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from seatctl.cli.boundary import log_steps
 from seatctl.domain.requests import text
 from seatctl.domain.timespec import format_duration, printable
+from seatctl.domain.words import wrapped
 from seatctl.errors import Misconfigured, Unreachable, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 COMMON = "Common options"
 HELP_OPTION = {"help_option_names": ["-h", "--help"]}
+SHORT_HELP = 57
+"""Letters that a command's line in `--help` may have."""
 GOOD_FOR = 1.0
 """Seconds."""
 SYSTEM_DATABASES = ("admin", "config", "local")
@@ -181,7 +185,10 @@ class Invocation(typer.Context):
     def note(self, message: str) -> None:
         """A remark for a person, on stderr; none with -q or --json."""
         if not (self.quiet or self.json):
-            print(f"seatctl: {printable(message)}", file=sys.stderr)
+            line = f"seatctl: {printable(message)}"
+            if sys.stderr.isatty():
+                line = wrapped(line, shutil.get_terminal_size().columns)
+            print(line, file=sys.stderr)
 
     def tell(self, document: object, sentence: str, quiet: object = None) -> None:
         """Print a result: the document with --json, with -q only `quiet` (None: nothing), else the
@@ -368,7 +375,8 @@ class Group(TyperGroup):
         panels: dict[str, list[tuple[str, str]]] = {}
         longest = max(map(len, self.commands))
         for name, each in self.outlines():
-            text = each.get_short_help_str(formatter.width - longest - 6)
+            # In a narrow window it has several lines, rather than half of its words.
+            text = each.get_short_help_str(max(SHORT_HELP, formatter.width - longest - 6))
             panel = getattr(each, "rich_help_panel", None) or "Commands"
             panels.setdefault(panel, []).append((name.ljust(longest), text))
         for panel, rows in panels.items():

@@ -1,6 +1,16 @@
-"""Counting in English. Pure."""
+"""Counting in English, and lines that fit a window. Pure."""
 
 from __future__ import annotations
+
+import re
+import textwrap
+
+LABEL = re.compile(r" *(?:- |\S+ {2,})?")
+"""What stands before the text of a line: its lines after the first begin below that text."""
+COMMAND_LINE = " " * 4
+"""How a line begins that is a command."""
+GLUE = "\0"
+NARROWEST = 20
 
 
 def format_number(number: int) -> str:
@@ -28,3 +38,27 @@ def ref_option(ref: str | None) -> str:
     import shlex
 
     return "" if ref is None else f" --ref {shlex.quote(ref)}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines broken between words, and never within a command in backticks, so that it can be copied. A line
+    that is a command stays as it is."""
+    return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    if len(line) <= width or line.startswith(COMMAND_LINE):
+        return line
+    label = LABEL.match(line)
+    lines = textwrap.wrap(
+        re.sub("`[^`]*`", _glued, line),
+        max(width, NARROWEST),
+        subsequent_indent=" " * (label.end() if label else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace(GLUE, " ")
+
+
+def _glued(command: re.Match[str]) -> str:
+    return command.group().replace(" ", GLUE)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from seatctl.domain.timespec import printable
+from seatctl.domain.words import wrapped
 from seatctl.output.fitting import ANY_WIDTH, Spare, fit
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def show(*parts: Part) -> list[str]:
         for part in parts:
             shown, left_out = fit(screen, part, screen.width)
             hidden += left_out
-            # A line is left to the terminal to wrap, so that a command in it can be copied.
+            if isinstance(shown, str | Text) and len(str(shown)) > screen.width:
+                style = shown.style if isinstance(shown, Text) else ""
+                shown = Text(wrapped(str(shown), screen.width), style)
+            # What is longer still is a command, and left to the terminal to wrap, so that it can be copied.
             screen.print(shown, soft_wrap=isinstance(shown, str | Text))
     printed = captured.get()
     if not screen.is_terminal:

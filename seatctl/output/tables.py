@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from seatctl.domain.states import RefundStatus
+from seatctl.domain.states import JobStatus, RefundStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import format_number
 from seatctl.output.deadlines import presented
@@ -230,11 +230,10 @@ SPARE: dict[str, tuple[str, ...]] = {
     "seatLocks": ("key", "expires", "event", "user", "kind"),
     "bookings": ("lock", "pay by", "event", "user"),
     "refunds": ("event", "cause", "booking", "due since", "user", "status"),
-    "jobLogs": ("host", "ms", "processed", "id"),
+    "jobLogs": ("host", "ms", "processed", "seats returned"),
     "history": ("ago",),
 }
-"""Columns of a list that a narrow window does without, the least needed first. Only of runs the id is one:
-what they did matters more."""
+"""Columns of a list that a narrow window does without, the least needed first. Its own id is never one."""
 
 
 def columns_of(name: str) -> tuple[str, ...]:
@@ -328,7 +327,10 @@ def list_of(
     )
     if name == "refunds" and not chosen and all(refund.get("status") == RefundStatus.DUE for refund in shown):
         del columns["status"]
-    return Spare(list_table(shown, columns, title), () if chosen else SPARE.get(name, ()))
+    spare = SPARE.get(name, ())
+    if name == "jobLogs" and all(run.get("status") == JobStatus.SUCCESS for run in shown):
+        spare = (*spare[:-1], "status", spare[-1])  # what they did says more
+    return Spare(list_table(shown, columns, title), () if chosen else spare)
 
 
 def ago(moment: object, now: datetime) -> str:

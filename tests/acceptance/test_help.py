@@ -185,3 +185,11 @@ def test_help_shows_the_same_as_the_option(capsys: pytest.CaptureFixture[str]) -
     assert here(capsys, "help", "db", "start") == here(capsys, "db", "start", "--help")
     assert here(capsys, "help").stdout == here(capsys, "--help").stdout
     assert here(capsys, "help", "no-such-command").code == 2
+
+
+def test_no_line_of_help_is_wider_than_a_narrow_window(story: Story) -> None:
+    for arguments in (("--help",), ("jobs", "--help"), ("cancel-event", "--help")):
+        shown = story.shell.with_env(COLUMNS="40").ok(*arguments).stdout
+        lines = [line for line in shown.splitlines() if not line.startswith("    seatctl ")]
+        assert max(map(len, lines)) < 40, "but for the examples, which are to be copied"
+    assert "Cancel an event with" in shown

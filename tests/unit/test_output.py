@@ -246,7 +246,9 @@ def test_no_word_of_a_table_is_broken_and_no_line_is_too_long(
     shown = screen_of(
         monkeypatch,
         columns,
-        tables.list_of("jobLogs", [RUN, {**RUN, "error": "skipped 2 locks that cannot be read"}]),
+        tables.list_of(
+            "jobLogs", [RUN, {**RUN, "status": "FAILED", "error": "skipped 2 locks that cannot be read"}]
+        ),
         tables.list_of("events", [event(name="A name of 20 letters")]),
         tables.list_of("seatLocks", [{"_id": ID, "eventId": ID, "status": "CONSUMED", "expiresAt": NOON}]),
         tables.list_table([TOTALS], tables.SUMMARY),
@@ -281,15 +283,25 @@ def test_a_narrow_window_keeps_the_columns_that_tell_rows_apart(monkeypatch: pyt
     due |= {"paymentRef": "card-7731", "status": "DUE", "dueAt": NOON}
     assert "status" in columns_at(monkeypatch, 80, "refunds", due, {**due, "status": "WITHDRAWN"})
     assert columns_at(monkeypatch, 80, "refunds", due) == {"id", "user", "seats", "payment", "due since"}
-    assert {"seats returned", "processed"} <= columns_at(monkeypatch, 80, "jobLogs", RUN)
+    assert columns_at(monkeypatch, 80, "jobLogs", RUN) == {"id", "job", "started", "seats returned"}
+    failed = {**RUN, "status": "FAILED"}
+    assert "status" in columns_at(monkeypatch, 80, "jobLogs", RUN, failed)
     block = {"_id": ID, "eventId": ID, "userId": "seatctl", "status": "ACTIVE", "kind": "BLOCK", "seats": 5}
     assert "kind" in columns_at(monkeypatch, 80, "seatLocks", block, open_lock(timedelta(minutes=9)))
 
 
-def test_a_long_line_is_left_to_the_terminal_to_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "problem: " + "word " * 50 + "`seatctl recover`"
+def test_a_long_line_is_wrapped_between_words_and_a_command_in_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = "  cause    " + "word " * 9 + "`seatctl show 65f000000000000000000001`"
+    shown = screen_of(monkeypatch, 42, line)
 
-    assert screen_of(monkeypatch, 40, line) == [line]
+    assert " ".join(shown).split() == line.split()
+    assert all(part.startswith(" " * 11) for part in shown[1:])
+    assert any("`seatctl show 65f000000000000000000001`" in part for part in shown)
+    assert all(len(part) <= 42 or part.lstrip().startswith("`") for part in shown)
+    command = "    seatctl confirm 65f000000000000000000001 --sold --ref REF"
+    assert screen_of(monkeypatch, 42, command) == [command], "left to the terminal, so that it can be copied"
 
 
 def test_data_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated
 
@@ -96,8 +97,14 @@ def health(
     elif not call.quiet:
         console.show(*health_parts(document))
     if not state.healthy:
-        listed = "; ".join(state.problems) if call.quiet or call.json else "the problems are listed above"
-        raise Unhealthy(f"unhealthy: {listed}")
+        # The screen may be longer than the window, so that what it begins with is out of sight.
+        listed = state.problems if call.quiet or call.json else [*map(_in_short, state.problems)]
+        raise Unhealthy(f"unhealthy: {'; '.join(listed)}")
+
+
+def _in_short(problem: str) -> str:
+    """`LOCK_EXPIRY has not run for 13m12s` of what then says since when, and what to do."""
+    return re.split(r": | \(|; ", problem, maxsplit=1)[0]
 
 
 @command(commands, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")
