@@ -192,10 +192,10 @@ def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, 
 def _after_the_end(lock: SeatLock, booking: Booking | None = None) -> str:
     """What is left to do with a lock that is not ACTIVE any more, and with its booking."""
     if lock.status is not LockStatus.CONSUMED:
-        return f"; its seats were returned, and `seatctl lock {lock.event}` takes new ones"
+        return f"; its seats were returned, and `seatctl lock {lock.event}` takes new seats"
     if booking is not None and booking.status is BookingStatus.CONFIRMED:
         return f"; `seatctl cancel {booking.id}` returns the seats of its booking"
-    paid = f"if its seats were paid, `seatctl confirm {lock.id} --sold` records that"
+    paid = f"if the seats were paid for, `seatctl confirm {lock.id} --sold` records that"
     return f"; {paid}, and if not, `seatctl cancel {lock.id}` returns them"
 
 
@@ -229,7 +229,7 @@ def check_seats_to_return(booking: Booking, lock: SeatLock | None, cancelled: in
         )
     if cancelled < booking.seats_cancelled:
         raise WrongState(
-            f"booking {booking.id} has already returned {count(booking.seats_cancelled, 'seat')} in total; "
+            f"booking {booking.id} already has {count(booking.seats_cancelled, 'seat')} cancelled; "
             "`seatctl lock` takes more seats"
         )
     seats = lock.seats + booking.seats_cancelled

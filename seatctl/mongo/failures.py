@@ -134,8 +134,8 @@ def translate(error: Exception, hosts: str = "") -> SeatctlError:
     server = f"MongoDB at {hosts}" if hosts else "MongoDB"
     if other := re.search(OTHER_SET, str(error)):
         return errors.Misconfigured(
-            f"{server} is no member of a replica set {other[1]!r}; correct replicaSet in the URI, or leave "
-            "it out (`rs.status().set` in mongosh is its name)"
+            f"{server} is not a member of a replica set {other[1]!r}; correct replicaSet in the URI, or "
+            "leave it out (in mongosh, `rs.status().set` shows the name)"
         )
     if isinstance(error, driver.ConnectionFailure):
         reason = next((REASONS[sign] for sign in REASONS if sign in str(error)), "the connection failed")

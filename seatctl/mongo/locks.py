@@ -101,7 +101,7 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
                 raise StaleRead from error
             raise KeyReused(
                 f"key {shorten(document['idempotencyKey'])!r} belongs to a lock of another user or event, "
-                "and another program's index allows each key once; use another key"
+                "and another program's index allows each key only once; use another key"
             ) from error
         return self._own(document)
 

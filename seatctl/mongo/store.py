@@ -164,7 +164,7 @@ class Store:
                 with self.snapshot() as at:
                     return read(at)
             except CursorLost:
-                log.info("reading %s again: the server dropped the point in time at which it was read", what)
+                log.info("reading %s again: the server dropped the snapshot", what)
         with self.snapshot() as at:
             return read(at)
 

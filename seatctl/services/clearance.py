@@ -151,7 +151,7 @@ class Clearance:
 def doubt_of_database(store: Store) -> Doubt | None:
     """Why no counter of this database may be raised, or None."""
     for index in store.aggregations.deleting_indexes():
-        reason = f"{index.collection} has the TTL index {index.name}, by which MongoDB deletes documents"
+        reason = f"{index.collection} has the TTL index {index.name}, so MongoDB deletes documents"
         return Doubt(Cause.DATABASE, reason)
     locks = store.settings.locks
     if not store.has_collection(locks):

@@ -43,7 +43,7 @@ from seatctl.services.stored_values import (
 )
 
 MAKERS_OF_LOCKS, MAKERS_OF_BOOKINGS = {"block", "rebook", "relock"}, {"confirm", "rebook"}
-GONE = "does not exist any more; no record says who deleted it"
+GONE = "no longer exists; no record says who deleted it"
 UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
 
 

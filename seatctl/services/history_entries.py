@@ -30,7 +30,7 @@ COMMANDS = {
     "relock": "booking given a lock of its own",
     "extend": "deadline moved",
     "cancel": "booking cancelled",
-    "rebook": "booked again",
+    "rebook": "rebooked",
     "resize": "capacity changed",
     "edit-event": "event edited",
     "block": "seats taken off sale",

@@ -117,7 +117,7 @@ def _way_out(booking: Booking, ref: str | None, *, held: bool) -> str:
             pay = f"`seatctl pay {booking.id}{ref_option(ref)}`"
             return f". While the seats are held, {longer} gives more time to pay, then {pay} counts"
         case BookingStatus.EXPIRED | BookingStatus.FAILED | BookingStatus.CANCELLED:
-            return f". `seatctl rebook {booking.id}{ref_option(ref)}` books the seats again if they are free"
+            return f". `seatctl rebook {booking.id}{ref_option(ref)}` rebooks the seats if they are free"
     return ""
 
 
@@ -126,7 +126,7 @@ def _how_it_ended(refund: Refund) -> str:
     at = f" at {format_time(when)}" if isinstance(when, datetime) else ""
     if refund.status is RefundStatus.WITHDRAWN:
         return f"its refund {refund.id} was withdrawn{at}; `seatctl history {refund.id}` says why"
-    return f"its refund {refund.id} was done{at}, as {shorten(str(refund.stored.get('doneRef')))!r}"
+    return f"its refund {refund.id} was paid{at} (reference {shorten(str(refund.stored.get('doneRef')))!r})"
 
 
 def withdraw_late(tx: Store, booking: Booking, ref: str | None, seats: int, now: datetime) -> Refund | None:
@@ -155,7 +155,7 @@ def _several(due: Sequence[Refund]) -> str:
     refs = ", ".join(sorted(repr(refund.payment_ref or "") for refund in due))
     nameless = next((refund for refund in due if refund.payment_ref is None), None)
     way_out = f"; if '' is one of the others, `seatctl refund {nameless.id} --withdraw`" if nameless else ""
-    several = f"several refunds of booking {due[0].booking} are due"
+    several = f"booking {due[0].booking} has several refunds due"
     return f"{several}; --ref says which payment counts: {refs}{way_out}"
 
 

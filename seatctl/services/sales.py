@@ -397,5 +397,5 @@ def _wait_for_confirmations(store: Store, lock_id: LockId) -> None:
                 before, after = {"expiresAt": found.expires_at}, {"expiresAt": now}
                 tx.operations.record("release", now, found.event, lock_id, before=before, after=after)
     if (left := deadline + store.settings.grace - now) > timedelta():
-        log.info("lock %s: waiting %s for what another program has begun", lock_id, format_duration(left))
+        log.info("lock %s: waiting %s for another program to finish", lock_id, format_duration(left))
         sleep(left.total_seconds())

@@ -289,7 +289,7 @@ def test_init_says_what_it_left_out_and_why_and_does_the_rest(
 
     assert done.code == 0
     assert "skipped: seatLocks has several documents with" in done.stdout
-    assert "skipped: seatLocks has a document in the state 'HELD'" in done.stdout
+    assert "skipped: seatLocks has a document with the unknown status 'HELD'" in done.stdout
     assert "wrong: bookings.createdAt_1 is a TTL index" in done.stdout
     assert "created events.validator" in done.stdout
     assert "created seatLocks.locks_of_event" in done.stdout

@@ -495,7 +495,7 @@ def test_a_key_of_another_events_block_is_refused_in_words(adopted, backend):
     """The other program's index allows each key once."""
     blocks.block(adopted, blocks.BlockRequest(backend.event(), 2, key="press"))
 
-    with pytest.raises(KeyReused, match="allows each key once; use another key"):
+    with pytest.raises(KeyReused, match="allows each key only once; use another key"):
         blocks.block(adopted, blocks.BlockRequest(backend.event(), 2, key="press"))
 
 

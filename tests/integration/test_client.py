@@ -53,7 +53,7 @@ def test_a_standalone_server_is_named_as_such_also_where_the_uri_names_a_replica
 
 def test_another_replica_set_is_still_told_as_such(replica):
     uri = replica.uri.replace("directConnection=true", "replicaSet=rs0")
-    with pytest.raises(Misconfigured, match="is no member of a replica set 'rs0'"):
+    with pytest.raises(Misconfigured, match="is not a member of a replica set 'rs0'"):
         connect(uri, None, "box", 300)
 
 

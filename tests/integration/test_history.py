@@ -240,8 +240,8 @@ def test_a_sale_whose_booking_was_deleted_is_told_with_what_is_recorded_of_it(st
 
     told = sentences(history(store, held, 0))
     assert told[-2].startswith(f"sale recorded (booking {booked}): ")
-    assert told[-1].startswith(f"lock {held} is sold, but its booking {booked} does not exist any more")
-    assert f"{booked} does not exist any more" in sentences(history(store, booked, 0))[-1]
+    assert told[-1].startswith(f"lock {held} is sold, but its booking {booked} no longer exists")
+    assert f"{booked} no longer exists" in sentences(history(store, booked, 0))[-1]
     (found,) = explain(store, Fault.CONSUMED_WITHOUT_BOOKING).found
     assert found.message.endswith(f"`confirm --sold` recorded booking {booked} with payment 'card 1'")
     assert found.remedies[0].commands == (f"seatctl confirm {held} --sold --ref 'card 1'",)

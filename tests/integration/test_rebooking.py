@@ -135,7 +135,7 @@ def test_the_seats_that_were_returned_before_stay_due(store, event):
 def test_of_several_payments_the_reference_says_which_one_counts(store, late):
     with pytest.raises(RefundDue):
         sales.pay(store, late, "S")
-    with pytest.raises(WrongState, match=r"several refunds .* are due; --ref says which payment counts"):
+    with pytest.raises(WrongState, match=r"has several refunds due; --ref says which payment counts"):
         rebook(store, late)
 
     assert rebook(store, late, "S").booking.payment_ref == "S"
@@ -152,7 +152,7 @@ def test_a_payment_that_nobody_recorded_before_counts_by_its_reference(store, en
 def test_money_that_went_back_buys_nothing(store, event, late):
     mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
     for ref in (None, "R"):
-        with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+        with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
             rebook(store, late, ref)
     assert available(store, event) == 10
 

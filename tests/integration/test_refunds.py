@@ -169,7 +169,7 @@ def test_a_payment_that_is_named_only_as_its_booking_is_made_again_is_not_due(st
 def test_a_payment_that_went_back_before_it_was_named_is_not_taken_for_another_one(store: Store, late):
     refuse(store, late)
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
-    with pytest.raises(WrongState, match="as 'back 1'; another payment needs a --ref of its own"):
+    with pytest.raises(WrongState, match="'back 1'.; another payment needs a --ref of its own"):
         sales.pay(store, late)
     refuse(store, late, "R")
     assert [(ref, status) for _, ref, _, status in due(store, late)] == [(None, "DONE"), ("R", "DUE")]
@@ -216,7 +216,7 @@ def test_a_late_payment_that_is_named_once_the_booking_is_paid_is_not_due(store:
 def test_a_payment_that_was_refused_and_paid_back_is_not_due_again(store: Store, late):
     refuse(store, late, "R")
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
-    with pytest.raises(WrongState, match=r"its refund [0-9a-f]{24} was done at .*, as 'back 1'"):
+    with pytest.raises(WrongState, match=r"its refund [0-9a-f]{24} was paid at .* .reference 'back 1'."):
         sales.pay(store, late, "R")
     assert store.refunds.count_due() == (0, None)
 
@@ -292,7 +292,7 @@ def test_a_refund_is_marked_as_done_once_and_the_operation_says_by_whom(store: S
     )
     before = everything(store)
     assert not refunds.mark_done(store, owed, "back 1").changed
-    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+    with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
         refunds.mark_done(store, owed, "back 2")
     assert everything(store) == before
 
@@ -321,7 +321,7 @@ def test_a_refund_that_was_paid_back_is_not_withdrawn(store: Store, late):
     owed = store.refunds.of_booking(late)[0].id
     refunds.mark_done(store, owed, "back 1")
     before = everything(store)
-    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+    with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
         refunds.withdraw(store, owed)
     assert everything(store) == before
 
@@ -368,9 +368,9 @@ def test_money_that_went_back_buys_no_seats(store: Store, late):
     more_time(store, late)
 
     for pay in (lambda: sales.pay(store, late, "R"), lambda: sales.pay(store, late)):
-        with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+        with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
             pay()
-    with pytest.raises(WrongState, match=r"was done at .*, as 'back 1'"):
+    with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
         rebooking.record_sale(store, booking_of(store, late)["seatLockId"], "R")
     assert sales.pay(store, late, "another").changed
 

@@ -95,7 +95,7 @@ def transient(code=112, message="no"):
         (
             driver.ServerSelectionTimeoutError('No replica set members available for replica set name "rs1"'),
             Misconfigured,
-            "db.example:27017 is no member of a replica set 'rs1'; correct replicaSet in the URI",
+            "db.example:27017 is not a member of a replica set 'rs1'; correct replicaSet in the URI",
         ),
         (driver.NotPrimaryError("not primary"), Unreachable, "the primary changed"),
         (driver.AutoReconnect("connection closed"), Unreachable, "the connection was closed"),

@@ -133,7 +133,7 @@ def pay(
     failed: Annotated[bool, flag("--failed", "The payment failed: return the seats.")] = False,
     ref: PaymentRef = None,
 ) -> None:
-    """Record that a booking was paid, or that its payment failed.
+    """Record a booking's payment as made or failed.
 
     A late or a second payment is refused with exit code 3 (refund_due), and is then listed in
     `seatctl refunds`."""
@@ -157,7 +157,7 @@ def release(call: Invocation, lock_id: LockArgument) -> None:
 
     store = call.store()
     if grace := store.settings.grace:
-        call.note(f"another program may be selling this lock; waiting {format_duration(grace)} to be sure")
+        call.note(f"another program may be confirming this lock; waiting {format_duration(grace)} to be sure")
     lock, doubt = sales.release(store, lock_id)
     sentence = f"Lock {lock.id} is {lock.status}; {_returned(lock, doubt)}."
     call.tell(lock.stored, f"{sentence}{not_raised(doubt)}", quiet=lock.id)
