@@ -41,9 +41,9 @@ def inspect(store: Store, locks_collection: str | None = None) -> Findings:
     adopted = store.with_settings(settings)
     sizes = adopted.sizes()
     choices = [
-        Choice("events", schema.EVENTS, sizes[schema.EVENTS], "its name"),
+        Choice("events", schema.EVENTS, sizes[schema.EVENTS], "matched by name"),
         Choice("locks", locks, sizes[schema.LOCKS], why),
-        Choice("bookings", schema.BOOKINGS, sizes[schema.BOOKINGS], "its name"),
+        Choice("bookings", schema.BOOKINGS, sizes[schema.BOOKINGS], "matched by name"),
     ]
     missing = adopted.missing()
     return Findings(

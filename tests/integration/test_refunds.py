@@ -169,7 +169,7 @@ def test_a_payment_that_is_named_only_as_its_booking_is_made_again_is_not_due(st
 def test_a_payment_that_went_back_before_it_was_named_is_not_taken_for_another_one(store: Store, late):
     refuse(store, late)
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
-    with pytest.raises(WrongState, match="'back 1'.; another payment needs a --ref of its own"):
+    with pytest.raises(WrongState, match=r"'back 1'.; another payment needs a --ref of its own"):
         sales.pay(store, late)
     refuse(store, late, "R")
     assert [(ref, status) for _, ref, _, status in due(store, late)] == [(None, "DONE"), ("R", "DUE")]

@@ -106,7 +106,8 @@ def bookings(
 
 def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
     if overdue and status not in (None, open_status):
-        raise Usage(f"only {open_status} documents can be overdue; leave out --status or --overdue")
+        what = "locks" if open_status == LockStatus.ACTIVE else "bookings"
+        raise Usage(f"only {open_status} {what} can be overdue; leave out --status or --overdue")
 
 
 @inspect("refunds", "refunds", example="seatctl refunds --event EVENT_ID --format csv")
