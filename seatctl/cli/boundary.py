@@ -226,14 +226,25 @@ FEW = 4
 def _usage_message(error: typer.TyperException) -> str:
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context else "seatctl"
-    message = " ".join(error.format_message().split()).removesuffix(".")
+    message = _in_our_words(" ".join(error.format_message().split()).removesuffix("."))
     option = getattr(error, "option_name", "")
     commands = getattr(context.command, "commands", {}) if context else {}
     if any(option in parameter.opts for command in commands.values() for parameter in command.params):
         message = f"{option} goes after the command: {path} COMMAND {option}"
     elif option and (takers := _commands_with(option, context)):
         message = f"{path.removeprefix('seatctl ')} takes no {option}; {takers}"
+    elif (path, option) == ("seatctl edit-event", "--seats"):
+        message = "edit-event takes no --seats; `seatctl resize` changes the number of seats"
     return f"{message} (see `{path} --help`)"
+
+
+def _in_our_words(said: str) -> str:
+    """What Typer says, as the other messages are written."""
+    said = re.sub(
+        r"Got unexpected extra arguments? ?(?:\(s\))? \((.*)\)", r"unexpected extra argument: \1", said
+    )
+    said = re.sub(r"\(Possible options?: (.*?)\)", r"(possible: \1)", said)
+    return f"{said[:1].lower()}{said[1:]}"
 
 
 def _commands_with(option: str, context: Any) -> str:

@@ -23,6 +23,7 @@ def show_markdown(text: str) -> None:
     from rich.markdown import CodeBlock, Markdown, TableElement
     from rich.table import Table
     from rich.text import Text
+    from rich.theme import Theme
 
     class Code(CodeBlock):
         """Plain: a theme for code has a background of its own, which suits only half of all terminals."""
@@ -41,4 +42,5 @@ def show_markdown(text: str) -> None:
     elements = {"fence": Code, "code_block": Code, "table_open": Rows}
     guide.elements = {**Markdown.elements, **elements}  # type: ignore[misc]
     screen = console()
+    screen.push_theme(Theme({"markdown.code": "bold cyan"}))  # Rich's own is on black
     screen.print(guide, width=min(screen.width, LONGEST_LINE), crop=False)

@@ -48,6 +48,8 @@ class EditEventRequest(NamedTuple):
 class EditEventResult(NamedTuple):
     event: StoredDocument
     changed: tuple[str, ...]
+    past: datetime | None = None
+    """The new date, where that is past."""
 
 
 def create_event(store: Store, request: CreateEventRequest) -> CreateEventResult:
@@ -131,7 +133,10 @@ def _edit_within(tx: Store, request: EditEventRequest) -> EditEventResult:
         raise StaleRead
     changed = {field: before.get(field) for field in changes}
     tx.operations.record("edit-event", now, request.event, before=changed, after=changes)
-    return EditEventResult(edited, tuple(changes))
+    date = changes.get("eventDate")
+    return EditEventResult(
+        edited, tuple(changes), date if isinstance(date, datetime) and date < now else None
+    )
 
 
 def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:

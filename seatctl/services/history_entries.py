@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,6 +42,8 @@ COMMANDS = {
     "refund": "refund paid",
 }
 """By command, what a person did with it."""
+FIELDS = {"paymentExpiresAt": "to be paid by", "paymentRef": "payment", "doneRef": "paid back as"}
+"""By field, what a person calls it, where its own words do not say so."""
 JOBS = {
     JobType.LOCK_EXPIRY: "expire-locks",
     JobType.BOOKING_EXPIRY: "expire-bookings",
@@ -73,9 +76,9 @@ def of_operation(entry: StoredDocument, about: object = None) -> Entry:
     if named := ", ".join(f"{kind} {ids[kind]}" for kind in parts if ids[kind] != about):
         what += f" ({named})"
     changes = [
-        f"{field} {in_words(value)}"
+        f"{_field_in_words(field)} {in_words(value)}"
         if before.get(field) is None
-        else f"{field} {in_words(before[field])} → {in_words(value)}"
+        else f"{_field_in_words(field)} {in_words(before[field])} → {in_words(value)}"
         for field, value in after.items()
         if before.get(field) != value
     ]
@@ -87,6 +90,11 @@ def of_operation(entry: StoredDocument, about: object = None) -> Entry:
         by=by_operator(entry),
         reason=reason_of(entry),
     )
+
+
+def _field_in_words(field: str) -> str:
+    """`total seats` of `totalSeats`."""
+    return FIELDS.get(field) or re.sub("(?=[A-Z])", " ", field).lower()
 
 
 def _what(entry: StoredDocument, before: dict[str, object], after: dict[str, object]) -> str:

@@ -95,3 +95,17 @@ def test_changes_of_no_event_are_not_waited_for(shell: Shell, store: Store) -> N
     refused = shell("follow", "--event", str(lock))
     assert (refused.code, refused.stdout) == (4, "")
     assert f"there is no event {lock}; that is the id of a lock" in refused.stderr
+
+
+def test_an_event_that_is_moved_into_the_past_is_warned_of(shell: Shell, store: Store) -> None:
+    event = new_event(store, "Gala", 9)
+    moved = shell.ok("edit-event", str(event), "--date", "2020-01-01")
+    assert moved.stderr == "seatctl: warning: the date of this event is past: 2020-01-01T00:00:00Z\n"
+    assert "`seatctl resize` changes the number" in shell("edit-event", str(event), "--seats", "5").stderr
+
+
+def test_a_guide_has_no_background_of_its_own(shell: Shell) -> None:
+    """It would be a black box on a light terminal."""
+    shown = shell.with_env(TERM="xterm").tty("help", "scripting").stdout
+    assert "\x1b[1;36m" in shown
+    assert not re.search(r"\x1b\[(?:[\d;]*;)?4\d[;m]", shown)

@@ -123,7 +123,7 @@ def test_nothing_is_run_where_a_line_cannot_be_read(option: str, batch: Batch, s
     result = batch(SALE + "lokc\nrelease $NOTHING\n", option)
     assert (result.code, result.stdout) == (2, "")
     words = one_line(result)
-    assert words.startswith("2 lines cannot be parsed, nothing was run; line 9: No such command 'lokc'")
+    assert words.startswith("2 lines cannot be parsed, nothing was run; line 9: no such command 'lokc'")
     assert "line 10: $NOTHING has no value" in words
     with database_of(shell) as database:
         assert database.events.count_documents({}) == 0

@@ -106,7 +106,7 @@ def test_an_operation_is_told_with_what_changed_who_did_it_and_why(store: Store,
     )
 
     told = history(store, event, 0)[-1]
-    assert told.what == "capacity changed: totalSeats 100 → 120, extra.row 7"
+    assert told.what == "capacity changed: total seats 100 → 120, extra.row 7"
     assert told.reason == "bigger hall"
     assert told.by == f"{store.operator.system_user} on {store.operator.host}"
     assert told.ids == {"event": event, "operation": operation}
@@ -141,7 +141,7 @@ def test_seats_that_were_returned_are_told_as_a_part_of_those_that_were_locked(s
 
     assert sentences(history(store, booked, 0)) == [
         f"6 seats locked for u: lock {held}",
-        "sale recorded: status CONFIRMED, seats 6, paymentRef R",
+        "sale recorded: status CONFIRMED, seats 6, payment R",
         told_of_refund(store, booked, "2 of 6 seats returned"),
         told_of_refund(store, booked, "1 of 4 seats returned"),
     ]

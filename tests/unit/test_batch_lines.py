@@ -98,11 +98,11 @@ def test_empty_lines_and_comments_are_no_commands_and_numbers_are_those_of_the_f
         ("db stop", "db cannot be part of a batch"),
         ("batch file", "batch cannot be part of a batch"),
         ("seatctl verify", "leave out `seatctl`"),
-        ("lokc", "No such command 'lokc'"),
-        ("lock", "Missing argument 'EVENT_ID'"),
+        ("lokc", "no such command 'lokc'"),
+        ("lock", "missing argument 'EVENT_ID'"),
         (f"lock {ID} --user ada --seats x", "'x' is not a whole number"),
         ("events --columns nonsense", "there is no column 'nonsense'"),
-        ("events --no-such-option", "No such option"),
+        ("events --no-such-option", "no such option"),
         ("schedule", "schedule is incomplete"),
         ("release $LOCK", "$LOCK has no value"),
         ("!3", "write !3 or !, then a space"),
@@ -126,7 +126,7 @@ def test_a_line_that_expects_to_be_refused_as_usage_is_none_that_cannot_be_read(
         )
         == 3
     )
-    assert "Missing argument" in reason("!3 lock")
+    assert "missing argument" in reason("!3 lock")
 
 
 def test_a_name_has_a_value_only_below_its_line() -> None:

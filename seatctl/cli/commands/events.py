@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from seatctl.services.cancelled_event import Cancellation
 
 commands = typer.Typer()
+PAST = "warning: the date of this event is past: {}"
 operate = partial(command, commands, panel=OPERATE, changes=True)
 """Registers a command that changes something by an operator's decision."""
 
@@ -75,7 +76,7 @@ def create_event(
             "the other program may need fields of an event that seatctl does not write, such as a price"
         )
     if result.is_past:
-        call.note(f"warning: the date of this event is past: {when}")
+        call.note(PAST.format(when))
     sentence = f"Created event {result.id} with {count(seats, 'seat')} on {when}."
     call.tell(result.event, sentence, quiet=result.id)
 
@@ -94,6 +95,8 @@ def edit_event(
     from seatctl.services import events
 
     result = events.edit_event(call.store(), events.EditEventRequest(event, name, date, description))
+    if result.past is not None:
+        call.note(PAST.format(format_time(result.past)))
     words = {"eventDate": "date"}
     changed = " and ".join(words.get(field, field) for field in result.changed)
     sentence = (
@@ -154,7 +157,7 @@ def block(
     if dry_run and result.created:
         call.tell_plan(held.stored, sentence)
     else:
-        call.tell(held.stored, f"{sentence} Lock {held.id}.", quiet=held.id)
+        call.tell(held.stored, f"{sentence} Block {held.id}.", quiet=held.id)
 
 
 @operate("unblock", example="seatctl unblock BLOCK_ID")
