@@ -370,12 +370,12 @@ def release(store: Store, lock_id: LockId) -> ReleaseResult:
     for attempt in store.transaction_attempts():
         with attempt as tx:
             found = get_lock(tx, lock_id)
-            if store.settings.grace and found.status is LockStatus.EXPIRED:  # a sweep was faster
-                return ReleaseResult(found, None)
-            rules.check_releasable(found, booking_of(tx, lock_id))
-            released, doubt = end_by_decision(tx, found, tx.now(), LockStatus.EXPIRED)
-            before, after = {"status": found.status.value}, {"status": released.status.value}
-            tx.operations.record("release", tx.now(), found.event, lock_id, before=before, after=after)
+            released, doubt = found, None
+            if not (store.settings.grace and found.status is LockStatus.EXPIRED):  # a sweep was faster
+                rules.check_releasable(found, booking_of(tx, lock_id))
+                released, doubt = end_by_decision(tx, found, tx.now(), LockStatus.EXPIRED)
+                before, after = {"status": found.status.value}, {"status": released.status.value}
+                tx.operations.record("release", tx.now(), found.event, lock_id, before=before, after=after)
     if doubt is None:
         log_returned(store, released)
     return ReleaseResult(released, doubt)
