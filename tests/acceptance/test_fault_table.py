@@ -23,73 +23,73 @@ INTERRUPTED = f"{CODES}::test_an_interrupted_job_ends_between_two_transactions"
 SILENT = f"{MAJORITY}::test_a_signal_ends_a_command_in_the_middle_of_what_it_reads_from_a_silent_server"
 
 TESTED: dict[str, dict[int, list[str]]] = {
-    "No server answers, or the set has no primary when the command begins": {
+    "No server answers, or the replica set has no primary when the command starts": {
         10: [
             f"{CODES}::test_an_unreachable_server_is_named_with_the_reason",
             f"{CLIENT}::test_a_member_that_never_becomes_primary_is_given_up",
         ]
     },
-    "The primary dies or steps down in the middle": {
+    "The primary dies or steps down during a command": {
         0: [f"{FAILOVER}::test_no_acknowledged_purchase_is_lost_or_made_twice_when_the_primary_dies"],
         10: [f"{LOST}::test_an_unknown_outcome_is_exit_10_and_the_same_key_gets_the_lock"],
     },
-    "The primary is cut off, and what only it has is rolled back": {
+    "The primary is cut off, and changes that only it has are rolled back": {
         0: [ROLLED_BACK],
         10: [ROLLED_BACK],
     },
-    "A majority is missing while the primary stays primary": {
+    "The primary has lost its majority but has not stepped down": {
         10: [f"{MAJORITY}::test_without_a_majority_every_change_ends_with_an_unknown_outcome"]
     },
     "One member is down": {
         0: [f"{MAJORITY}::test_with_one_member_down_everything_works_also_where_nobody_ran_init"]
     },
-    "The server stops answering in a transaction (stopped, or its network gone)": {
+    "The server stops answering during a transaction (stopped, or network down)": {
         10: [f"{MAJORITY}::test_a_server_that_falls_silent_is_exit_10"]
     },
-    "One connection is dead, the others work": {
+    "One connection is dead, others work": {
         0: [f"{MAJORITY}::test_a_command_whose_connection_is_dead_is_done_over_another_one"]
     },
-    "An answer is lost after the work was done": {
+    "An answer is lost after the change was made": {
         0: [f"{LOST}::test_a_command_whose_answer_from_the_server_is_lost_is_done_once"]
     },
-    "Each answer takes long": {
+    "Every answer is slow": {
         0: [f"{HOST}::test_a_command_is_done_although_each_answer_takes_long"],
         10: [f"{HOST}::test_a_command_that_a_slow_network_ends_says_how_slow_it_is"],
     },
-    "Other writers keep winning an event": {
+    "Other writers keep changing the same event": {
         1: [
             f"{CONTESTED}::test_a_buyer_whose_event_is_kept_hears_that_and_not_that_it_is_sold_out",
             f"{CONTESTED}::test_one_event_that_is_kept_costs_a_sweep_one_wait_and_short_ones_to_find_it",
         ]
     },
-    "A seatctl was killed or stopped in a transaction": {
+    "Another seatctl process was killed or stopped during a transaction": {
         0: [
             f"{ABANDONED}::test_an_event_that_a_killed_command_held_is_free_again_soon",
             f"{ABANDONED}::test_a_command_that_was_stopped_in_the_middle_starts_over_when_it_wakes_up",
         ]
     },
-    "The server's cache cannot take a batch": {
+    "A batch is too large for the server's cache": {
         0: [f"{FAULTS}::test_a_batch_that_the_cache_cannot_take_is_halved"],
         1: [f"{FAULTS}::test_a_single_item_that_the_cache_cannot_take_is_skipped_and_named"],
     },
-    "The server drops what is being read": {
+    "The server drops a cursor or snapshot that is being read": {
         0: [f"{FAULTS}::test_verify_reads_a_range_again_whose_snapshot_is_lost"],
         1: [f"{FAULTS}::test_a_sweep_whose_list_is_always_lost_gives_up_and_asks_for_another_run"],
     },
-    "The disk of the server is full": {
+    "The server's disk is full": {
         10: [
             f"{FAULTS}::test_a_full_disk_is_named_where_the_server_says_so",
             f"{EMBEDDED}::test_a_server_that_does_not_start_is_reported_with_its_last_words",
         ]
     },
-    "A command was ended while it started the embedded server": {
+    "A command was killed while it started the embedded server": {
         0: [f"{EMBEDDED}::test_a_server_that_an_ended_command_left_on_its_way_is_waited_for"],
         10: [f"{EMBEDDED}::test_a_server_that_an_ended_command_left_on_its_way_is_waited_for"],
     },
     "The embedded server dies during a job": {
         10: [f"{MAJORITY}::test_a_sweep_whose_embedded_server_dies_is_logged_as_failed"]
     },
-    "A limit of the shell (`ulimit`) would end the embedded server": {
+    "A limit of the shell (`ulimit`) would kill the embedded server": {
         0: [f"{EMBEDDED}::test_a_limit_that_may_be_raised_is_raised_for_the_server"],
         11: [f"{EMBEDDED}::test_a_server_that_a_limit_of_the_shell_would_end_is_not_started"],
     },
@@ -99,8 +99,8 @@ TESTED: dict[str, dict[int, list[str]]] = {
             f"{HOST}::test_a_sweep_without_threads_for_its_batches_says_so_and_the_next_run_does_the_rest",
         ]
     },
-    "The clock of the host is wrong, or moves": {0: [f"{HOST}::test_the_clock_of_the_host_decides_nothing"]},
-    "A command hangs (SIGSTOP, a sleeping host) past a deadline": {
+    "The host's clock is wrong or jumps": {0: [f"{HOST}::test_the_clock_of_the_host_decides_nothing"]},
+    "A command is suspended past a deadline (SIGSTOP, a sleeping host)": {
         3: [
             f"{PAYMENTS}::test_a_payment_that_slept_past_its_deadline_{IN_TIME}",
             f"{CONFIRM}::test_a_confirm_that_slept_past_the_locks_deadline_{IN_TIME}",
@@ -116,7 +116,7 @@ TESTED: dict[str, dict[int, list[str]]] = {
             f"{MAJORITY}::test_a_signal_ends_a_command_in_the_middle_of_what_it_reads_from_a_silent_server",
         ],
     },
-    "The same again": {
+    "A second signal": {
         130: [
             f"{MAJORITY}::test_a_signal_ends_a_command_in_the_middle_of_what_it_reads_from_a_silent_server"
         ],
