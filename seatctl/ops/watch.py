@@ -112,7 +112,7 @@ def render(snapshot: Snapshot, width: int, height: int, state: str) -> Drawing:
         ]
         parts.append(tables.live_table(tuple(columns), cells))
     now = format_time(snapshot.now.replace(microsecond=0))
-    verdict = "all numbers are of" if state == LOST else f"{_verdict(snapshot.glance)} "
+    verdict = "numbers of" if state == LOST else f"{_verdict(snapshot.glance)} "
     line = f"Ctrl-C to quit  {state}  {verdict} {now}  {snapshot.database}"
     return console.full_screen(parts, line, stale=state == LOST)
 
