@@ -211,6 +211,7 @@ def initiate(uri: str, replica_set: str, host: str) -> None:
             serverSelectionTimeoutMS=SERVER_SELECTION_MS,
             timeoutMS=int(transactions.TIME_LIMIT * 1000),
         ) as client:
+            _find_server(client, uri)
             config = _configuration(client, new)
             if config["members"][0]["host"] != host:
                 config["members"][0]["host"] = host
