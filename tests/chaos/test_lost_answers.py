@@ -102,6 +102,7 @@ APPLIED = {"writeConcernError": {"code": 64, "errmsg": "waiting timed out"}}
 UNANSWERED = {"closeConnection": True}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("fault", [APPLIED, UNANSWERED], ids=["applied", "not applied"])
 def test_a_commit_of_unknown_outcome_is_told_and_the_command_is_done_once_when_it_is_repeated(

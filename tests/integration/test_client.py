@@ -228,7 +228,7 @@ def test_a_server_that_is_finding_out_what_it_is_is_asked_again(monkeypatch):
 
     class Starting:
         def __init__(self, *_, **__):
-            self.admin = self
+            self.admin, self.address = self, host
 
         def __enter__(self):
             return self
