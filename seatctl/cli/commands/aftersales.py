@@ -1,22 +1,84 @@
-"""Commands that set a sale right afterwards: rebook, refund, relock."""
+"""Commands that undo a sale or set it right: cancel, rebook, refund, relock."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, DryRun, PaymentRef, flag, id_of, option, parse_seats
+from seatctl.cli.options import OPERATE, DryRun, PaymentRef, flag, id_of, option, parse_seats, parse_total
 from seatctl.domain.documents import BookingId, Refund, RefundId
 from seatctl.domain.states import BookingStatus, RefundStatus
-from seatctl.domain.words import count, format_number
+from seatctl.domain.words import count, format_number, not_raised
 from seatctl.errors import Usage
+
+if TYPE_CHECKING:
+    from seatctl.services.cancellation import CancelResult
 
 commands = typer.Typer()
 operate = partial(command, commands, panel=OPERATE, changes=True)
 """Registers a command that changes something by an operator's decision."""
+
+
+@operate("cancel", example="seatctl cancel BOOKING_ID --reason refunded")
+def cancel(
+    call: Invocation,
+    document_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.CONFIRMED)],
+    seats: Annotated[
+        int | None,
+        option(
+            "--seats N",
+            parse_total,
+            "Bring the number of cancelled seats to N; the booking keeps the rest.",
+        ),
+    ] = None,
+    no_refund: Annotated[bool, flag("--no-refund", "Do not record a refund.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Cancel a booking, paid or not, and return its seats.
+
+    If it was paid, `seatctl refunds` lists the refund that is due. With the id of a lock that is CONSUMED
+    without a paid booking: return its seats."""
+    from seatctl.services import cancellation
+
+    request = cancellation.CancelRequest(document_id, seats, not no_refund, dry_run)
+    result = cancellation.cancel(call.store(), request)
+    shown = result.booking or result.lock
+    assert shown is not None
+    call.tell(shown.stored, _cancelled(result, seats, dry_run=dry_run), quiet=shown.id)
+
+
+def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str:
+    """What `cancel` did, or would do."""
+    booking, lock = result.booking, result.lock
+    name = f"booking {booking.id}" if booking is not None else f"lock {lock.id if lock else ''}"
+    if not result.changed:
+        if seats is not None:
+            return f"{name.capitalize()} already has {count(seats, 'seat')} cancelled (unchanged)."
+        return f"{name.capitalize()} is already CANCELLED (unchanged)."
+    done = f"{'Would cancel' if dry_run else 'Cancelled'} "
+    parts = []
+    if seats is None or lock is None or not result.seats:
+        done += name
+        parts.append(f"{count(result.seats, 'seat')} returned" if result.seats else "no seats returned")
+    else:
+        done += f"{count(result.seats, 'seat')} of {name}, which keeps {lock.seats}"
+    if lock is None:
+        parts.append("its lock is missing")
+    if result.available is not None:
+        parts.append(f"{format_number(result.available)} available")
+    if result.refund is not None:
+        parts.append(f"refund {'would be ' if dry_run else ''}due ({_refund_in_words(result.refund)})")
+    elif booking is not None and booking.payment_ref is not None:
+        parts.append("no refund")
+    return f"{done}: {', '.join(parts)}.{not_raised(result.doubt)}"
+
+
+def _refund_in_words(refund: Refund) -> str:
+    seats = count(refund.seats, "seat") if refund.seats else "an unknown number of seats"
+    return f"{refund.id}, {seats}"
 
 
 @operate("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK")

@@ -1,4 +1,4 @@
-"""Commands that sell, and that change a sale: lock, confirm, pay, release, extend, cancel."""
+"""Commands that sell: lock, confirm, pay, release, extend."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from seatctl.cli.options import (
     option,
     parse_id,
     parse_moment,
-    parse_total,
     parse_user,
     parser,
 )
-from seatctl.domain.documents import BookingId, EventId, LockId, Refund, SeatLock, UserId
+from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_duration, format_time, parse_duration
@@ -35,7 +34,6 @@ from seatctl.errors import ItemsLeft, Usage
 from seatctl.output import formats
 
 if TYPE_CHECKING:
-    from seatctl.services.cancellation import CancelResult
     from seatctl.services.extension import ExtendResult
 
 commands = typer.Typer()
@@ -279,62 +277,3 @@ def _extend_all(call: Invocation, request: Any) -> None:
         call.note(f"skipped {item}")
     if result.skipped:
         raise ItemsLeft(f"{count(len(result.skipped), what)} left: {result.skipped[0]}")
-
-
-@operate("cancel", example="seatctl cancel BOOKING_ID --reason refunded")
-def cancel(
-    call: Invocation,
-    document_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.CONFIRMED)],
-    seats: Annotated[
-        int | None,
-        option(
-            "--seats N",
-            parse_total,
-            "Bring the number of cancelled seats to N; the booking keeps the rest.",
-        ),
-    ] = None,
-    no_refund: Annotated[bool, flag("--no-refund", "Do not record a refund.")] = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Cancel a booking, paid or not, and return its seats.
-
-    If it was paid, `seatctl refunds` lists the refund that is due. With the id of a lock that is CONSUMED
-    without a paid booking: return its seats."""
-    from seatctl.services import cancellation
-
-    request = cancellation.CancelRequest(document_id, seats, not no_refund, dry_run)
-    result = cancellation.cancel(call.store(), request)
-    shown = result.booking or result.lock
-    assert shown is not None
-    call.tell(shown.stored, _cancelled(result, seats, dry_run=dry_run), quiet=shown.id)
-
-
-def _cancelled(result: CancelResult, seats: int | None, *, dry_run: bool) -> str:
-    """What `cancel` did, or would do."""
-    booking, lock = result.booking, result.lock
-    name = f"booking {booking.id}" if booking is not None else f"lock {lock.id if lock else ''}"
-    if not result.changed:
-        if seats is not None:
-            return f"{name.capitalize()} already has {count(seats, 'seat')} cancelled (unchanged)."
-        return f"{name.capitalize()} is already CANCELLED (unchanged)."
-    done = f"{'Would cancel' if dry_run else 'Cancelled'} "
-    parts = []
-    if seats is None or lock is None or not result.seats:
-        done += name
-        parts.append(f"{count(result.seats, 'seat')} returned" if result.seats else "no seats returned")
-    else:
-        done += f"{count(result.seats, 'seat')} of {name}, which keeps {lock.seats}"
-    if lock is None:
-        parts.append("its lock is missing")
-    if result.available is not None:
-        parts.append(f"{format_number(result.available)} available")
-    if result.refund is not None:
-        parts.append(f"refund {'would be ' if dry_run else ''}due ({_refund(result.refund)})")
-    elif booking is not None and booking.payment_ref is not None:
-        parts.append("no refund")
-    return f"{done}: {', '.join(parts)}.{not_raised(result.doubt)}"
-
-
-def _refund(refund: Refund) -> str:
-    seats = count(refund.seats, "seat") if refund.seats else "an unknown number of seats"
-    return f"{refund.id}, {seats}"
