@@ -56,6 +56,7 @@ root = typer.Typer(
 def main() -> NoReturn:
     """The console script."""
     boundary.open_streams()
+    boundary.silence_threads()
     boundary.leave(boundary.run(program, sys.argv[1:]))
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -143,17 +143,15 @@ def log_steps() -> None:
 
 def run(program: Any, arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. No error leaves this function."""
-    _obey_signals()
-    threading.excepthook = _say_nothing
     secrets.remember(os.environ.get("SEATCTL_URI", ""))
-    try:
-        code = execute(program, arguments)
-        if not code:
-            _check_output()
-    except BaseException as error:  # noqa: BLE001 - the boundary
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        return _fail(error, arguments)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    with _signals():
+        try:
+            code = execute(program, arguments)
+            if not code:
+                _check_output()
+        except BaseException as error:  # noqa: BLE001 - the boundary
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return _fail(error, arguments)
     return code
 
 
@@ -186,19 +184,28 @@ class Terminated(BaseException):
     around each line that it writes."""
 
 
-def _say_nothing(_failure: object) -> None:
-    """Of a thread of the driver that could not start: what needed it says so, in one line."""
+def silence_threads() -> None:
+    """No traceback of a thread of the driver that could not start: what needed it says so, in one line."""
+    threading.excepthook = lambda _: None
 
 
 WAY_OUT = 1.0
 """Seconds."""
 
 
-def _obey_signals() -> None:
-    """Let SIGTERM, and Ctrl-C where it is not ignored, end the command."""
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Within, SIGTERM, and Ctrl-C where it is not ignored, end the command."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     signal.signal(signal.SIGTERM, partial(_end, Terminated))
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if before[signal.SIGINT] is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, partial(_end, KeyboardInterrupt))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(ending: type[BaseException], _number: int, _frame: FrameType | None) -> NoReturn:
