@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from seatctl.cli import boundary
-from seatctl.cli.invocation import Session
+from seatctl.cli.session import Session
 from seatctl.errors import Interrupted, SeatctlError, Usage
 from seatctl.mongo import secrets
 

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from seatctl.cli.boundary import log_steps
+from seatctl.cli.session import Session
 from seatctl.domain.requests import text
 from seatctl.domain.timespec import format_duration, printable
 from seatctl.domain.words import wrapped
@@ -32,15 +33,12 @@ from seatctl.output.formats import print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from seatctl.mongo.client import Deployment
     from seatctl.mongo.store import Store
 
 COMMON = "Common options"
 HELP_OPTION = {"help_option_names": ["-h", "--help"]}
 SHORT_HELP = 57
 """Letters that a command's line in `--help` may have."""
-GOOD_FOR = 1.0
-"""Seconds."""
 SYSTEM_DATABASES = ("admin", "config", "local")
 NO_EMBEDDED_DATABASE = (
     "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
@@ -205,45 +203,6 @@ class Invocation(typer.Context):
     def tell_plan(self, document: Mapping[str, object], sentence: str) -> None:
         """Print what a dry run would make, without the id that it would not have."""
         self.tell({field: value for field, value in document.items() if field != "_id"}, sentence)
-
-
-class Session:
-    """What the command lines of one batch share: its connections, and the options of `batch` itself."""
-
-    def __init__(self, batch: Invocation) -> None:
-        self.batch = batch
-        self.made: object = None
-        """The id that the last line made."""
-        self._reached: dict[tuple[str, str | None], Deployment] = {}
-        self._warnings: set[str] = set()
-        self._checked: dict[Target, tuple[float, Store]] = {}
-
-    def reach(self, uri: str, database: str | None, default_database: str) -> Deployment:
-        """As `connect`, once for all lines."""
-        from seatctl.mongo.client import connect
-
-        if (uri, database) not in self._reached:
-            self._reached[uri, database] = connect(uri, database, default_database)
-        return self._reached[uri, database]
-
-    def known_store(self, target: Target) -> Store | None:
-        """A database that a line opened and checked a moment ago. A command alone relies for longer on what
-        it checked at its start; asking each time would make a line half as fast."""
-        checked, store = self._checked.get(target, (0.0, None))
-        return store if time.monotonic() - checked < GOOD_FOR else None
-
-    def keep(self, target: Target, store: Store) -> None:
-        self._checked[target] = time.monotonic(), store
-
-    def unheard(self, warnings: Sequence[str]) -> list[str]:
-        """Those that no line gave yet."""
-        new = [warning for warning in warnings if warning not in self._warnings]
-        self._warnings.update(new)
-        return new
-
-    def forget(self) -> None:
-        """Check each database again: a line may have changed what it is."""
-        self._checked.clear()
 
 
 # --- the common options -----------------------------------------------------------------------------

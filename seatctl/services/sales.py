@@ -358,9 +358,6 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     return PayResult(ended, changed=True, ended=lock, doubt=doubt)
 
 
-# --- release -------------------------------------------------------------------------------------------
-
-
 def release(store: Store, lock_id: LockId) -> ReleaseResult:
     """End an ACTIVE lock without a booking before its deadline, and return its seats, but where no counter
     went down for them. On an adopted database this takes the grace. Raises NotFound, WrongState,

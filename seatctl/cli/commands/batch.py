@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seatctl.cli.invocation import Invocation, Session, command
+from seatctl.cli.invocation import Invocation, command
 from seatctl.cli.options import OPERATE, flag
+from seatctl.cli.session import Session
 from seatctl.domain.words import count, format_number
 from seatctl.errors import Interrupted, ItemsLeft, Usage
 from seatctl.output import formats
