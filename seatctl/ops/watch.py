@@ -8,9 +8,9 @@ have fewer rows, and the last sections go first.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from time import sleep
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.requests import ListRequest
@@ -59,7 +59,7 @@ def watch(store: Store, interval: timedelta) -> None:
                     raise
             width, height = screen.console.size
             screen.update(render(snapshot, width, height, state), refresh=True)
-            time.sleep(interval.total_seconds())
+            sleep(interval.total_seconds())
 
 
 def read(store: Store, rows: int) -> Snapshot:

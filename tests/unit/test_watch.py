@@ -230,7 +230,7 @@ def test_it_reads_again_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Brand new" not in terminal.getvalue()
         found["events"][0]["name"] = "Brand new"
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch, "sleep", sleep)
     watch.watch(store, timedelta(seconds=5))
 
     assert waited == [5, 5]
@@ -258,7 +258,7 @@ def test_a_lost_database_leaves_the_last_screen_until_it_is_back(monkeypatch: py
         now = [lambda: fail(AutoReconnect("gone")), lambda: NOW, lambda: fail(ValueError("a bug"))]
         store.now = now[len(pictures) - 1]
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch, "sleep", sleep)
     with pytest.raises(ValueError, match="a bug"):
         watch.watch(store, timedelta(seconds=2))
 
