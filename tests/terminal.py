@@ -11,7 +11,6 @@ import logging
 import os
 import pty
 import re
-import signal
 import struct
 import subprocess
 import sys
@@ -193,10 +192,9 @@ class Shell:
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
     """Run it in this process, with this process's environment: many times as fast."""
-    on_sigterm, log = signal.getsignal(signal.SIGTERM), logging.getLogger("seatctl")
+    log = logging.getLogger("seatctl")
     secrets.remembered.clear()
     code = boundary.run(program, arguments)
-    signal.signal(signal.SIGTERM, on_sigterm)
     log.handlers.clear()
     log.setLevel(logging.NOTSET)
     shown = capsys.readouterr()

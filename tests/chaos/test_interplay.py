@@ -133,6 +133,23 @@ def test_their_confirmation_that_had_begun_before_a_release_keeps_its_seats(adop
     assert list(verify(adopted)) == []
 
 
+def test_their_confirmation_that_begins_while_a_release_waits_is_too_late(
+    adopted, backend, clock, monkeypatch
+) -> None:
+    event = backend.event(2)
+    lock = backend.lock(event, 2)
+
+    def sleep(_seconds: float) -> None:
+        clock.advance(milliseconds=1)
+        with pytest.raises(AssertionError, match="too late"):
+            backend.confirm(lock)
+
+    monkeypatch.setattr(sales, "sleep", sleep)
+    assert sales.release(adopted, lock).lock.status == "EXPIRED"
+    assert seats_in_order(backend, event)
+    assert list(verify(adopted)) == []
+
+
 def test_without_the_wait_the_same_release_sells_its_seats_a_second_time(
     adopted, backend, begun, monkeypatch
 ) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 
 import pytest
 from pymongo import errors as driver
@@ -102,3 +103,13 @@ def test_a_line_gets_out_at_once_also_with_pythonunbuffered():
         stream = boundary._open_stream(unbuffered, writer)
         print("connection lost", file=stream)
         assert read.read() == b"connection lost\n"
+
+
+@pytest.mark.parametrize("line", ["--version", "nonsense"])
+def test_signals_mean_after_a_command_line_what_they_meant_before(capsys, line):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    here(capsys, line)
+
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
