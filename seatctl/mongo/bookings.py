@@ -80,6 +80,10 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         """The same for bookings whose event is no ObjectId."""
         yield from self._malformed({"event": NO_OBJECT_ID})
 
+    def unreadable_of(self, event_id: EventId) -> Iterator[tuple[Unreadable, list[LockId]]]:
+        """The same for all bookings of an event that cannot be read."""
+        yield from self._malformed({"event": event_id})
+
     def protecting_by_text(self, events: Document) -> dict[LockId, Unreadable]:
         """The locks that those two kinds of bookings name, each with its booking."""
         found = [*self.with_malformed_lock_id(events), *self.with_malformed_event_id()]
@@ -95,11 +99,12 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
         """Those of these events that have a PAYMENT_PENDING booking whose lock does not exist. Overdue ones
         are passed over if their time is given: whoever ends those looks at each lock."""
         where: Document = {"event": events, "status": BookingStatus.PAYMENT_PENDING}
-        if overdue_before is not None:
-            where["paymentExpiresAt"] = {"$gte": overdue_before}
+        if overdue_before is not None:  # what is no date is not overdue either
+            where["paymentExpiresAt"] = {"$not": {"$lt": overdue_before}}
         without = without_lock(where, ("event", "seatLockId"), self._settings.locks)
         pipeline = [*without, {"$group": {"_id": "$event"}}]
-        return {EventId(group["_id"]) for group in self._aggregate(pipeline)}
+        groups = self._aggregate(pipeline)
+        return {EventId(event_id) for group in groups for event_id in codec.ids_in(group["_id"])}
 
     def still_pending(self, booking_ids: Sequence[BookingId]) -> set[BookingId]:
         """Those of these bookings that wait for their payment."""

@@ -92,14 +92,23 @@ class Clearance:
         return doubt_of_database(self.store)
 
     @cached_property
+    def _malformed_bookings(self) -> list[tuple[Unreadable, list[LockId]]]:
+        """Those that name their event by something that is no ObjectId, and the locks that they name."""
+        return list(self.store.bookings.with_malformed_event_id())
+
+    @cached_property
     def _with_malformed_event(self) -> dict[LockId, Unreadable]:
-        found = self.store.bookings.with_malformed_event_id()
-        return {lock_id: booking for booking, lock_ids in found for lock_id in lock_ids}
+        return {lock_id: booking for booking, lock_ids in self._malformed_bookings for lock_id in lock_ids}
 
     @cached_property
     def _naming_event_by_text(self) -> dict[EventId, Unreadable]:
-        found = self.store.locks.with_unreadable_event()
-        return {lock.event: lock for lock in found if lock.event is not None}
+        """By event: a lock that names it by something that is no ObjectId, or a booking that does and whose
+        lock cannot be found."""
+        found = [
+            *_without_lock(self.store, self._malformed_bookings),
+            *self.store.locks.with_unreadable_event(),
+        ]
+        return {each.event: each for each in found if each.event is not None}
 
     def _assess(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
         if self.database is not None:
@@ -121,15 +130,18 @@ class Clearance:
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
         suspects = without_locks | self._naming_event_by_text.keys()
         doubts: dict[EventId, Doubt | None] = dict.fromkeys(event_ids)
-        closer: dict[EventId, tuple[HeldSeats, bool]] = {}
+        closer: dict[EventId, tuple[HeldSeats, BookingCounts]] = {}
         for event_id in event_ids:
-            holds, paid = held.get(event_id, NOTHING_HELD), booked.get(event_id, NOTHING_BOOKED).paid_digest
-            fits = not holds.unreadable and holds.seats <= taken.get(event_id, -1)
-            if not fits or holds.sold_digest != paid or event_id in suspects:
-                closer[event_id] = holds, holds.sold_digest != paid
+            holds, books = held.get(event_id, NOTHING_HELD), booked.get(event_id, NOTHING_BOOKED)
+            fits = not holds.unreadable and holds.seats <= taken.get(event_id, -1) and not books.unreadable
+            if not fits or holds.sold_digest != books.paid_digest or event_id in suspects:
+                closer[event_id] = holds, books
         events = at.events.by_id(closer)
-        for event_id, (holds, differs) in closer.items():
+        for event_id, (holds, books) in closer.items():
             doubt = _doubt_of_documents(event_id, events.get(event_id), holds)
+            if not doubt and books.unreadable:
+                doubt = _doubt_of_unreadable(at, event_id)
+            differs = holds.sold_digest != books.paid_digest
             doubt = doubt or self._doubt_of_references(at, event_id, without_locks, differs=differs)
             doubts[event_id] = doubt or _doubt_of_counter(events.get(event_id), holds.seats)
         return doubts
@@ -138,14 +150,25 @@ class Clearance:
         self, at: Store, event_id: EventId, without_locks: set[EventId], *, differs: bool
     ) -> Doubt | None:
         """What other documents say of an event; `differs` if its sold locks are not those that were paid."""
-        if lock := self._naming_event_by_text.get(event_id):
-            return Doubt(Cause.UNREADABLE, f"event {event_id}: {lock}")
+        if named_by := self._naming_event_by_text.get(event_id):
+            return Doubt(Cause.UNREADABLE, f"event {event_id}: {named_by}")
         if event_id in without_locks or (
             differs and None in booked_locks(at, event_id, BookingStatus.CONFIRMED)
         ):
             reason = f"event {event_id}: it has a live booking whose lock cannot be found"
             return Doubt(Cause.MISSING_LOCK, reason)
         return None
+
+
+def _doubt_of_unreadable(at: Store, event_id: EventId) -> Doubt | None:
+    """A booking that may be live may be all that is left of a sale."""
+    booking = next(_without_lock(at, at.bookings.unreadable_of(event_id)), None)
+    return None if booking is None else Doubt(Cause.UNREADABLE, f"event {event_id}: {booking}")
+
+
+def _without_lock(at: Store, bookings: Iterable[tuple[Unreadable, list[LockId]]]) -> Iterator[Unreadable]:
+    """Those of which no lock can be found."""
+    return (booking for booking, lock_ids in bookings if not at.locks.by_id(lock_ids))
 
 
 def doubt_of_database(store: Store) -> Doubt | None:

@@ -86,6 +86,15 @@ def lock_in_a_list(scene):
     add(scene.store, scene.event, -1)
 
 
+def booking_without_lock(pair, flaw):
+    def apply(scene):
+        held, booked = getattr(scene, pair)
+        edit(scene.store, "bookings", booked, **flaw(scene.event))
+        delete(scene.store, "seatLocks", held)
+
+    return apply
+
+
 CAUSES = {
     "a TTL index on events": (ttl_index("events"), Cause.DATABASE, "events has the TTL index tidy"),
     "a TTL index on locks": (ttl_index("seatLocks"), Cause.DATABASE, "seatLocks has the TTL index tidy"),
@@ -131,6 +140,36 @@ CAUSES = {
     ),
     "a paid booking that names its lock by text": (
         lambda scene: edit(scene.store, "bookings", scene.sold[1], seatLockId=str(scene.sold[0])),
+        Cause.MISSING_LOCK,
+        "it has a live booking whose lock cannot be found",
+    ),
+    "a pending booking of the event by text without its lock": (
+        booking_without_lock("pending", lambda event: {"event": str(event)}),
+        Cause.UNREADABLE,
+        "not an id",
+    ),
+    "a pending booking of the event in a list without its lock": (
+        booking_without_lock("pending", lambda event: {"event": [event]}),
+        Cause.UNREADABLE,
+        "not an id",
+    ),
+    "a paid booking of the event in a list without its lock": (
+        booking_without_lock("sold", lambda event: {"event": [event]}),
+        Cause.UNREADABLE,
+        "not an id",
+    ),
+    "a booking in an unknown state without its lock": (
+        booking_without_lock("sold", lambda _: {"status": "SETTLED"}),
+        Cause.UNREADABLE,
+        "its status is 'SETTLED'",
+    ),
+    "a paid booking of the event by text without its lock": (
+        booking_without_lock("sold", lambda event: {"event": str(event)}),
+        Cause.UNREADABLE,
+        "not an id",
+    ),
+    "a pending booking without a deadline and without its lock": (
+        booking_without_lock("pending", lambda _: {"paymentExpiresAt": "soon"}),
         Cause.MISSING_LOCK,
         "it has a live booking whose lock cannot be found",
     ),
