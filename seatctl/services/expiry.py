@@ -22,7 +22,7 @@ from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.found import get_event
-from seatctl.services.parallel import in_portions, side_by_side
+from seatctl.services.parallel import Turn, at_once, in_portions, side_by_side
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 from seatctl.services.sweeps import (
     Batch,
@@ -79,7 +79,7 @@ def _batches(store: Store, run: SweepRun, go_on: Callable[[], bool]) -> Iterator
     portions = in_portions(items, run.batch_size, _event_of, go_on)
     if run.dry_run:
         return (_plan(store, run, portion) for portion, _ in portions)
-    return side_by_side(portions, lambda portion: _carry_out(store, run, portion, go_on))
+    return side_by_side(portions, lambda portion, turn: _carry_out(store, run, portion, go_on, turn))
 
 
 def _return_shared(store: Store, run: SweepRun, lock_id: LockId) -> Batch:
@@ -167,12 +167,13 @@ def _carry_out(
     run: SweepRun,
     items: Sequence[Item],
     go_on: Callable[[], bool],
+    turn: Turn,
     patience: float | None = None,
 ) -> Batch:
     """Plan, and carry the plan out as one transaction. When a document or an event is in the way, the rest is
     done without it: the batch is halved, down to one item, or to one event that others keep changing."""
     try:
-        return _carry_out_at_once(store, run, items, BATCH_PATIENCE if patience is None else patience)
+        return _carry_out_at_once(store, run, items, patience or BATCH_PATIENCE, turn)
     except (WriteRefused, CachePressure, Contention) as error:
         if isinstance(error, Contention):
             if run.event is not None:
@@ -186,22 +187,25 @@ def _carry_out(
         batch = Batch()
         for half in (items[:middle], items[middle:]):
             if go_on():
-                batch.add(_carry_out(store, run, half, go_on, patience))
+                batch.add(_carry_out(store, run, half, go_on, turn, patience))
         return batch
 
 
 def _try_again(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
     """Items of one event that another writer kept changing, once more; they are skipped if it still does."""
     try:
-        return _carry_out_at_once(store, run, items, LAST_PATIENCE)
+        return _carry_out_at_once(store, run, items, LAST_PATIENCE, at_once)
     except (WriteRefused, CachePressure, Contention) as error:
         return Batch(skipped=[_skipped(item, error) for item in items])
 
 
-def _carry_out_at_once(store: Store, run: SweepRun, items: Sequence[Item], patience: float) -> Batch:
+def _carry_out_at_once(
+    store: Store, run: SweepRun, items: Sequence[Item], patience: float, turn: Turn
+) -> Batch:
     batch = _plan(store, run, items)
     if not batch.endings:
         return batch
+    turn()
     first = True
     for attempt in store.transaction_attempts(patience):
         if not first:

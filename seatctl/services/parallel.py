@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
+Turn: TypeAlias = Callable[[], object]
+"""Waits until the portion before has ended, if the two share an event."""
 
 WORKERS = 2
 """Batches in flight: while the server works on one, the next is read and planned."""
@@ -37,13 +39,13 @@ def in_portions(
         last = event_of(portion[-1])
 
 
-def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[T]], R]) -> Iterator[R]:
-    """What `work` makes of each portion, in order, WORKERS at a time once there are several; one that shares
-    an event with the one before waits for it. When one fails, those in flight still end, and are yielded
-    before its error is raised; one that waits for a worker does not begin."""
+def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[T], Turn], R]) -> Iterator[R]:
+    """What `work` makes of each portion, in order, WORKERS at a time once there are several; it waits for its
+    turn before it changes anything. When one fails, those in flight still end, and are yielded before its
+    error is raised; one that waits for a worker does not begin."""
     first = list(islice(portions, 2))
     if len(first) < 2:
-        yield from (work(portion) for portion, _ in first)
+        yield from (work(portion, at_once) for portion, _ in first)
         return
     from concurrent.futures import ThreadPoolExecutor
 
@@ -65,28 +67,30 @@ def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[
         pool.shutdown(wait=patient, cancel_futures=True)
 
 
+def at_once() -> None:
+    pass
+
+
 def _begin(
     pool: ThreadPoolExecutor,
     portions: Iterator[tuple[list[T], bool]],
-    work: Callable[[list[T]], R],
+    work: Callable[[list[T], Turn], R],
     in_flight: deque[Future[R]],
 ) -> Iterator[R]:
     """Begin the work on each portion; yields what it makes of each, but for the last ones, which are left in
     flight. Raises the first error."""
     from concurrent.futures import wait
 
-    def after(previous: Future[R] | None, ahead: Sequence[Future[R]], portion: list[T]) -> R:
-        if previous is not None:
-            wait([previous])
+    def begin(previous: Sequence[Future[R]], ahead: Sequence[Future[R]], portion: list[T]) -> R:
         for each in ahead:
             if each.done():
                 each.result()  # where it failed, this one would wait as long, and fail, too
-        return work(portion)
+        return work(portion, lambda: wait(previous))
 
     for portion, shares_event in portions:
-        previous = in_flight[-1] if in_flight and shares_event else None
+        previous = (in_flight[-1],) if in_flight and shares_event else ()
         ahead = tuple(in_flight) if len(in_flight) >= WORKERS else ()  # it waits for a worker
-        in_flight.append(pool.submit(after, previous, ahead, portion))
+        in_flight.append(pool.submit(begin, previous, ahead, portion))
         if len(in_flight) > WORKERS:
             yield in_flight.popleft().result()
 

@@ -46,7 +46,7 @@ def _verify(store: Store) -> Iterator[Violation]:
     doubt = doubt_of_counters(store)
     size = max(1, min(LARGEST_RANGE, store.sizes()["events"] // RANGES))
     ranges = ((([scope], False)) for scope in store.aggregations.ranges(size))
-    for found in side_by_side(ranges, lambda scopes: _of_range(store, scopes[0], doubt)):
+    for found in side_by_side(ranges, lambda scopes, _: _of_range(store, scopes[0], doubt)):
         yield from found
     yield from _of_no_range(store)
     yield from indexes(store)

@@ -67,7 +67,7 @@ def alone(*items):
 
 
 def test_results_come_in_order():
-    assert list(side_by_side(alone(*range(20)), lambda portion: portion[0])) == list(range(20))
+    assert list(side_by_side(alone(*range(20)), lambda portion, _: portion[0])) == list(range(20))
 
 
 def test_nothing_to_do_makes_nothing():
@@ -75,7 +75,7 @@ def test_nothing_to_do_makes_nothing():
 
 
 def test_a_single_portion_is_done_in_the_callers_own_thread():
-    threads = list(side_by_side(alone(1), lambda _: threading.current_thread()))
+    threads = list(side_by_side(alone(1), lambda *_: threading.current_thread()))
 
     assert threads == [threading.current_thread()]
 
@@ -83,13 +83,14 @@ def test_a_single_portion_is_done_in_the_callers_own_thread():
 def test_two_portions_are_under_way_at_once():
     together = threading.Barrier(WORKERS, timeout=30)
 
-    assert len(list(side_by_side(alone(1, 2), lambda _: together.wait()))) == 2
+    assert len(list(side_by_side(alone(1, 2), lambda *_: together.wait()))) == 2
 
 
 def test_a_portion_that_shares_an_event_waits_for_the_one_before():
     under_way, most = [0], [0]
 
-    def work(portion):
+    def work(portion, turn):
+        turn()
         under_way[0] += 1
         most[0] = max(most[0], under_way[0])
         ended.wait(0.005)
@@ -104,7 +105,7 @@ def test_a_portion_that_shares_an_event_waits_for_the_one_before():
 
 
 def test_a_failure_lets_what_is_in_flight_end_and_yields_it_before_the_error():
-    def work(portion):
+    def work(portion, _):
         if portion[0] == 3:
             raise ZeroDivisionError
         return portion[0]
@@ -125,7 +126,7 @@ def keep(results, done):
 
 
 def test_a_failure_among_the_last_ones_still_yields_the_others():
-    def work(portion):
+    def work(portion, _):
         if portion[0] == 0:
             raise ZeroDivisionError
         return portion[0]
@@ -141,7 +142,7 @@ def test_a_portion_that_waits_for_a_worker_does_not_begin_after_a_failure():
     """With a server that does not answer each would take a minute to fail."""
     both, begun = threading.Barrier(WORKERS), []
 
-    def work(portion):
+    def work(portion, _):
         begun.append(portion[0])
         both.wait(10)
         raise ZeroDivisionError
@@ -155,7 +156,7 @@ def test_a_portion_that_waits_for_a_worker_does_not_begin_after_a_failure():
 def test_whoever_asks_to_stop_for_the_second_time_does_not_wait_for_what_is_in_flight():
     hanging, begun = threading.Event(), threading.Semaphore(0)
 
-    def work(_):
+    def work(*_):
         begun.release()
         hanging.wait(60)
 
@@ -176,6 +177,6 @@ def test_a_list_that_is_lost_on_the_way_still_yields_what_was_begun():
 
     done = []
     with pytest.raises(ZeroDivisionError):
-        keep(side_by_side(lost(), lambda portion: portion[0]), done)
+        keep(side_by_side(lost(), lambda portion, _: portion[0]), done)
 
     assert done == [0, 1, 2]
