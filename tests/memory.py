@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import wraps
 from typing import Any
 
 import mongomock
@@ -113,6 +114,18 @@ def aggregate(collection: Any, pipeline: list[dict[str, Any]], *arguments: Any, 
     return original_aggregate(collection, pipeline, *arguments, **options)
 
 
+def without_hint(method: Callable[..., Any]) -> Callable[..., Any]:
+    """It has no planner to mislead."""
+
+    @wraps(method)
+    def hintless(*arguments: Any, hint: Any = None, **options: Any) -> Any:  # noqa: ARG001
+        return method(*arguments, **options)
+
+    return hintless
+
+
+for name in ("find", "find_one", "update_many", "find_one_and_update"):
+    setattr(mongomock.Collection, name, without_hint(getattr(mongomock.Collection, name)))
 mongomock.ignore_feature("collation")  # it knows none, and compares exactly
 original_aggregate, mongomock.Collection.aggregate = mongomock.Collection.aggregate, aggregate
 original_parse, _Parser.parse = _Parser.parse, parse

@@ -7,6 +7,7 @@ seats, which are most of a past, are compared by digests without being read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
@@ -14,7 +15,7 @@ from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
-from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, aggregate
+from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, aggregate, is_guarded, none_of
 from seatctl.mongo.document import Document
 from seatctl.mongo.locks import may_hold
 
@@ -47,6 +48,8 @@ class BookingCounts(NamedTuple):
     """Stands for the set of locks that its CONFIRMED bookings name."""
     unreadable: int = 0
     """Bookings in a state that nobody knows, or of several events."""
+    malformed: int = 0
+    """Bookings that name their lock by something that is no ObjectId."""
 
 
 def _single(field: str) -> Document:
@@ -67,6 +70,11 @@ class SharedKey(NamedTuple):
     key: str
     locks: list[LockId]
     holding: int
+
+
+def _in(states: Iterable[str]) -> Document:
+    """A condition: the document is in one of these states."""
+    return {"status": {"$in": sorted(states)}}
 
 
 def scope_of(event_ids: Iterable[EventId]) -> Scope:
@@ -122,58 +130,62 @@ class Aggregations:
         found = aggregate(self._events, pipeline, self._session)
         return {EventId(event["_id"]): int(event["taken"]) for event in found}
 
-    def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
-        """By event, what its locks hold; none for an event without any.
+    def with_unknown_states(self) -> set[EventId]:
+        """The events that have locks or bookings in a state that nobody knows."""
+        locks = none_of(self._locks, schema.LOCKS_BY_STATUS, LockStatus)
+        bookings = none_of(self._bookings, schema.BOOKINGS_BY_STATUS, BookingStatus)
+        found = chain(
+            self._by_event(self._locks, locks, "eventId", {}),
+            self._by_event(self._bookings, bookings, "event", {}),
+        )
+        return {event_id for event_id, _ in found}
 
-        The index on (eventId, status, seats, _id) has all that is needed. Locks that hold nothing are
-        passed over on it.
+    def held_seats(self, scope: Scope, *, known_states: bool = False) -> dict[EventId, HeldSeats]:
+        """By event, what its locks hold; none for an event without any. With `known_states`, those in states
+        that nobody knows are left out: see `with_unknown_states`.
+
+        The index LOCKS_BY_STATUS has all that is needed. Locks that hold nothing are passed over on it.
         """
-        readable = {
-            "$and": [
-                {"$in": ["$status", sorted(HOLDING)]},
-                _single("$eventId"),
-                codec.is_seat_count("$seats"),
-            ]
-        }
+        holds = {"$in": ["$status", sorted(HOLDING)]}
+        readable = {"$and": [holds, _single("$eventId"), codec.is_seat_count("$seats")]}
         sums = {
             "seats": {"$sum": {"$cond": [readable, "$seats", 0]}},
             "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
             "digest": _digest("$eventId", LockStatus.CONSUMED, "$_id"),
         }
         held: dict[EventId, HeldSeats] = {}
-        where = {"eventId": scope, **may_hold(self._locks)}
+        where = {"eventId": scope, **(_in(HOLDING) if known_states else may_hold(self._locks))}
         for event_id, group in self._by_event(self._locks, where, "eventId", sums):
-            seats, unreadable, digest = held.get(event_id, HeldSeats())
-            seats, unreadable = seats + int(group["seats"]), unreadable + group["unreadable"]
-            held[event_id] = HeldSeats(seats, unreadable, digest + group["digest"])
+            found = HeldSeats(int(group["seats"]), group["unreadable"], group["digest"])
+            before = held.get(event_id, HeldSeats())
+            held[event_id] = HeldSeats(*map(sum, zip(before, found, strict=True)))
         return held
 
     def held_by(self, event_id: EventId) -> HeldSeats:
         return self.held_seats(scope_of([event_id])).get(event_id, HeldSeats())
 
-    def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
-        """By event, what its CONFIRMED and its unreadable bookings add up to."""
+    def booking_counts(self, scope: Scope, *, known_states: bool = False) -> dict[EventId, BookingCounts]:
+        """By event, what its CONFIRMED and its unreadable bookings add up to. With `known_states`, those in
+        states that nobody knows are left out: see `with_unknown_states`."""
         readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _single("$event")]}
         sums = {
             "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
             "digest": _digest("$event", BookingStatus.CONFIRMED, "$seatLockId"),
+            "malformed": {"$sum": {"$cond": [{"$eq": [{"$type": "$seatLockId"}, "objectId"]}, 0, 1]}},
         }
         counts: dict[EventId, BookingCounts] = {}
-        where = {"event": scope, **may_protect(self._bookings)}
+        where = {"event": scope, **(_in(LIVE) if known_states else may_protect(self._bookings))}
         for event_id, group in self._by_event(self._bookings, where, "event", sums):
-            digest, unreadable = counts.get(event_id, BookingCounts())
-            counts[event_id] = BookingCounts(digest + group["digest"], unreadable + group["unreadable"])
+            found = BookingCounts(group["digest"], group["unreadable"], group["malformed"])
+            before = counts.get(event_id, BookingCounts())
+            counts[event_id] = BookingCounts(*map(sum, zip(before, found, strict=True)))
         return counts
 
     def _by_event(
         self, collection: Collection[Document], where: Document, event: str, sums: Document
     ) -> Iterator[tuple[EventId, Document]]:
         """The sums of each event; those of documents that name several events come with each of them."""
-        pipeline: list[Document] = [
-            {"$match": where},
-            {"$sort": {event: 1}},  # or the planner would take the index on `_id` for this
-            {"$group": {"_id": f"${event}", **sums}},
-        ]
+        pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": f"${event}", **sums}}]
         for group in aggregate(collection, pipeline, self._session):
             named = group["_id"]
             for event_id in codec.ids_in(named) if isinstance(named, list) else (named,):
@@ -183,7 +195,7 @@ class Aggregations:
 
     def booked_twice(self, scope: Scope) -> Iterator[LockId]:
         """Locks that several bookings name. Nothing is read where an index rules them out."""
-        if any(map(schema.ONE_BOOKING_PER_LOCK.is_met_by, self._bookings.index_information().values())):
+        if is_guarded(self._bookings, schema.ONE_BOOKING_PER_LOCK):
             return
         pipeline: list[Document] = [
             {
@@ -203,7 +215,7 @@ class Aggregations:
     def shared_keys(self, scope: Scope) -> Iterator[SharedKey]:
         """Keys that several locks of one event and user have. Nothing is read where an index rules
         them out."""
-        if any(map(schema.ONE_LOCK_PER_KEY.is_met_by, self._locks.index_information().values())):
+        if is_guarded(self._locks, schema.ONE_LOCK_PER_KEY):
             return
         holds = {"$cond": [{"$in": ["$status", sorted(HOLDING)]}, 1, 0]}
         pipeline: list[Document] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from seatctl.domain.documents import Booking, BookingId, EventId, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, LIVE, BookingStatus
 from seatctl.mongo import codec, schema
-from seatctl.mongo.collection import EVERY, NO_OBJECT_ID, id_is, none_of, status_change
+from seatctl.mongo.collection import BY_ID, EVERY, NO_OBJECT_ID, id_is, is_guarded, none_of, status_change
 from seatctl.mongo.document import Document
 from seatctl.mongo.expiring import ExpiringDocuments
 
@@ -21,7 +22,7 @@ FIELDS = ("event", "user", "seatLockId", "status", "paymentExpiresAt")
 
 def may_protect(bookings: Collection[Document]) -> Document:
     """A condition: the booking is live, or is in a state that nobody knows."""
-    return none_of(bookings, schema.BOOKINGS_OF_EVENT, {*ENDED_BOOKING, BookingStatus.INITIATED})
+    return none_of(bookings, schema.BOOKINGS_BY_STATUS, {*ENDED_BOOKING, BookingStatus.INITIATED})
 
 
 class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
@@ -71,6 +72,14 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
             if isinstance(booking, Unreadable) or booking.status in LIVE:
                 yield lock_id, booking
 
+    def named_twice(self, lock_ids: Sequence[LockId]) -> set[LockId]:
+        """Those of these locks that several bookings keep from expiring. Nothing is read where an index rules
+        them out."""
+        if is_guarded(self._documents, schema.ONE_BOOKING_PER_LOCK):
+            return set()
+        times = Counter(lock_id for lock_id, _ in self.protecting(lock_ids))
+        return {lock_id for lock_id, number in times.items() if number > 1}
+
     def with_malformed_lock_id(self, events: Document) -> Iterator[tuple[Unreadable, list[LockId]]]:
         """Bookings of these events that may be live and name their lock by something that is no ObjectId,
         and the locks that they do name, by text for example."""
@@ -108,7 +117,7 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
 
     def still_pending(self, booking_ids: Sequence[BookingId]) -> set[BookingId]:
         """Those of these bookings that wait for their payment."""
-        return {booking["_id"] for booking in self._find(self._open_among(booking_ids), ("_id",))}
+        return {booking["_id"] for booking in self._find(self._open_among(booking_ids), ("_id",), hint=BY_ID)}
 
     def confirm(self, booking_id: BookingId, now: datetime, payment_ref: str | None = None) -> Booking | None:
         """PAYMENT_PENDING → CONFIRMED before the deadline by the server's own clock; None: too late, or
@@ -139,7 +148,7 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
     def pending_before(self, booking_ids: Sequence[BookingId], deadline: datetime) -> list[Booking]:
         """Those of these bookings that still wait for a payment by an earlier time than this."""
         where = {**self._open_among(booking_ids), "paymentExpiresAt": {"$lt": deadline}}
-        return list(map(self._own, self._find(where, FIELDS)))
+        return list(map(self._own, self._find(where, FIELDS, hint=BY_ID)))
 
     def return_some_seats(self, booking: Booking, cancelled: int, left: int, now: datetime) -> Booking | None:
         """How many seats the buyer has returned in all, and the labels of those that are `left`, for a
@@ -162,9 +171,8 @@ class Bookings(ExpiringDocuments[BookingId, BookingStatus, Booking, Booking]):
     def to_cancel(self, event_id: EventId, booking_ids: Sequence[BookingId]) -> Iterator[Booking]:
         """Those of these bookings that are live and of this event, with what was paid."""
         where = {"_id": {"$in": booking_ids}, "event": event_id, "status": {"$in": sorted(LIVE)}}
-        for booking in map(
-            codec.booking, self._find(where, (*FIELDS, "paymentRef", "seatsCancelled", "seats"))
-        ):
+        fields = (*FIELDS, "paymentRef", "seatsCancelled", "seats")
+        for booking in map(codec.booking, self._find(where, fields, hint=BY_ID)):
             if isinstance(booking, Booking):
                 yield booking
 

@@ -32,6 +32,9 @@ BAD_VALUE = 2
 EVERY: Document = {"$nin": []}
 """A condition that excludes nothing. Names an index's first field, so that the planner skips through the
 events on it (1,081 keys for 981 overdue of 50,004) and has them in its order."""
+BY_ID = [("_id", 1)]
+"""Every compare-and-set is of known ids. Without this hint, one of many ids in one state would scan all that
+are in this state."""
 FIRST_ID = ObjectId("0" * 24)
 NO_OBJECT_ID: Document = {"$not": {"$gte": FIRST_ID}}
 """No ObjectId, or nothing; unlike `$type`, a range on an index."""
@@ -111,13 +114,20 @@ class Documents:
         """Change the one document that is still as `where` says; returns it as it is then, or None."""
         with refusals():
             return self._documents.find_one_and_update(
-                where, changes, return_document=True, collation=schema.EXACT, session=self._session
+                where,
+                changes,
+                return_document=True,
+                collation=schema.EXACT,
+                hint=BY_ID,
+                session=self._session,
             )
 
     def _compare_and_set_many(self, where: Document, changes: Document) -> int:
         """Change the documents that are still as `where` says; returns how many."""
         with refusals():
-            done = self._documents.update_many(where, changes, collation=schema.EXACT, session=self._session)
+            done = self._documents.update_many(
+                where, changes, collation=schema.EXACT, hint=BY_ID, session=self._session
+            )
             return done.matched_count
 
     def stored(self, document_id: object) -> StoredDocument | None:
@@ -149,6 +159,20 @@ def aggregate(
     yield from collection.aggregate(
         pipeline, collation=schema.EXACT, session=session, allowDiskUse=True, batchSize=CURSOR_BATCH
     )
+
+
+def is_guarded(collection: Collection[Document], guard: schema.Index) -> bool:
+    """Whether an index, by whatever name, does what this guard is for; not one that is being built."""
+    for name, index in collection.index_information().items():
+        if guard.is_met_by(index):
+            try:
+                collection.find_one({}, {"_id": 1}, hint=name)
+            except OperationFailure as error:
+                if error.code != BAD_VALUE:
+                    raise
+            else:
+                return True
+    return False
 
 
 def none_of(collection: Collection[Document], index: schema.Index, values: Iterable[str]) -> Document:

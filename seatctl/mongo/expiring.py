@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Generic, TypeVar
 
 from seatctl.domain.documents import EventId, RunId, StoredDocument, Unreadable
-from seatctl.mongo.collection import EVERY, Documents, id_is, status_change
+from seatctl.mongo.collection import BY_ID, EVERY, Documents, id_is, status_change
 from seatctl.mongo.document import Document
 
 Id = TypeVar("Id")
@@ -86,6 +86,17 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
             if isinstance(read, Unreadable):
                 yield read
 
+    def sorted(
+        self,
+        order: Mapping[str, int],
+        where: Mapping[str, object],
+        limit: int,
+        fields: Iterable[str] | None = None,
+    ) -> Iterator[StoredDocument]:
+        """As `Documents.sorted`; those of one event are found on the index that begins with the status."""
+        of_event = {"status": EVERY} if self.event_field in where else {}
+        return super().sorted(order, {**of_event, **where}, limit, fields)
+
     def overdue(self, before: datetime, event_id: EventId | None = None) -> Iterator[Overdue | Unreadable]:
         """The open ones whose deadline is before this time, or is no date at all, ordered by event."""
         where: Document = {
@@ -100,7 +111,7 @@ class ExpiringDocuments(Documents, ABC, Generic[Id, Status, Read, Overdue]):
     def still_overdue(self, ids: Sequence[object], before: datetime) -> Iterator[Overdue | Unreadable]:
         """Those of these that are open and overdue still."""
         where = {**self._open_among(ids), self.deadline_field: {"$not": {"$gte": before}}}
-        yield from map(self._overdue, self._find(where, self.fields))
+        yield from map(self._overdue, self._find(where, self.fields, hint=BY_ID))
 
     def count_overdue(self, before: datetime) -> int:
         where = {self.event_field: EVERY, "status": self.open_status, self.deadline_field: {"$lt": before}}

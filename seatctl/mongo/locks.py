@@ -39,7 +39,7 @@ class OverdueLock(NamedTuple):
 
 def may_hold(locks: Collection[Document]) -> Document:
     """A condition: the lock holds its seats, or is in a state that nobody knows."""
-    return none_of(locks, schema.LOCKS_OF_EVENT, ENDED_LOCK)
+    return none_of(locks, schema.LOCKS_BY_STATUS, ENDED_LOCK)
 
 
 class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):

@@ -6,7 +6,7 @@ Two of the indexes are guards: seatctl's own transactions need none, but another
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,6 @@ from pymongo.errors import (
 )
 
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
-from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
 from seatctl.errors import OutcomeUnknown, Unreachable, WriteRefused
 from seatctl.mongo.document import Document
@@ -145,35 +144,20 @@ ONE_BOOKING_PER_LOCK = Index(
     (("seatLockId", 1),),
     {"unique": True, "partialFilterExpression": {"seatLockId": {"$type": "objectId"}}},
 )
-# The sums of an event's seats by status, and the digests of its sold locks, are read from this index
-# alone.
-LOCKS_OF_EVENT = Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("seats", 1), ("_id", 1)))
-OUTDATED: dict[str, Document] = {
-    LOCKS_OF_EVENT.name: {"key": [("eventId", 1), ("status", 1), ("_id", 1)]},
-    ONE_LOCK_PER_KEY.name: {"partialFilterExpression": ALL_KEYS},
-}
-"""By which these indexes of ours are told in a database that version 0.1.0 made."""
-BOOKINGS_OF_EVENT = Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1)))
-
 # As few as can be: within a transaction MongoDB 6.0 reads and parses the collection's catalog entry
 # twice for each index of each document that it updates. Measured, for a lock that expires: 62 µs of
-# the server with six indexes, 38 with four, and 24 outside of a transaction with either. So lists by
-# user, or by status alone, have none and walk back along `_id`.
+# the server with six indexes, 33 with four, 28 with three, and 18 outside of a transaction. So one index
+# lists what is overdue and has all that the sums by event need, and lists by user have none and walk
+# back along `_id`.
 #
-# Those on deadlines are partial, so that they stay as small as what is open. A full index that begins
-# with the status would mislead the planner: it then scans that one for each compare-and-set on
-# {_id: {$in: …}, status}.
-OPEN_LOCKS = Index(
-    LOCKS,
-    "open_locks_by_event_and_deadline",
-    (("eventId", 1), ("expiresAt", 1)),
-    {"partialFilterExpression": {"status": LockStatus.ACTIVE.value}},
+# It misleads the planner for a compare-and-set on {_id: {$in: …}, status}: `collection.py` gives a hint.
+LOCKS_BY_STATUS = Index(
+    LOCKS, "locks_by_status", (("status", 1), ("eventId", 1), ("expiresAt", 1), ("seats", 1), ("_id", 1))
 )
-OPEN_BOOKINGS = Index(
+BOOKINGS_BY_STATUS = Index(
     BOOKINGS,
-    "open_bookings_by_event_and_deadline",
-    (("event", 1), ("paymentExpiresAt", 1)),
-    {"partialFilterExpression": {"status": BookingStatus.PAYMENT_PENDING.value}},
+    "bookings_by_status",
+    (("status", 1), ("event", 1), ("paymentExpiresAt", 1), ("seatLockId", 1)),
 )
 # Each run of a sweep looks for seats that came back to closed events. Of 100,000 events few are closed.
 CLOSED_EVENTS = Index(
@@ -188,10 +172,8 @@ ONE_REFUND_PER_PAYMENT = Index(
 INDEXES = (
     ONE_LOCK_PER_KEY,
     ONE_BOOKING_PER_LOCK,
-    OPEN_LOCKS,
-    OPEN_BOOKINGS,
-    LOCKS_OF_EVENT,
-    BOOKINGS_OF_EVENT,
+    LOCKS_BY_STATUS,
+    BOOKINGS_BY_STATUS,
     CLOSED_EVENTS,
     Index(JOB_LOGS, "runs_of_outcome", (("jobType", 1), ("status", 1), ("executedAt", -1))),
     Index(JOB_LOGS, "runs_of_status", (("status", 1), ("executedAt", -1))),
@@ -200,6 +182,14 @@ INDEXES = (
     Index(REFUNDS, "refunds_due", (("status", 1), ("dueAt", 1))),
     Index(OPERATIONS, "operations_on", (("ids", 1), ("at", 1))),
 )
+OUTDATED = (
+    Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("_id", 1))),
+    Index(LOCKS, "locks_of_event", (("eventId", 1), ("status", 1), ("seats", 1), ("_id", 1))),
+    Index(LOCKS, "open_locks_by_event_and_deadline", (("eventId", 1), ("expiresAt", 1))),
+    Index(BOOKINGS, "bookings_of_event", (("event", 1), ("status", 1), ("seatLockId", 1))),
+    Index(BOOKINGS, "open_bookings_by_event_and_deadline", (("event", 1), ("paymentExpiresAt", 1))),
+)
+"""What earlier versions made where LOCKS_BY_STATUS and BOOKINGS_BY_STATUS are now: they slow every write."""
 RETENTION_INDEX, RETENTION_KEYS = "retention", [("executedAt", 1)]
 
 
@@ -250,10 +240,16 @@ def collations(
 def indexes(locks: str = LOCKS, *, adopted: bool = False) -> list[Index]:
     """The indexes of a database whose locks are called so. An adopted one gets no guards of ours: a unique
     index could stop the other program, which has its own."""
-    placed = (replace(index, collection=locks) if index.collection == LOCKS else index for index in INDEXES)
     return [
-        index for index in placed if index.collection in OWN or not (adopted and index.options.get("unique"))
+        index
+        for index in _placed(INDEXES, locks)
+        if index.collection in OWN or not (adopted and index.options.get("unique"))
     ]
+
+
+def _placed(indexes: Iterable[Index], locks: str) -> list[Index]:
+    """These indexes where the locks are called so."""
+    return [replace(index, collection=locks) if index.collection == LOCKS else index for index in indexes]
 
 
 def missing(database: Database[Document], locks: str = LOCKS, *, adopted: bool = False) -> list[str]:
@@ -284,7 +280,7 @@ def create(
     """Create the collections and indexes that are missing, and set the retention of `jobLogs`. `keep=None`
     leaves a retention that is set as it is, and sets `default` where there is none. A guard that documents
     stand against is left out: seatctl's own transactions need none."""
-    outdated = _drop_outdated(database, indexes(locks, adopted=adopted))
+    replaced = _drop_replaced(database, indexes(locks, adopted=adopted))
     done = Setup(missing(database, locks, adopted=adopted), [])
     for name in collections_of(locks):
         if name in done.created:
@@ -296,9 +292,12 @@ def create(
             except Duplicates as error:
                 done.created.remove(str(index))
                 done.left_out.append(str(error))
-    replaced = [name for name in done.created if name in outdated]
-    for name in replaced:
-        done.created[done.created.index(name)] += " in place of an outdated one"
+    for outdated in _own(database, _placed(OUTDATED, locks)):
+        database[outdated.collection].drop_index(outdated.name)
+        replaced += map(str, _placed((LOCKS_BY_STATUS, BOOKINGS_BY_STATUS), locks))
+    done.created[:] = [
+        f"{name} in place of an outdated one" if name in replaced else name for name in done.created
+    ]
     current = retention(database)
     wanted = keep or current or default
     if current != wanted:
@@ -313,12 +312,18 @@ def own_indexes(
 ) -> list[Index]:
     """Those of our own indexes, or of `only`, that are there by name and keys."""
     retain = Index(JOB_LOGS, RETENTION_INDEX, tuple(RETENTION_KEYS))
-    there = []
-    for index in (*indexes(locks), retain):
-        found = database[index.collection].index_information().get(index.name)
-        if found and tuple(found["key"]) == index.keys and (only is None or str(index) in only):
-            there.append(index)
-    return there
+    ours = _own(database, (*indexes(locks), *_placed(OUTDATED, locks), retain))
+    return [index for index in ours if only is None or str(index) in only]
+
+
+def _own(database: Database[Document], indexes: Iterable[Index]) -> list[Index]:
+    """Those of these indexes that are there by name and keys."""
+    there = {index.collection: database[index.collection].index_information() for index in indexes}
+    return [
+        index
+        for index in indexes
+        if (found := there[index.collection].get(index.name)) and tuple(found["key"]) == index.keys
+    ]
 
 
 def remove(
@@ -350,17 +355,17 @@ def modify(database: Database[Document], collection: str, **change: Any) -> None
         raise OutcomeUnknown
 
 
-def _drop_outdated(database: Database[Document], wanted: Sequence[Index]) -> list[str]:
-    """Drop our own indexes that version 0.1.0 made otherwise, or with the collection's collation, unless
-    others do what they are for; returns them."""
+def _drop_replaced(database: Database[Document], wanted: Sequence[Index]) -> list[str]:
+    """Drop our own indexes that an earlier version made by the same name otherwise, or with the collection's
+    collation, unless others do what they are for; returns them."""
     dropped = []
     for index in wanted:
         there = database[index.collection].index_information()
         found = there.pop(index.name, {})
-        old = OUTDATED.get(index.name)
-        collated = "collation" in found and tuple(found["key"]) == index.keys
-        outdated = old is not None and all(found.get(field) == value for field, value in old.items())
-        if (outdated or collated) and not any(map(index.is_met_by, there.values())):
+        ours = tuple(found.get("key", ())) == index.keys
+        all_keys = index.name == ONE_LOCK_PER_KEY.name and found.get("partialFilterExpression") == ALL_KEYS
+        outdated = ours and (all_keys or "collation" in found)
+        if outdated and not any(map(index.is_met_by, there.values())):
             database[index.collection].drop_index(index.name)
             dropped.append(str(index))
     return dropped

@@ -145,9 +145,8 @@ class BookingSweep(Sweep):
         bookings = [item for item in items if isinstance(item, Booking)]
         lock_ids = [booking.lock for booking in bookings]
         locks = store.locks.by_id(lock_ids)
-        protecting = Counter(lock_id for lock_id, _ in store.bookings.protecting(lock_ids))
-        protecting.update(
-            list(clearance.protecting_by_text(lock_ids, {booking.event for booking in bookings}))
+        kept = store.bookings.named_twice(lock_ids).union(
+            clearance.protecting_by_text(lock_ids, {booking.event for booking in bookings})
         )
         perhaps_paid = []
         for booking in bookings:
@@ -157,7 +156,7 @@ class BookingSweep(Sweep):
                 batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, f"its {lock}"))
             elif lock and lock.status is LockStatus.CONSUMED:
                 perhaps_paid.append(booking)
-            elif lock and lock.status is LockStatus.ACTIVE and protecting[lock.id] == 1:
+            elif lock and lock.status is LockStatus.ACTIVE and lock.id not in kept:
                 held = OverdueLock(lock.id, lock.event, lock.seats, deadline)
                 batch.returning.append(Ending(deadline, held, booking.id))
             else:

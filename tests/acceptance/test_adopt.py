@@ -292,7 +292,7 @@ def test_init_says_what_it_left_out_and_why_and_does_the_rest(
     assert "skipped: seatLocks has a document with the unknown status 'HELD'" in done.stdout
     assert "wrong: bookings.createdAt_1 is a TTL index" in done.stdout
     assert "created events.validator" in done.stdout
-    assert "created seatLocks.locks_of_event" in done.stdout
+    assert "created seatLocks.locks_by_status" in done.stdout
     assert "created seatLocks.validator" not in done.stdout
     assert len(here(capsys, "init", "--json", *uri).json["leftOut"]) == 2
     faults = {found["fault"]: found for found in here(capsys, "verify", "--json", *uri).json["findings"]}

@@ -131,9 +131,9 @@ def count_outside(scene: Scene) -> None:
     the snapshot or the comparison would save it."""
     get, held = Events.get, Aggregations.held_seats
 
-    def held_outside(audit: Aggregations, scope: Any) -> Any:
+    def held_outside(audit: Aggregations, scope: Any, **options: Any) -> Any:
         audit._session = None
-        return held(audit, scope)
+        return held(audit, scope, **options)
 
     scene.patch.setattr(
         Events, "get", lambda events, event_id: get(Events(events._deployment, None), event_id)

@@ -6,7 +6,9 @@ A command that fails is sent again, as its exit code says.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +34,7 @@ from faults import (
 from oracle import violations
 from pymongo import monitoring
 from race import complaints, expire_locks
+from scene import run_expire_bookings
 from terminal import Shell, here
 
 from seatctl.errors import CursorLost
@@ -196,6 +199,32 @@ def leave_overdue(store: Store, locks: int) -> Any:
         scene.insert_lock(store, event)
     scene.add(store, event, -locks)
     return event
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_guard_rules_out_a_second_booking_only_once_it_is_built(bench: Bench, complete: bool) -> None:
+    """MongoDB lists an index while it builds it: until then two bookings may name one lock, and a live one
+    keeps it."""
+    ours = bench.store()
+    event = start_with_an_event(ours)
+    bookings, admin = ours.database.bookings, ours.deployment.client.admin
+    lock = scene.insert_lock(ours, event)
+    scene.add(ours, event, -1)
+    scene.insert_booking(ours, event, lock, due=-HOUR)
+    hang = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    admin.command(hang, mode="off" if complete else "alwaysOn")
+    with ThreadPoolExecutor() as pool:
+        building = pool.submit(bookings.create_index, "seatLockId", unique=True)
+        try:
+            while "seatLockId_1" not in bookings.index_information():
+                time.sleep(0.01)
+            if not complete:
+                scene.insert_booking(ours, event, lock, due=HOUR)
+            run_expire_bookings(ours)
+        finally:
+            admin.command(hang, mode="off")
+        assert (building.exception() is None) is complete
+    assert state_of(ours, event)[1] == {"EXPIRED" if complete else "ACTIVE": 1}
 
 
 @pytest.mark.parametrize(("times", "batches"), [(1, [4, 4]), (2, [2, 2, 4]), (3, [1, 1, 2, 4])])

@@ -367,12 +367,12 @@ def test_an_undo_that_was_cut_off_is_completed_by_the_next(adopted, backend, mon
 
 def test_undo_keeps_a_job_log_with_entries_and_indexes_that_were_there_before(store, backend):
     backend.event()
-    store.database.seatlocks.create_index(list(schema.LOCKS_OF_EVENT.keys), name="locks_of_event")
+    store.database.seatlocks.create_index(list(schema.LOCKS_BY_STATUS.keys), name="locks_by_status")
     adopted = adopt(store)
     run_expire_locks(adopted)
     undo(adopted)
 
-    assert "locks_of_event" in backend.locks.index_information()
+    assert "locks_by_status" in backend.locks.index_information()
     assert store.database.jobLogs.count_documents({}) == 1
 
 
@@ -391,7 +391,7 @@ def test_undo_removes_the_validators_of_init_and_none_of_the_other_program(store
 def test_the_plan_of_an_undo_is_what_it_then_does(adopted, backend):
     """A collection that `adopt` created and that has entries by now is named as one that stays."""
     run_expire_locks(adopted)
-    backend.bookings.drop_index("bookings_of_event")
+    backend.bookings.drop_index("bookings_by_status")
     adopted.init(validators=True)
     before = {name: set(adopted.database[name].index_information()) for name in adopted.collections()}
     plan = adoption.plan_undo(adopted)

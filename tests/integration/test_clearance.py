@@ -526,7 +526,7 @@ def test_a_look_that_the_server_drops_is_taken_again(store, scene, monkeypatch):
 def test_looks_that_the_server_keeps_dropping_end_the_run(store, scene, monkeypatch):
     looks = []
 
-    def drop(*_):
+    def drop(*_, **__):
         looks.append(1)
         raise CursorLost
 
@@ -543,9 +543,9 @@ def test_many_events_are_looked_at_with_the_queries_of_one(store, clock, monkeyp
     clock.advance(minutes=11)
     read, looks = Aggregations.held_seats, []
 
-    def counting(self, scope):
+    def counting(self, scope, **options):
         looks.append(scope)
-        return read(self, scope)
+        return read(self, scope, **options)
 
     monkeypatch.setattr(Aggregations, "held_seats", counting)
     report = run_expire_locks(store)

@@ -90,7 +90,7 @@ def test_adopt_names_it(store):
 
 def test_our_indexes_compare_exactly_and_replace_those_that_do_not(store):
     locks = store.database.seatLocks
-    for index in (schema.ONE_LOCK_PER_KEY, schema.LOCKS_OF_EVENT):
+    for index in (schema.ONE_LOCK_PER_KEY, schema.LOCKS_BY_STATUS):
         assert "collation" not in locks.index_information()[index.name]
         locks.drop_index(index.name)
         locks.create_index(list(index.keys), name=index.name, **index.options)
@@ -99,9 +99,9 @@ def test_our_indexes_compare_exactly_and_replace_those_that_do_not(store):
 
     assert created == [
         "seatLocks.one_lock_per_key in place of an outdated one",
-        "seatLocks.locks_of_event in place of an outdated one",
+        "seatLocks.locks_by_status in place of an outdated one",
     ]
-    assert "collation" not in locks.index_information()[schema.LOCKS_OF_EVENT.name]
+    assert "collation" not in locks.index_information()[schema.LOCKS_BY_STATUS.name]
     assert store.init(validators=False).created == []
 
 

@@ -151,9 +151,9 @@ def test_only_the_events_that_were_touched_are_looked_at_again(
         add(store, each, -2)
     read, scopes = Aggregations.held_seats, []
 
-    def recording(self, scope):
+    def recording(self, scope, **options):
         scopes.append(scope["$in"])
-        return read(self, scope)
+        return read(self, scope, **options)
 
     monkeypatch.setattr(Aggregations, "held_seats", recording)
     between_looks()

@@ -416,7 +416,7 @@ def test_missing_indexes_are_a_warning(store: Store, clock: Clock) -> None:
     found = check(store, clock)
 
     assert found.healthy
-    assert "seatLocks.open_locks_by_event_and_deadline" in only(found.warnings)
+    assert "seatLocks.locks_by_status" in only(found.warnings)
     assert "seatctl init" in only(found.warnings)
 
 

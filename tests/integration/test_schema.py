@@ -66,11 +66,11 @@ def test_init_adds_what_is_missing_and_touches_no_document(database):
 
 def test_whatever_is_dropped_is_missing_by_name_and_created_again(database):
     init(database)
-    database.seatLocks.drop_index("locks_of_event")
+    database.seatLocks.drop_index("locks_by_status")
     database.jobLogs.drop()
 
     assert set(missing(database)) == {
-        "seatLocks.locks_of_event",
+        "seatLocks.locks_by_status",
         "jobLogs",
         "jobLogs.retention",
         *(str(index) for index in schema.INDEXES if index.collection == "jobLogs"),
@@ -137,7 +137,7 @@ def test_a_unique_index_on_every_document_serves_as_a_guard(database):
     "options", [{"sparse": True}, {"collation": {"locale": "en"}}, {"partialFilterExpression": {"seats": 1}}]
 )
 def test_an_index_that_the_same_queries_cannot_use_does_not_count(database, options):
-    index = schema.LOCKS_OF_EVENT
+    index = schema.LOCKS_BY_STATUS
     database.seatLocks.create_index(list(index.keys), name="theirs", **options)
 
     assert str(index) in missing(database)
@@ -145,7 +145,7 @@ def test_an_index_that_the_same_queries_cannot_use_does_not_count(database, opti
     assert {"theirs", index.name} < names(database, "seatLocks")
 
 
-@pytest.mark.parametrize("index", [schema.ONE_BOOKING_PER_LOCK, schema.LOCKS_OF_EVENT], ids=str)
+@pytest.mark.parametrize("index", [schema.ONE_BOOKING_PER_LOCK, schema.LOCKS_BY_STATUS], ids=str)
 def test_another_index_by_our_name_is_refused_with_the_way_out(database, index):
     database[index.collection].create_index([("somethingElse", 1)], name=index.name)
     assert str(index) in missing(database)
@@ -154,17 +154,18 @@ def test_another_index_by_our_name_is_refused_with_the_way_out(database, index):
         init(database)
 
 
-def test_the_index_that_version_0_1_0_made_by_our_name_is_replaced(database):
-    init(database)
-    old = [("eventId", 1), ("status", 1), ("_id", 1)]
-    database.seatLocks.drop_index("locks_of_event")
-    database.seatLocks.create_index(old, name="locks_of_event")
-    database.seatLocks.insert_one({"eventId": 1, "seats": 1, "status": "ACTIVE"})
+@pytest.mark.parametrize("locks", ["seatLocks", "seatlocks"])
+def test_what_earlier_versions_made_for_the_same_queries_is_dropped(database, locks):
+    for index in schema.OUTDATED[1:]:
+        collection = locks if index.collection == "seatLocks" else index.collection
+        database[collection].create_index(list(index.keys), name=index.name)
+    created = schema.create(database, None, MONTH, locks).created
 
-    assert missing(database) == ["seatLocks.locks_of_event"]
-    assert init(database) == ["seatLocks.locks_of_event in place of an outdated one"]
-    assert schema.LOCKS_OF_EVENT.is_in(database)
-    assert init(database) == []
+    assert f"{locks}.locks_by_status in place of an outdated one" in created
+    assert "bookings.bookings_by_status in place of an outdated one" in created
+    assert names(database, locks) == {"one_lock_per_key", "locks_by_status"}
+    assert names(database, "bookings") == {"one_booking_per_lock", "bookings_by_status"}
+    assert schema.create(database, None, MONTH, locks).created == []
 
 
 def test_a_guard_that_takes_the_empty_text_for_a_key_counts_and_ours_is_replaced(database):
@@ -184,8 +185,8 @@ def test_a_guard_that_takes_the_empty_text_for_a_key_counts_and_ours_is_replaced
 def test_the_old_index_by_another_name_is_somebody_elses(database):
     database.seatLocks.create_index([("eventId", 1), ("status", 1), ("_id", 1)], name="theirs")
 
-    assert "seatLocks.locks_of_event" in init(database)
-    assert {"theirs", "locks_of_event"} < names(database, "seatLocks")
+    assert "seatLocks.locks_by_status" in init(database)
+    assert {"theirs", "locks_by_status"} < names(database, "seatLocks")
 
 
 # --- guards --------------------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ def test_when_the_server_drops_the_point_in_time_it_is_read_again_at_another(
 def test_a_server_that_keeps_dropping_it_ends_the_look(store, scene, monkeypatch):
     looks = []
 
-    def drop(*_):
+    def drop(*_, **__):
         looks.append(1)
         raise OperationFailure("no such snapshot", 239)
 

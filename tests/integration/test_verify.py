@@ -289,11 +289,11 @@ def test_what_is_read_again_because_the_server_dropped_its_point_in_time_is_said
     drift(scene)
     read, lost = Aggregations.held_seats, []
 
-    def lose_once(self, scope):
+    def lose_once(self, scope, **options):
         if not lost:
             lost.append(scope)
             raise CursorLost
-        return read(self, scope)
+        return read(self, scope, **options)
 
     monkeypatch.setattr(Aggregations, "held_seats", lose_once)
     with caplog.at_level("INFO", "seatctl"):
