@@ -43,10 +43,10 @@ from seatctl.domain.rules import BATCH
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
 from seatctl.services import blocks, cancellation, closing, extension, jobs, rebooking, refunds, sales
-from seatctl.services.capacity import ResizeRequest, resize
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.events import CreateEventRequest, create_event
-from seatctl.services.report import Outcome
+from seatctl.services.job_report import Outcome
+from seatctl.services.resizing import ResizeRequest, resize
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:

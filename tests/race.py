@@ -29,14 +29,14 @@ from seatctl.errors import Closed, Refused, SeatctlError, SoldOut, WrongState
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, capacity, event_cancellation, extension, jobs, rebooking, sales
+from seatctl.services import cancellation, event_cancellation, extension, jobs, rebooking, resizing, sales
 from seatctl.services.cancellation import CancelRequest, CancelResult
-from seatctl.services.capacity import ResizeRequest, ResizeResult
 from seatctl.services.event_cancellation import CancelEventRequest, Cancellation
 from seatctl.services.extension import ExtendRequest, ExtendResult
+from seatctl.services.job_report import JobReport
 from seatctl.services.jobs import JobOptions
 from seatctl.services.rebooking import RebookRequest, RebookResult
-from seatctl.services.report import JobReport
+from seatctl.services.resizing import ResizeRequest, ResizeResult
 from seatctl.services.sales import ConfirmRequest, ConfirmResult, LockRequest, LockResult
 
 PATIENCE = 200.0
@@ -190,7 +190,7 @@ def recover(store: Store, batch_size: int = BATCH) -> Entry:
 
 
 def resize(store: Store, event: EventId, seats: int) -> ResizeResult:
-    return capacity.resize(store, ResizeRequest(event, seats))
+    return resizing.resize(store, ResizeRequest(event, seats))
 
 
 def cancel_event(store: Store, event: EventId, name: str, batch_size: int = BATCH) -> Cancellation:

@@ -13,7 +13,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.operations import Operations
-from seatctl.services import blocks, capacity, closing, event_cancellation, sales
+from seatctl.services import blocks, closing, event_cancellation, resizing, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def locked_while_resized(scene: Scene) -> list[str]:
     """Resize has counted what is held; a buyer takes seats; resize writes."""
     event = create(scene.store, 10)
     scene.before(Events, "set_counter", lambda: lock(scene.store, event, 4))
-    scene.try_to(capacity.resize, capacity.ResizeRequest(event, 3))
+    scene.try_to(resizing.resize, resizing.ResizeRequest(event, 3))
     return violations(scene.store.database)
 
 
@@ -72,8 +72,8 @@ def resized_beside_an_unreadable_booking(scene: Scene) -> list[str]:
     gone, _ = sell(scene.store, event, 3)
     scene.remember()
     scene.store.database.seatLocks.delete_one({"_id": gone})
-    request = capacity.ResizeRequest(event, 20)
-    return scene.watched(lambda: capacity.resize(scene.store, request), resizes=event)
+    request = resizing.ResizeRequest(event, 20)
+    return scene.watched(lambda: resizing.resize(scene.store, request), resizes=event)
 
 
 def reopened_beside_an_unreadable_lock(scene: Scene) -> list[str]:
@@ -96,8 +96,8 @@ def shrunk_while_reopened(scene: Scene) -> list[str]:
     """Reopen has read how much the block holds; somebody closes seats for good; reopen writes."""
     event = create(scene.store, 10)
     closing.close(scene.store, event)
-    smaller = capacity.ResizeRequest(event, 6)
-    scene.before(Bookings, "protecting", lambda: capacity.resize(scene.store, smaller))
+    smaller = resizing.ResizeRequest(event, 6)
+    scene.before(Bookings, "protecting", lambda: resizing.resize(scene.store, smaller))
     scene.try_to(closing.reopen, event)
     return violations(scene.store.database)
 

@@ -152,7 +152,7 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None, kin
     from seatctl.mongo import embedded
     from seatctl.mongo.client import connect
     from seatctl.mongo.store import Store
-    from seatctl.services.lookup import newest_ids
+    from seatctl.services.lists import newest_ids
 
     try:
         target = find_target(invocation.uri, invocation.uri_file, invocation.database)

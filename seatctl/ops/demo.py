@@ -16,7 +16,7 @@ from seatctl.domain.documents import UserId
 from seatctl.domain.states import BookingStatus, JobType, LockStatus
 from seatctl.output import tables
 from seatctl.output.health import health_parts
-from seatctl.services import events, health, jobs, lookup, sales
+from seatctl.services import events, health, jobs, lists, sales
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import EventId, StoredDocument
@@ -59,7 +59,7 @@ def lock_expiry(store: Store) -> Scenario:
         _lock_seat(store, event, number)
     before = _event(store, event)
     report = jobs.expire_locks(store, jobs.JobOptions(as_of=timedelta(minutes=11), force=True))
-    expired = list(lookup.locks(store, event, LockStatus.EXPIRED))
+    expired = list(lists.locks(store, event, LockStatus.EXPIRED))
     after = _event(store, event)
     return Scenario(
         "Lock expiry: five buyers lock a seat each and leave",
@@ -84,9 +84,9 @@ def booking_expiry(store: Store) -> Scenario:
     for number in range(3):
         sales.confirm(store, sales.ConfirmRequest(_lock_seat(store, event, number).lock.id))
     before = _event(store, event)
-    pending = list(lookup.bookings(store, event, BookingStatus.PAYMENT_PENDING))
+    pending = list(lists.bookings(store, event, BookingStatus.PAYMENT_PENDING))
     report = jobs.expire_bookings(store, jobs.JobOptions(as_of=timedelta(minutes=16), force=True))
-    expired = list(lookup.with_seats_of_locks(store, lookup.bookings(store, event, BookingStatus.EXPIRED)))
+    expired = list(lists.with_seats_of_locks(store, lists.bookings(store, event, BookingStatus.EXPIRED)))
     after = _event(store, event)
     return Scenario(
         "Booking expiry: three buyers confirm and never pay",
@@ -165,7 +165,7 @@ def _lock_seat(store: Store, event: EventId, number: int) -> sales.LockResult:
 
 
 def _event(store: Store, event: EventId) -> StoredDocument:
-    return lookup.show(store, event).document
+    return lists.show(store, event).document
 
 
 def _available(event: StoredDocument) -> object:
@@ -173,11 +173,11 @@ def _available(event: StoredDocument) -> object:
 
 
 def _expired_locks(store: Store, event: EventId) -> int:
-    return len(list(lookup.locks(store, event, LockStatus.EXPIRED)))
+    return len(list(lists.locks(store, event, LockStatus.EXPIRED)))
 
 
 def _outcomes(store: Store, job: JobType) -> str:
-    statuses = Counter(str(run["status"]) for run in lookup.job_runs(store, job))
+    statuses = Counter(str(run["status"]) for run in lists.job_runs(store, job))
     return ", ".join(f"{number} {status}" for status, number in statuses.items())
 
 

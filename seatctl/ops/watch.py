@@ -20,7 +20,7 @@ from seatctl.errors import Unreachable
 from seatctl.mongo.failures import translate
 from seatctl.output import console, tables
 from seatctl.output.deadlines import DEADLINES, time_left
-from seatctl.services import health, lookup
+from seatctl.services import health, lists
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
@@ -76,10 +76,10 @@ def read(store: Store, rows: int) -> Snapshot:
 def _read(store: Store, rows: int, now: datetime) -> Snapshot:
     shown = {name: ListRequest(rows, fields=tables.columns_of(name)) for name in SECTIONS}
     documents = {
-        "events": list(lookup.events(store, lookup.Order.FULLEST, shown["events"])),
-        "jobLogs": list(lookup.job_runs(store, request=shown["jobLogs"])),
-        "seatLocks": _overdue_first(lookup.locks, store, shown["seatLocks"]),
-        "bookings": _overdue_first(lookup.bookings, store, shown["bookings"]),
+        "events": list(lists.events(store, lists.Order.FULLEST, shown["events"])),
+        "jobLogs": list(lists.job_runs(store, request=shown["jobLogs"])),
+        "seatLocks": _overdue_first(lists.locks, store, shown["seatLocks"]),
+        "bookings": _overdue_first(lists.bookings, store, shown["bookings"]),
     }
     named = [lock.get("eventId") for lock in documents["seatLocks"]]
     named += [booking.get("event") for booking in documents["bookings"]]
@@ -91,7 +91,7 @@ def _overdue_first(
     listed: Callable[..., Iterator[StoredDocument]], store: Store, request: ListRequest
 ) -> list[StoredDocument]:
     """Overdue ones by their deadline, then the newest."""
-    overdue = list(listed(store, request=request, order=lookup.Order.DEADLINE, overdue=True))
+    overdue = list(listed(store, request=request, order=lists.Order.DEADLINE, overdue=True))
     known = {str(document["_id"]) for document in overdue}
     newest = [document for document in listed(store, request=request) if str(document["_id"]) not in known]
     return [*overdue, *newest][: request.limit]

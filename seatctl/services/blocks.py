@@ -12,11 +12,11 @@ from seatctl.domain.requests import idempotency_key, seat_count
 from seatctl.domain.states import LockStatus
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_lock
 from seatctl.services.clearance import Doubt
 from seatctl.services.closing import add_to_block
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
-from seatctl.services.found import get_lock
 from seatctl.services.sales import LockResult, earlier_lock
 from seatctl.services.seats import end_by_decision, end_lock
 

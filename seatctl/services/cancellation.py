@@ -12,7 +12,7 @@ from seatctl.domain.requests import seat_count
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.found import (
+from seatctl.services.by_id import (
     bookings_of,
     check_not_by_day,
     get_lock,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo.store import Store
-from seatctl.services.found import seats_without_lock
+from seatctl.services.by_id import seats_without_lock
 from seatctl.services.sweeps import SkippedItem
 
 ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}

@@ -17,9 +17,9 @@ from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocu
 from seatctl.errors import Contention, StaleRead
 from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_event
 from seatctl.services.clearance import Clearance
 from seatctl.services.expiry import BATCH_PATIENCE
-from seatctl.services.found import get_event
 from seatctl.services.seats import end_lock, refusal
 
 log = logging.getLogger(__name__)

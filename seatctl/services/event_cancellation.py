@@ -23,13 +23,13 @@ from seatctl.errors import CachePressure, Contention, CursorLost, StaleRead, Usa
 from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_event
 from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
 from seatctl.services.cancelled_event import Cancellation
 from seatctl.services.closing import add_to_block, block_again, take_off_sale
 from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
-from seatctl.services.found import get_event
-from seatctl.services.interruption import Stop, listening
 from seatctl.services.jobs import SILENT, Progress
+from seatctl.services.signals import Stop, listening
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
 from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store
-from seatctl.services.found import get_event
+from seatctl.services.by_id import get_event
 
 
 class CreateEventRequest(NamedTuple):

@@ -20,8 +20,8 @@ from seatctl.domain.words import count
 from seatctl.errors import CachePressure, Contention, CursorLost, SeatctlError, WriteRefused
 from seatctl.mongo.locks import OverdueLock
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_event
 from seatctl.services.clearance import Cause, Doubt
-from seatctl.services.found import get_event
 from seatctl.services.parallel import Turn, at_once, in_portions, side_by_side
 from seatctl.services.seats import Ending, doubt_about, end_lock, expire, seats_of
 from seatctl.services.sweeps import (

@@ -16,7 +16,7 @@ from seatctl.domain.timespec import format_time
 from seatctl.errors import StaleRead, Usage
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
-from seatctl.services.found import booking_of, check_not_by_day, get_event, get_lock, not_found, readable
+from seatctl.services.by_id import booking_of, check_not_by_day, get_event, get_lock, not_found, readable
 from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)

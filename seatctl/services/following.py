@@ -13,7 +13,7 @@ from seatctl.errors import CursorLost, SeatctlError, Unreachable
 from seatctl.mongo.changes import changes
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
-from seatctl.services.found import not_found
+from seatctl.services.by_id import not_found
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store
 from seatctl.services.expiry import run_sweep
-from seatctl.services.lookup import events as list_events
+from seatctl.services.lists import events as list_events
 from seatctl.services.sweeps import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation

@@ -27,9 +27,9 @@ from seatctl.mongo.store import Store
 from seatctl.services.closing import block_what_came_back, would_block
 from seatctl.services.ended import Ended, Listener
 from seatctl.services.expiry import run_sweep
-from seatctl.services.interruption import Stop, listening
-from seatctl.services.report import JobReport
+from seatctl.services.job_report import JobReport
 from seatctl.services.seats import Ending, seats_of
+from seatctl.services.signals import Stop, listening
 from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
 
 log = logging.getLogger(__name__)

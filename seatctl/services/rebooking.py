@@ -14,9 +14,7 @@ from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.events import too_few_seats
-from seatctl.services.expiry import before_and_after_return
-from seatctl.services.found import (
+from seatctl.services.by_id import (
     booking_of,
     bookings_of,
     get_booking,
@@ -25,6 +23,8 @@ from seatctl.services.found import (
     lock_of,
     readable,
 )
+from seatctl.services.events import too_few_seats
+from seatctl.services.expiry import before_and_after_return
 from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
 from seatctl.services.sales import ConfirmRequest, complete_payment, confirm_within
 from seatctl.services.seats import log_counter

@@ -16,10 +16,10 @@ from seatctl.mongo.store import Store
 from seatctl.services.clearance import Cause, Doubt
 from seatctl.services.counters import correct, drifts_of, stable_drifts
 from seatctl.services.expiry import BATCH_PATIENCE
-from seatctl.services.interruption import Stop
+from seatctl.services.job_report import JobReport, Outcome, RepairStep
 from seatctl.services.repairs import NOTHING, REPAIRS, Repair, Run
-from seatctl.services.report import JobReport, Outcome, RepairStep
 from seatctl.services.seats import NO_COUNTER
+from seatctl.services.signals import Stop
 from seatctl.services.sweeps import Decision, SkippedItem, SweepClearance
 from seatctl.services.verify import doubt_of_counters, verify
 from seatctl.services.violations import Violation

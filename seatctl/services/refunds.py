@@ -14,7 +14,7 @@ from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count, ref_option
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.found import booking_of, not_found
+from seatctl.services.by_id import booking_of, not_found
 
 
 class Payment(NamedTuple):

@@ -13,8 +13,8 @@ from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_booking, get_event, lock_of, seats_without_lock
 from seatctl.services.closing import take_unheld
-from seatctl.services.found import get_booking, get_event, lock_of, seats_without_lock
 
 LOCK_OF = {
     BookingStatus.CONFIRMED: LockStatus.CONSUMED,

@@ -27,10 +27,7 @@ from seatctl.domain.timespec import format_duration, shorten, to_milliseconds
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services.clearance import Doubt, protected_by_text
-from seatctl.services.events import too_few_seats
-from seatctl.services.expiry import before_and_after_return
-from seatctl.services.found import (
+from seatctl.services.by_id import (
     booking_of,
     bookings_of,
     check_not_by_day,
@@ -41,6 +38,9 @@ from seatctl.services.found import (
     readable,
     seats_of_booking,
 )
+from seatctl.services.clearance import Doubt, protected_by_text
+from seatctl.services.events import too_few_seats
+from seatctl.services.expiry import before_and_after_return
 from seatctl.services.refunds import Payment, refuse, withdraw_late
 from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_counter, log_returned
 

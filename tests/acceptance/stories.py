@@ -19,7 +19,7 @@ from servers import Server, free_port
 from terminal import Result, Shell
 
 from seatctl.mongo.ids import parse_user
-from seatctl.services import jobs, lookup, sales
+from seatctl.services import jobs, lists, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def everything_once(replica: Server, home: Path) -> Iterator[Story]:
     jobs.expire_locks(store, jobs.JobOptions())
     jobs.expire_bookings(store, jobs.JobOptions())
     jobs.recover(store, jobs.JobOptions())
-    runs = [run["_id"] for run in lookup.job_runs(store)]
+    runs = [run["_id"] for run in lists.job_runs(store)]
     ids = {
         "event": event,
         "lock": locks[0],

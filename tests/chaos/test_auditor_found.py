@@ -15,7 +15,7 @@ from scene import lock as lock_seats
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
 from seatctl.services import jobs, sales
-from seatctl.services.report import Outcome
+from seatctl.services.job_report import Outcome
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from seatctl.services import (
     adoption,
     blocks,
     cancellation,
-    capacity,
     closing,
     event_cancellation,
     events,
@@ -36,15 +35,16 @@ from seatctl.services import (
     rebooking,
     refunds,
     relocking,
+    resizing,
     sales,
 )
 from seatctl.services.blocks import BlockRequest
 from seatctl.services.cancellation import CancelRequest
-from seatctl.services.capacity import ResizeRequest
 from seatctl.services.event_cancellation import CancelEventRequest
 from seatctl.services.events import CreateEventRequest, EditEventRequest
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
 from seatctl.services.rebooking import RebookRequest
+from seatctl.services.resizing import ResizeRequest
 from seatctl.services.verify import verify
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def edit_event(store: Store, ids: Ids) -> None:
 
 
 def resize(store: Store, ids: Ids) -> None:
-    capacity.resize(store, ResizeRequest(ids["event"], ids.get("seats", 30)))
+    resizing.resize(store, ResizeRequest(ids["event"], ids.get("seats", 30)))
 
 
 def block(store: Store, ids: Ids) -> None:
@@ -605,7 +605,7 @@ def test_every_command_is_in_the_matrix() -> None:
     shared |= {"add_to_block", "set_block", "take_unheld", "take_off_sale", "block_again"}
     shared |= {"block_what_came_back", "would_block"}
     modules = (
-        *(sales, events, jobs, capacity, blocks, closing, event_cancellation),
+        *(sales, events, jobs, resizing, blocks, closing, event_cancellation),
         *(relocking, extension, cancellation, rebooking, refunds),
     )
     commands = {

@@ -20,13 +20,13 @@ from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.mongo.validators import validators
-from seatctl.services import adoption, blocks, cancellation, capacity, closing, extension, health, sales
+from seatctl.services import adoption, blocks, cancellation, closing, extension, health, resizing, sales
 from seatctl.services.cancellation import CancelRequest
-from seatctl.services.capacity import ResizeRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
 from seatctl.services.jobs import JobOptions, recover
 from seatctl.services.relocking import relock
+from seatctl.services.resizing import ResizeRequest
 from seatctl.services.sales import ConfirmRequest, LockRequest
 from seatctl.services.verify import verify
 
@@ -713,7 +713,7 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
         lambda: cancellation.cancel(adopted, CancelRequest(pending)),
         lambda: cancellation.cancel(adopted, CancelRequest(paid)),
         lambda: cancellation.cancel(adopted, CancelRequest(lock)),
-        lambda: capacity.resize(adopted, ResizeRequest(by_day, 5)),
+        lambda: resizing.resize(adopted, ResizeRequest(by_day, 5)),
         lambda: blocks.block(adopted, blocks.BlockRequest(by_day, 1)),
         lambda: closing.close(adopted, by_day),
         lambda: closing.reopen(adopted, by_day),

@@ -19,7 +19,7 @@ from scene import (
 from seatctl.domain.documents import UserId
 from seatctl.domain.states import BookingStatus, Fault, LockStatus
 from seatctl.mongo import schema
-from seatctl.services import adoption, health, lookup
+from seatctl.services import adoption, health, lists
 from seatctl.services.verify import verify
 
 IGNORES_CASE = {"locale": "en", "strength": 2}
@@ -49,7 +49,7 @@ def test_a_list_shows_the_user_that_was_asked_for(store):
     event = create(store, 10)
     locks = {user: lock(store, event, user=user) for user in ("Ann", "ann")}
 
-    [found] = lookup.locks(store, event, user=UserId("ann"))
+    [found] = lists.locks(store, event, user=UserId("ann"))
     assert found["_id"] == locks["ann"]
 
 

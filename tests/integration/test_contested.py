@@ -20,7 +20,7 @@ from seatctl.errors import Contention
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services import counters, expiry, recovery
-from seatctl.services.report import Outcome
+from seatctl.services.job_report import Outcome
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.closing import close
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
-from seatctl.services.interruption import Stop
+from seatctl.services.signals import Stop
 from seatctl.services.verify import verify
 
 

@@ -22,9 +22,9 @@ from seatctl.errors import CountedByDay, DamagedDocument, KeyReused, NotFound, S
 from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.operations import Operations
 from seatctl.services.blocks import BlockRequest, block
-from seatctl.services.capacity import ResizeRequest, resize
 from seatctl.services.closing import close
 from seatctl.services.events import CreateEventRequest, EditEventRequest, create_event, edit_event
+from seatctl.services.resizing import ResizeRequest, resize
 from seatctl.services.verify import verify
 
 

@@ -23,7 +23,7 @@ from seatctl.domain.states import Fault, RefundCause
 from seatctl.errors import NotFound
 from seatctl.mongo.store import Store
 from seatctl.services.cancellation import CancelRequest, cancel
-from seatctl.services.explanations import explain
+from seatctl.services.explain import explain
 from seatctl.services.history import history, newest
 from seatctl.services.rebooking import record_sale
 

@@ -13,9 +13,9 @@ from scene import HOUR, book, create, event_of, lock, lock_of, states
 
 from seatctl.domain.documents import Event
 from seatctl.domain.states import Fault
-from seatctl.services import health, lookup
+from seatctl.services import health, lists
 from seatctl.services.jobs import JobOptions, expire_bookings, expire_locks, recover
-from seatctl.services.lookup import Order
+from seatctl.services.lists import Order
 from seatctl.services.verify import verify
 
 MISSING = object()
@@ -162,5 +162,5 @@ def test_no_number_stops_anybody_from_looking_at_the_rest_or_from_returning_its_
     assert str(event_of(store, odd)) == str(before) or ended
     assert health.check(store, per_event=True).as_document()
     for order in Order:
-        assert {event["_id"] for event in lookup.events(store, order)} == {odd, good}
-    assert lookup.show(store, document).as_document()
+        assert {event["_id"] for event in lists.events(store, order)} == {odd, good}
+    assert lists.show(store, document).as_document()

@@ -34,7 +34,7 @@ from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
-from seatctl.services import expiry, health, lookup, sales
+from seatctl.services import expiry, health, lists, sales
 from seatctl.services.sweeps import BookingSweep, LockSweep
 from seatctl.services.verify import verify
 
@@ -374,8 +374,8 @@ BY_ID = {
         lambda world: sales.pay(world.store, world.booking()),
         {EVENT, BOOKING, LOCK, ONE_BOOKING, ONE_LOCK},
     ),
-    "locks": (listing(lookup.locks, None, None, None), {LOCK}),
-    "bookings": (listing(lookup.bookings, None, None, None), {BOOKING}),
+    "locks": (listing(lists.locks, None, None, None), {LOCK}),
+    "bookings": (listing(lists.bookings, None, None, None), {BOOKING}),
 }
 BY_AN_INDEX_OF_OURS = {
     "key look-up": (same_key_again, {LOCK, ONE_EVENT}),
@@ -398,21 +398,21 @@ BY_AN_INDEX_OF_OURS = {
     "health: backlog": (backlog, {LOCK, BOOKING, *CLEARANCE}),
     "verify": (audit, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
     "recover --dry-run": (recovery, {EVENT, LOCK, BOOKING, SUM_LOCKS, SUM_BOOKINGS}),
-    "jobs": (listing(lookup.job_runs, None, None), {RUN}),
-    "jobs --type": (listing(lookup.job_runs, JobType.RECOVERY, None), {RUN}),
-    "jobs --status success": (listing(lookup.job_runs, None, JobStatus.SUCCESS), {RUN}),
-    "jobs --status failed": (listing(lookup.job_runs, None, JobStatus.FAILED), {RUN}),
-    "jobs --type --status": (listing(lookup.job_runs, JobType.RECOVERY, JobStatus.FAILED), {RUN}),
+    "jobs": (listing(lists.job_runs, None, None), {RUN}),
+    "jobs --type": (listing(lists.job_runs, JobType.RECOVERY, None), {RUN}),
+    "jobs --status success": (listing(lists.job_runs, None, JobStatus.SUCCESS), {RUN}),
+    "jobs --status failed": (listing(lists.job_runs, None, JobStatus.FAILED), {RUN}),
+    "jobs --type --status": (listing(lists.job_runs, JobType.RECOVERY, JobStatus.FAILED), {RUN}),
     "jobs --since": (
-        lambda world: [*lookup.job_runs(world.store, request=ListRequest(50, HOUR))] and None,
+        lambda world: [*lists.job_runs(world.store, request=ListRequest(50, HOUR))] and None,
         {RUN},
     ),
     "jobs --summary": (
-        lambda world: lookup.summarize(world.store, list(JobType), timedelta(days=1)),
+        lambda world: lists.summarize(world.store, list(JobType), timedelta(days=1)),
         {SUM_RUNS},
     ),
-    "locks --event": (listing_of_event(lookup.locks), {LOCK}),
-    "bookings --event": (listing_of_event(lookup.bookings), {BOOKING}),
+    "locks --event": (listing_of_event(lists.locks), {LOCK}),
+    "bookings --event": (listing_of_event(lists.bookings), {BOOKING}),
 }
 CASES = BY_ID | BY_AN_INDEX_OF_OURS
 """What to do, and queries that must be among those it sends.
@@ -498,7 +498,7 @@ def test_a_long_job_log_is_not_read_for_a_list(long_log: Store, asked: tuple[Any
     """Whatever `jobs` is asked for, the server examines the runs that it returns and no others."""
     with examined(long_log, "jobLogs") as documents:
         job, status, since = asked
-        found = list(lookup.job_runs(long_log, job, status, ListRequest(5, since)))
+        found = list(lists.job_runs(long_log, job, status, ListRequest(5, since)))
 
     assert 1 <= len(found) <= documents() <= len(found) + 1
 
@@ -506,7 +506,7 @@ def test_a_long_job_log_is_not_read_for_a_list(long_log: Store, asked: tuple[Any
 def test_a_long_job_log_is_not_read_for_a_summary(long_log: Store) -> None:
     """Summing up an hour reads that hour; telling what `verify` looked at reads no run at all."""
     with examined(long_log, "jobLogs") as documents:
-        rows = lookup.summarize(long_log, list(JobType), HOUR)
+        rows = lists.summarize(long_log, list(JobType), HOUR)
         long_log.sizes()
 
     assert sum(int(str(row["runs"])) for row in rows) == documents() == 61

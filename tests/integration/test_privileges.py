@@ -31,15 +31,15 @@ from seatctl.services import (
     adoption,
     blocks,
     cancellation,
-    capacity,
     closing,
     events,
     extension,
     following,
     health,
-    lookup,
+    lists,
     rebooking,
     refunds,
+    resizing,
     sales,
 )
 from seatctl.services.history import history
@@ -185,8 +185,8 @@ def watch(store: Store, _: Document) -> None:
     assert store.exists()
     health.check(store, max_age=timedelta(minutes=3))
     store.sizes()
-    list(lookup.events(store))
-    list(lookup.job_runs(store))
+    list(lists.events(store))
+    list(lists.job_runs(store))
     store.find_anywhere(ObjectId())
 
 
@@ -210,7 +210,7 @@ def operate(store: Store, sample: Document) -> None:
     sales.pay(store, sample["payable"], "card-1")
     sales.fail_payment(store, sample["failing"])
     events.edit_event(store, events.EditEventRequest(event, name="Gala"))
-    capacity.resize(store, capacity.ResizeRequest(event, 60))
+    resizing.resize(store, resizing.ResizeRequest(event, 60))
     blocks.unblock(store, blocks.block(store, blocks.BlockRequest(event, 3)).lock.id)
     closing.close(store, event)
     closing.reopen(store, event)

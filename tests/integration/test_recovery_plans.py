@@ -27,7 +27,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import recovery
-from seatctl.services.report import Outcome
+from seatctl.services.job_report import Outcome
 from seatctl.services.verify import verify
 
 

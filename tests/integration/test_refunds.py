@@ -14,7 +14,7 @@ from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongSta
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.refunds import Refunds
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, extension, lookup, rebooking, refunds, sales
+from seatctl.services import cancellation, extension, lists, rebooking, refunds, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.extension import ExtendRequest
 from seatctl.services.rebooking import RebookRequest
@@ -345,7 +345,7 @@ def test_refunds_are_listed_by_status_and_event(store: Store, clock, event, late
     refunds.mark_done(store, first, "back 1")
 
     def listed(*filters):
-        return [one["_id"] for one in lookup.refunds(store, *filters)]
+        return [one["_id"] for one in lists.refunds(store, *filters)]
 
     assert listed(None, None) == [first, second]
     assert listed(event, RefundStatus.DUE) == [second]

@@ -188,7 +188,7 @@ def fake_database(monkeypatch: pytest.MonkeyPatch, found: Found) -> Any:
             shown = [document for document in listed if document is listed[-1]] if overdue else listed
             return iter(shown[: (request or given[-1]).limit])
 
-        monkeypatch.setattr(watch.lookup, function, first)
+        monkeypatch.setattr(watch.lists, function, first)
     monkeypatch.setattr(watch.health, "glance", lambda *_: Glance(True, 0, 0))
     names = {EVENTS[0]: "Spring gala"}
 

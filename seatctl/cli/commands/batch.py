@@ -67,7 +67,7 @@ def batch(
 def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: bool) -> None:
     """Run the lines; print an outcome for each, and what became of all. Raises ItemsLeft, Interrupted."""
     from seatctl.cli import batch as lines
-    from seatctl.services.interruption import Stop, listening
+    from seatctl.services.signals import Stop, listening
 
     session, values, done, clock = Session(call), dict[str, str](), 0, time.monotonic()
     unexpected: list[Outcome] = []

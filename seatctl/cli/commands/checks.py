@@ -33,7 +33,7 @@ def verify(call: ListCall) -> None:
     NDJSON and CSV print a line for each violation, `--format ids` the id of the document with the fault."""
     from seatctl.output import lists
     from seatctl.services import verify as verification
-    from seatctl.services.explanations import with_records
+    from seatctl.services.explain import with_records
 
     form, columns, store = call.form, call.columns, call.store(writes=False)
     found = list(with_records(store, verification.verify(store)))
@@ -117,7 +117,7 @@ def explain(
     """Explain a fault: meaning, cause, and what to do.
 
     Fills in the ids of the current violations if the database can be reached; -q prints only these ids."""
-    from seatctl.services.explanations import explain as explained
+    from seatctl.services.explain import explain as explained
 
     try:
         explanation = explained(call.store(writes=False), fault)

@@ -112,9 +112,9 @@ def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: D
     """Set the number of seats of an event.
 
     The number cannot be smaller than the seats that are held; the error names the smallest possible one."""
-    from seatctl.services import capacity
+    from seatctl.services import resizing
 
-    result = capacity.resize(call.store(), capacity.ResizeRequest(event, seats, dry_run))
+    result = resizing.resize(call.store(), resizing.ResizeRequest(event, seats, dry_run))
     free = f"{format_number(result.free)} {'off sale, it is closed' if result.closed else 'available'}"
     if not result.changed:
         sentence = f"Event {event} has {count(seats, 'seat')} already, {free}."

@@ -74,7 +74,7 @@ def follow(
     Prints changes of events, locks and bookings, until Ctrl-C or until the reader of a pipe exits. Survives
     a lost connection. The guide `scripting` lists the values of "what"."""
     from seatctl.services import following
-    from seatctl.services.interruption import listening
+    from seatctl.services.signals import listening
 
     file = None if resume is None else TokenFile(resume)
     token, printed = file.load() if file else None, 0

@@ -20,8 +20,8 @@ from seatctl.output import console, formats, progress, tables
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
     from seatctl.services.ended import Ended, Listener
+    from seatctl.services.job_report import JobReport
     from seatctl.services.jobs import JobOptions, Progress
-    from seatctl.services.report import JobReport
 
     Job = Callable[[Store, JobOptions, Progress, Listener | None], JobReport]
 

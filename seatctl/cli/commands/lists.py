@@ -60,9 +60,9 @@ def events(
 
     The bar in the column "filled": █ sold, ▒ locked, · available (without Unicode: # + .).
     A column "unaccounted" shows seats that are none of these; `seatctl verify` says why."""
-    from seatctl.services import lookup
+    from seatctl.services import lists
 
-    call.show(lambda store, request: lookup.events(store, lookup.Order(sort), request))
+    call.show(lambda store, request: lists.events(store, lists.Order(sort), request))
 
 
 @inspect("locks", "seatLocks", example="seatctl locks --event EVENT_ID --status active")
@@ -75,13 +75,11 @@ def locks(
     sort: SortByDeadline = "newest",
 ) -> None:
     """List locks, newest first."""
-    from seatctl.services import lookup
+    from seatctl.services import lists
 
     _check_overdue(status, LockStatus.ACTIVE, overdue)
-    order = lookup.Order(sort)
-    call.show(
-        lambda store, request: lookup.locks(store, event, status, user, request, order, overdue=overdue)
-    )
+    order = lists.Order(sort)
+    call.show(lambda store, request: lists.locks(store, event, status, user, request, order, overdue=overdue))
 
 
 @inspect("bookings", "bookings", example="seatctl bookings --overdue --format csv")
@@ -94,13 +92,13 @@ def bookings(
     sort: SortByDeadline = "newest",
 ) -> None:
     """List bookings, newest first."""
-    from seatctl.services import lookup
+    from seatctl.services import lists
 
     _check_overdue(status, BookingStatus.PAYMENT_PENDING, overdue)
-    order = lookup.Order(sort)
+    order = lists.Order(sort)
     call.show(
-        lambda store, request: lookup.bookings(store, event, status, user, request, order, overdue=overdue),
-        extend=None if call.columns else lookup.with_seats_of_locks,
+        lambda store, request: lists.bookings(store, event, status, user, request, order, overdue=overdue),
+        extend=None if call.columns else lists.with_seats_of_locks,
     )
 
 
@@ -123,11 +121,11 @@ def refunds(
     ] = "oldest",
 ) -> None:
     """List refunds that are due, oldest first."""
-    from seatctl.services import lookup
+    from seatctl.services import lists
 
     wanted = None if status == "all" else RefundStatus(status.upper())
-    order = lookup.Order(sort)
-    call.show(lambda store, request: lookup.refunds(store, event, wanted, request, order))
+    order = lists.Order(sort)
+    call.show(lambda store, request: lists.refunds(store, event, wanted, request, order))
 
 
 @inspect("jobs", "jobLogs", example="seatctl jobs --type expire-locks --status failed")
@@ -155,17 +153,17 @@ def jobs(
     """List job runs, newest first.
 
     A table folds consecutive runs that found nothing to do into one line."""
-    from seatctl.output import lists
-    from seatctl.services import lookup
+    from seatctl.output.lists import fold_idle_runs
+    from seatctl.services import lists
 
     if not summary:
-        order, fold = lookup.Order(sort), None if every else lists.fold_idle_runs
-        call.show(lambda store, request: lookup.job_runs(store, job, status, request, order), fold)
+        order, fold = lists.Order(sort), None if every else fold_idle_runs
+        call.show(lambda store, request: lists.job_runs(store, job, status, request, order), fold)
         return
     given = (status, call.limit, call.until, call.columns)
     if any(value is not None for value in given) or call.form not in (Format.TABLE, Format.JSON, Format.IDS):
         raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
-    totals = lookup.summarize(call.store(writes=False), [job] if job else list(JobType), call.since or WINDOW)
+    totals = lists.summarize(call.store(writes=False), [job] if job else list(JobType), call.since or WINDOW)
     if call.form is Format.JSON:
         formats.print_json(totals)
     elif call.form is Format.TABLE:
@@ -178,10 +176,10 @@ def show(
     document_id: Annotated[Any, typer.Argument(metavar="ID", parser=parser(parse_id), help="Any id.")],
 ) -> None:
     """Show any document by its id, with related documents."""
-    from seatctl.services import lookup
+    from seatctl.services import lists
 
     store = call.store(writes=False)
-    shown = lookup.show(store, document_id)
+    shown = lists.show(store, document_id)
     if call.json:
         formats.print_json(shown.as_document())
     elif call.quiet:
@@ -189,14 +187,14 @@ def show(
     else:
         now, related = store.now(), dict(shown.related)
         if bookings := related.get("bookings"):
-            related["bookings"] = list(lookup.with_seats_of_locks(store, iter(bookings)))
-        lists = [
+            related["bookings"] = list(lists.with_seats_of_locks(store, iter(bookings)))
+        tables_below = [
             tables.list_of(name, documents, now=now, title=name)
             for name, documents in related.items()
             if documents
         ]
         story = f"`seatctl history {document_id}` shows what happened to it."
-        console.show(tables.document_table(shown.document, shown.kind), *lists, story)
+        console.show(tables.document_table(shown.document, shown.kind), *tables_below, story)
 
 
 @command(

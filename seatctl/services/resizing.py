@@ -10,10 +10,10 @@ from seatctl.domain.requests import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
 from seatctl.mongo.store import Store
+from seatctl.services.by_id import get_event
 from seatctl.services.clearance import Cause, Clearance
 from seatctl.services.closing import set_block
 from seatctl.services.expiry import return_overdue
-from seatctl.services.found import get_event
 from seatctl.services.seats import refusal, seats_of
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import Day
 from seatctl.errors import NotFound, Usage
-from seatctl.services import lookup, sales
+from seatctl.services import lists, sales
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
-from seatctl.services.lookup import Order
+from seatctl.services.lists import Order
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def ids(documents):
 
 
 def events(store, order=Order.NEWEST, **request):
-    return list(lookup.events(store, order, ListRequest(**request)))
+    return list(lists.events(store, order, ListRequest(**request)))
 
 
 def locks(store, event=None, status=None, user=None, order=Order.NEWEST, overdue=False, **request):
     request = ListRequest(**request)
-    return list(lookup.locks(store, event, status, user, request, order, overdue=overdue))
+    return list(lists.locks(store, event, status, user, request, order, overdue=overdue))
 
 
 def bookings(store, event=None, status=None, user=None, order=Order.NEWEST, overdue=False, **request):
     request = ListRequest(**request)
-    return list(lookup.bookings(store, event, status, user, request, order, overdue=overdue))
+    return list(lists.bookings(store, event, status, user, request, order, overdue=overdue))
 
 
 def runs(store, job=None, status=None, order=Order.NEWEST, **request):
-    return list(lookup.job_runs(store, job, status, ListRequest(**request), order))
+    return list(lists.job_runs(store, job, status, ListRequest(**request), order))
 
 
 def log(store, moment, job=JobType.LOCK_EXPIRY, status=JobStatus.SUCCESS, **details):
@@ -134,7 +134,7 @@ def test_events_come_with_the_seats_that_are_locked_and_sold(store, event):
 
 @pytest.mark.usefixtures("event")
 def test_however_many_events_there_are_each_comes_with_its_own_seats(store, monkeypatch):
-    monkeypatch.setattr(lookup, "SUMMED_WHOLE_EVENTS", 2)
+    monkeypatch.setattr(lists, "SUMMED_WHOLE_EVENTS", 2)
     for number in range(4):
         create(store, 1, f"E{number}")
 
@@ -172,10 +172,10 @@ def test_cancelled_events_are_no_full_ones(store, event):
 def test_a_shell_completes_the_newest_ids_of_what_is_in_a_state(store, event):
     held = ids(locks(store, event))
 
-    assert lookup.newest_ids(store, "seatLocks", 2) == [str(each) for each in held[:2]]
-    assert lookup.newest_ids(store, "seatLocks", 9, status="ACTIVE") == [str(held[2])]
-    assert lookup.newest_ids(store, "events", 9) == [str(event)]
-    assert len(lookup.newest_ids(store, "bookings", 9)) == 1
+    assert lists.newest_ids(store, "seatLocks", 2) == [str(each) for each in held[:2]]
+    assert lists.newest_ids(store, "seatLocks", 9, status="ACTIVE") == [str(held[2])]
+    assert lists.newest_ids(store, "events", 9) == [str(event)]
+    assert len(lists.newest_ids(store, "bookings", 9)) == 1
 
 
 # --- filters and order ----------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_the_summary_says_for_each_job_how_many_runs_there_were_what_they_did_an
         {"jobType": "LOCK_EXPIRY", "executedAt": clock(), "status": "SUCCESS", "details": "x"}
     )
     log(store, clock() - timedelta(days=1), recordsProcessed=100)
-    rows = lookup.summarize(store, list(JobType), timedelta(hours=1))
+    rows = lists.summarize(store, list(JobType), timedelta(hours=1))
     summary = {row["jobType"]: row for row in rows}
 
     assert set(summary) == set(JobType)
@@ -325,12 +325,12 @@ def test_the_summary_says_for_each_job_how_many_runs_there_were_what_they_did_an
 
 
 def test_an_event_is_shown_with_its_counters_and_its_latest_locks_and_bookings(store, event):
-    for _ in range(lookup.LATEST):
+    for _ in range(lists.LATEST):
         sales.release(store, lock(store, event))
-    shown = lookup.show(store, event)
+    shown = lists.show(store, event)
 
     assert (shown.kind, shown.document["locked"], shown.document["sold"]) == ("event", 1, 2)
-    assert len(shown.related["seatLocks"]) == lookup.LATEST
+    assert len(shown.related["seatLocks"]) == lists.LATEST
     assert [each["status"] for each in shown.related["bookings"]] == ["CONFIRMED"]
     assert shown.as_document() == {**shown.document, **shown.related}
 
@@ -338,7 +338,7 @@ def test_an_event_is_shown_with_its_counters_and_its_latest_locks_and_bookings(s
 def test_a_lock_is_shown_with_its_bookings_and_its_event(store, event):
     sold = store.database.seatLocks.find_one({"status": "CONSUMED"})
     insert_booking(store, event, sold["_id"], "FAILED")
-    shown = lookup.show(store, sold["_id"])
+    shown = lists.show(store, sold["_id"])
 
     assert (shown.kind, shown.document) == ("lock", sold)
     assert [each["status"] for each in shown.related["bookings"]] == ["FAILED", "CONFIRMED"]
@@ -347,7 +347,7 @@ def test_a_lock_is_shown_with_its_bookings_and_its_event(store, event):
 
 def test_a_booking_is_shown_with_its_lock_and_its_event(store, event):
     booked = store.database.bookings.find_one()
-    shown = lookup.show(store, booked["_id"])
+    shown = lists.show(store, booked["_id"])
 
     assert (shown.kind, shown.document) == ("booking", booked)
     assert shown.related["seatLocks"] == [lock_of(store, booked["seatLockId"])]
@@ -357,7 +357,7 @@ def test_a_booking_is_shown_with_its_lock_and_its_event(store, event):
 def test_a_booking_whose_lock_and_event_are_gone_is_shown_without_them(store):
     lonely = insert_booking(store, ObjectId(), ObjectId())
 
-    assert lookup.show(store, lonely).related == {"seatLocks": [], "events": []}
+    assert lists.show(store, lonely).related == {"seatLocks": [], "events": []}
 
 
 @pytest.mark.parametrize("odd", [None, {"$ne": 1}, "x", {"n": 1}], ids=str)
@@ -365,14 +365,14 @@ def test_a_reference_out_of_a_document_is_an_id_and_never_a_query(store, event, 
     """`{"$ne": 1}` is nobody's id and must not match everybody's."""
     lonely = store.database.bookings.insert_one({"event": odd, "seatLockId": odd}).inserted_id
 
-    assert lookup.show(store, lonely).related == {"seatLocks": [], "events": []}
+    assert lists.show(store, lonely).related == {"seatLocks": [], "events": []}
     assert ids(events(store)) == [event]
 
 
 def test_a_job_run_is_shown_with_its_details(store):
     run_recover(store)
     entry = store.database.jobLogs.find_one()
-    shown = lookup.show(store, entry["_id"])
+    shown = lists.show(store, entry["_id"])
 
     assert (shown.kind, shown.document, shown.related) == ("job run", entry, {})
 
@@ -382,4 +382,4 @@ def test_an_id_of_nothing_is_not_found(store):
     with pytest.raises(
         NotFound, match=f"there is no event, lock, booking, refund, operation or job run {lost}"
     ):
-        lookup.show(store, lost)
+        lists.show(store, lost)

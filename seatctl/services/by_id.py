@@ -1,4 +1,4 @@
-"""What was looked up by its id: there and readable, or an error that says what it is instead."""
+"""Events, locks and bookings by their ids: there and readable, or an error that says what is wrong."""
 
 from __future__ import annotations
 

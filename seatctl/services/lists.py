@@ -1,4 +1,5 @@
-"""What people ask to see: lists, and one document with all that belongs to it."""
+"""The lists (`events`, `locks`, `bookings`, `jobs`, `refunds`), and `show`: one document with what belongs to
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from seatctl.errors import NotFound
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import first_id_at
 from seatctl.mongo.store import Store
-from seatctl.services.found import not_found
+from seatctl.services.by_id import not_found
 
 LATEST = 10
 """Locks and bookings shown with their event."""
