@@ -12,8 +12,7 @@ from seatctl.domain.states import Fault
 from seatctl.domain.timespec import shorten
 from seatctl.domain.words import count
 from seatctl.mongo.store import Store
-from seatctl.services.history_entries import is_sale
-from seatctl.services.stored_values import mapping_in
+from seatctl.services.history_entries import is_sale, mapping_in
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 

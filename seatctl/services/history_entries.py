@@ -1,25 +1,20 @@
-"""One entry of a history: an operator's command, or a run of a job, in a sentence."""
+"""One entry of a history: an operator's command, or a run of a job, in a sentence. Never fails on what stands
+in a document, of whatever shape that is."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from seatctl.domain.documents import StoredDocument
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, RefundStatus
-from seatctl.domain.timespec import shorten
+from seatctl.domain.timespec import format_time, shorten
 from seatctl.domain.words import count
-from seatctl.services.stored_values import (
-    LONG_AGO,
-    flat,
-    in_words,
-    list_in,
-    mapping_in,
-    seats_in_words,
-    time_in,
-)
+from seatctl.mongo.ids import creation_time
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 COMMANDS = {
     "create-event": "event created",
@@ -179,3 +174,51 @@ def by_job(run: StoredDocument) -> str:
     kind = str(run.get("jobType"))
     name = JOBS[JobType(kind)] if kind in set(JobType) else kind
     return f"{name} on {run.get('host')}"
+
+
+# --- values of any shape ---------------------------------------------------------------------------------
+
+
+def ids_of_lock(lock: StoredDocument) -> dict[str, object]:
+    return {"lock": lock["_id"], "event": lock.get("eventId")}
+
+
+def ids_of_booking(booking: StoredDocument) -> dict[str, object]:
+    return {"booking": booking["_id"], "lock": booking.get("seatLockId"), "event": booking.get("event")}
+
+
+def created(document: StoredDocument) -> datetime:
+    """When a document was made; where nothing says so, the second in its id."""
+    return time_in(document.get("createdAt")) or creation_time(document["_id"]) or LONG_AGO
+
+
+def time_in(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def list_in(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def mapping_in(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def seats_in_words(number: object) -> str:
+    return count(number, "seat") if isinstance(number, int) else f"{in_words(number)} seats"
+
+
+def flat(value: object, name: str = "") -> dict[str, object]:
+    """`{"event": {"seats": 1}}` as `{"event.seats": 1}`."""
+    if not isinstance(value, Mapping):
+        return {name: value} if name else {}
+    found: dict[str, object] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def in_words(value: object) -> str:
+    if isinstance(value, datetime):
+        return format_time(value.replace(microsecond=0))
+    return "none" if value is None else shorten(str(value))

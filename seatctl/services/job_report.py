@@ -1,22 +1,23 @@
-"""What one run of a job did: its numbers, its entry in the job log, and why it failed if it did."""
+"""What one run of a job did: its numbers, its entry in the job log, why it failed if it did, and what it
+ended, one document after the other (`--list`)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from seatctl.domain.documents import EventId, JobRun, RunId, StoredDocument
+from seatctl.domain.documents import BookingId, EventId, JobRun, LockId, RunId, StoredDocument
 from seatctl.domain.rules import LISTED
-from seatctl.domain.states import Fault, JobStatus, JobType
+from seatctl.domain.states import BookingStatus, Fault, JobStatus, JobType, LockStatus
 from seatctl.domain.words import and_more, count
 from seatctl.mongo.ids import new_run_id
 from seatctl.mongo.job_logs import as_stored
 from seatctl.mongo.secrets import scrub
-from seatctl.services.ended import Ended, Listener
+from seatctl.mongo.store import Store
 from seatctl.services.seats import seats_of
 from seatctl.services.sweeps import Batch, SkippedItem
 from seatctl.services.violations import Violation
@@ -43,6 +44,18 @@ class RepairStep(NamedTuple):
 
     def as_document(self) -> dict[str, object]:
         return {**self.violation.as_document(), "outcome": self.words or self.outcome.value}
+
+
+class Ended(NamedTuple):
+    """A booking with the lock that ended with it, or a lock alone; and the seats that went back."""
+
+    lock: LockId | None
+    booking: BookingId | None = None
+    seats: int = 0
+
+
+Listener: TypeAlias = Callable[[Sequence[Ended]], None]
+"""Hears what has ended, once that is committed."""
 
 
 @dataclass(slots=True)
@@ -181,3 +194,28 @@ class JobReport:
             details["setAsideCount"] = len(self.skipped)
             details["setAside"] = [item.as_document() for item in list(self.skipped.values())[:LISTED]]
         return details
+
+
+def ended_items(store: Store, ended: Sequence[Ended], *, dry_run: bool = False) -> Iterator[StoredDocument]:
+    """What ended, as mailers and logs want to read it: each with the event, the user and the key that it was
+    for."""
+    bookings = store.bookings.buyers([item.booking for item in ended if item.booking is not None])
+    named = [LockId(booking["seatLockId"]) for booking in bookings.values()]
+    locks = store.locks.buyers([*named, *(item.lock for item in ended if item.lock is not None)])
+    for item in ended:
+        booking: StoredDocument = {} if item.booking is None else bookings.get(item.booking, {})
+        lock_id = item.lock if item.lock is not None else LockId(booking.get("seatLockId"))
+        lock = locks.get(lock_id, {})
+        what: dict[str, object] = {"what": "lock", "lock": lock_id}
+        if item.booking is not None:
+            what = {"what": "booking", "booking": item.booking, "lock": lock_id}
+        yield {
+            **what,
+            "event": booking.get("event", lock.get("eventId")),
+            "user": booking.get("user", lock.get("userId")),
+            "seats": item.seats,
+            "key": lock.get("idempotencyKey"),
+            "from": (LockStatus.ACTIVE if item.booking is None else BookingStatus.PAYMENT_PENDING).value,
+            "to": LockStatus.EXPIRED.value,
+            **({"dryRun": True} if dry_run else {}),
+        }

@@ -25,9 +25,8 @@ from seatctl.errors import FutureRefused, Interrupted, Misconfigured, SeatctlErr
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
 from seatctl.services.closing import block_what_came_back, would_block
-from seatctl.services.ended import Ended, Listener
 from seatctl.services.expiry import run_sweep
-from seatctl.services.job_report import JobReport
+from seatctl.services.job_report import Ended, JobReport, Listener
 from seatctl.services.seats import Ending, seats_of
 from seatctl.services.signals import Stop, listening
 from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun

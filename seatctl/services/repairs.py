@@ -14,8 +14,7 @@ from seatctl.errors import StaleRead
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.closing import block_again, take_unheld
-from seatctl.services.ended import Ended
-from seatctl.services.job_report import Outcome
+from seatctl.services.job_report import Ended, Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
 

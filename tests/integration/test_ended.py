@@ -11,7 +11,7 @@ from terminal import here
 
 from seatctl.domain.documents import UserId
 from seatctl.services import jobs
-from seatctl.services.ended import as_documents
+from seatctl.services.job_report import ended_items
 from seatctl.services.jobs import JobOptions
 
 
@@ -21,7 +21,7 @@ def told(store):
     heard = []
 
     def listen(ended):
-        for item, document in zip(ended, as_documents(store, ended), strict=True):
+        for item, document in zip(ended, ended_items(store, ended), strict=True):
             assert item.lock is None or lock_of(store, item.lock)["status"] == "EXPIRED", "before the commit"
             heard.append(document)
 

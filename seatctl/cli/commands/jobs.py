@@ -19,8 +19,7 @@ from seatctl.output import console, formats, progress, tables
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
-    from seatctl.services.ended import Ended, Listener
-    from seatctl.services.job_report import JobReport
+    from seatctl.services.job_report import Ended, JobReport, Listener
     from seatctl.services.jobs import JobOptions, Progress
 
     Job = Callable[[Store, JobOptions, Progress, Listener | None], JobReport]
@@ -95,14 +94,14 @@ def recover(
 def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: bool) -> JobReport:
     """Run a job and print what it did, or where it is `listed` what ended. A bar shows how far it is, where
     there is a person to see it. Raises Usage where --json was asked for, too."""
-    from seatctl.services.ended import as_documents
+    from seatctl.services.job_report import ended_items
     from seatctl.services.jobs import SILENT
 
     if listed and call.json:
         raise Usage("--list and --json are two output formats; use one of them")
 
     def print_ended(ended: Sequence[Ended]) -> None:
-        formats.print_json_lines(as_documents(store, ended, dry_run=options.dry_run))
+        formats.print_json_lines(ended_items(store, ended, dry_run=options.dry_run))
 
     is_seen = not (call.quiet or call.verbose or call.session or (listed and sys.stdout.isatty()))
     shown = progress.Progress() if is_seen else SILENT
