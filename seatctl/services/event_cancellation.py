@@ -10,26 +10,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from seatctl.domain.documents import BookingId, EventId, Kind, LockId, Refund, RefundId, Unreadable
+from seatctl.domain.documents import (
+    BookingId,
+    EventId,
+    Kind,
+    LockId,
+    Refund,
+    RefundId,
+    StoredDocument,
+    Unreadable,
+)
 from seatctl.domain.rules import BATCH, LISTED
-from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
+from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import shorten
-from seatctl.domain.words import count
-from seatctl.errors import CachePressure, Contention, CursorLost, StaleRead, Usage, WriteRefused
+from seatctl.domain.words import and_more, count
+from seatctl.errors import CachePressure, Contention, CursorLost, Usage, WriteRefused
 from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event
-from seatctl.services.cancelled_batch import ENDED_AS, Batch, plan_bookings, plan_locks
-from seatctl.services.cancelled_event import Cancellation
-from seatctl.services.closing import add_to_block, block_again, take_off_sale
+from seatctl.services.closing import block_again, take_off_sale
+from seatctl.services.event_cancellation_batch import Batch, end_batch, plan_bookings, plan_locks
 from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
 from seatctl.services.jobs import SILENT, Progress
 from seatctl.services.signals import Stop, listening
+from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +55,55 @@ class CancelEventRequest(NamedTuple):
     name: str
     dry_run: bool = False
     batch_size: int = BATCH
+
+
+@dataclass(slots=True)
+class Cancellation:
+    """What cancelling an event did, or in a dry run would do."""
+
+    event: StoredDocument
+    already: bool
+    """Whether the event was cancelled before."""
+    bookings: int = 0
+    locks: int = 0
+    """Those that ended, also with their bookings."""
+    seats: int = 0
+    refunds: int = 0
+    """Those that this run recorded or increased."""
+    increased: int = 0
+    due: int = 0
+    """All that are due for the event then."""
+    owed: list[StoredDocument] = field(default_factory=list)
+    """Of those the oldest, and one more than are listed if there are more."""
+    skipped: list[SkippedItem] = field(default_factory=list)
+
+    @property
+    def done(self) -> str:
+        """How far it is, in words."""
+        return f"{count(self.bookings, 'booking')} and {count(self.locks, 'lock')}"
+
+    @property
+    def error(self) -> str | None:
+        """Why it is no success, or None."""
+        if not self.skipped:
+            return None
+        return f"skipped {self.skipped[0]}{and_more(len(self.skipped))}"
+
+    def as_document(self) -> StoredDocument:
+        return {
+            **self.event,
+            "cancellation": {
+                "bookings": self.bookings,
+                "locks": self.locks,
+                "seats": self.seats,
+                "refunds": self.refunds,
+                "refundsIncreased": self.increased,
+                "refundsDue": self.due,
+                "owed": self.owed[:LISTED],
+                "skippedCount": len(self.skipped),
+                "skipped": [item.as_document() for item in self.skipped[:LISTED]],
+            },
+        }
 
 
 def cancel_event(store: Store, request: CancelEventRequest, progress: Progress = SILENT) -> Cancellation:
@@ -152,7 +210,7 @@ class _Run:
         return left - (self._advanced if self._request.dry_run else 0)
 
     def _pass(self, stop: Stop) -> None:
-        self._result.skipped, self._result.skipped_items = 0, []
+        self._result.skipped = []
         self._protected = self._store.bookings.protecting_by_text(self._scope)
         for status in LISTS:
             self._in_batches(stop, Kind.BOOKING, self._store.bookings.ids_of(self._event, status))
@@ -161,7 +219,7 @@ class _Run:
             *self._store.bookings.unreadable(self._scope),
             *self._store.locks.unreadable(self._scope),
         ):
-            self._result.skip(unreadable.kind, unreadable.id, unreadable.reason)
+            self._skip(unreadable.kind, unreadable.id, unreadable.reason)
         self._name_sold_without_booking()
 
     def _in_batches(self, stop: Stop, kind: Kind, ids: Iterable[object]) -> None:
@@ -176,7 +234,7 @@ class _Run:
             self._end_at_once(kind, ids)
         except (WriteRefused, CachePressure, Contention) as error:
             if len(ids) == 1:
-                self._result.skip(kind, ids[0], str(error))
+                self._skip(kind, ids[0], str(error))
                 return
             middle = len(ids) // 2
             self._end(kind, ids[:middle])
@@ -187,7 +245,7 @@ class _Run:
             with attempt as tx:
                 batch = self._plan(tx, kind, ids)
                 if batch.bookings or batch.locks:
-                    _write(tx, self._event, batch)
+                    end_batch(tx, self._event, batch)
                 planned = self._plan_refunds(tx, batch) if self._request.dry_run else []
         if self._request.dry_run:
             self._planned |= {refund.id: refund for refund in planned}
@@ -198,8 +256,7 @@ class _Run:
         result.locks += len(batch.locks)
         result.seats += batch.seats
         result.refunds += len(batch.paid)
-        for item in batch.skipped:
-            result.skip(item.kind, item.id, item.reason)
+        result.skipped += batch.skipped
         self._kept.update(() if self._request.dry_run else batch.kept)
         log.info("%s ended so far", result.done)
         ended = len(batch.bookings if kind is Kind.BOOKING else batch.locks)
@@ -224,47 +281,7 @@ class _Run:
             for lock_id in lock_ids:
                 if lock_id not in booked:
                     reason = "it is CONSUMED without a booking: `seatctl explain consumed_without_booking`"
-                    self._result.skip(Kind.LOCK, lock_id, reason)
+                    self._skip(Kind.LOCK, lock_id, reason)
 
-
-# --- what a batch writes -------------------------------------------------------------------------------
-
-
-def _write(tx: Store, event_id: EventId, batch: Batch) -> None:
-    """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
-    if not tx.events.touch(event_id):
-        raise StaleRead
-    now, operation_id = tx.now(), tx.operations.id
-    for old in LIVE:
-        bookings = [booking.id for booking in batch.bookings if booking.status is old]
-        if tx.bookings.end_all(bookings, old, BookingStatus.CANCELLED, now, operation_id) != len(bookings):
-            raise StaleRead
-    for state, ended in ENDED_AS.items():
-        locks = [lock.id for lock in batch.locks if lock.status is state]
-        if tx.locks.end_all(locks, state, ended, now, operation_id) != len(locks):
-            raise StaleRead
-    # After them: the event's block may be one of them, where another program sold it.
-    add_to_block(tx, event_id, batch.seats, now)
-    _owe(tx, batch, now)
-    after = {
-        "bookingsCancelled": len(batch.bookings),
-        "locksEnded": len(batch.locks),
-        "seatsBlocked": batch.seats,
-        "refundsDue": len(batch.paid),
-    }
-    # Which ones those are, each of them says itself, by `endedBy`.
-    tx.operations.record(COMMAND, now, event_id, after=after)
-
-
-def _owe(tx: Store, batch: Batch, now: datetime) -> None:
-    """Refunds for what was paid (invariant 12): of a booking that gave seats back before, for the others."""
-    whole = [booking for booking in batch.paid if not booking.seats_cancelled]
-    cause = RefundCause.CANCELLED
-    if len(batch.bookings) > 1:
-        tx.refunds.record_all([(booking, batch.seats_of.get(booking.id, 0)) for booking in whole], cause, now)
-    for booking in batch.paid:
-        # One at a time is how a batch ends that met a refund which nobody expected.
-        if booking.seats_cancelled or len(batch.bookings) == 1:
-            seats = batch.seats_of.get(booking.id, 0)
-            refund = tx.refunds.owe(booking, seats, cause, booking.payment_ref, now)
-            batch.increased += refund.seats > seats
+    def _skip(self, kind: Kind, item: object, reason: str) -> None:
+        self._result.skipped.append(SkippedItem(kind, item, reason))

@@ -29,6 +29,7 @@ from seatctl.mongo.refunds import Refunds
 from seatctl.services import (
     counters,
     event_cancellation,
+    event_cancellation_batch,
     events,
     jobs,
     rebooking,
@@ -229,10 +230,10 @@ CONTROLS_OF_EVENTS = {
         skipping(jobs, "block_what_came_back", Counter()), on_events.returned_to_a_closed_event, breaks="14"
     ),
     "cancel-event: seats go into the block": Control(
-        skipping(event_cancellation, "add_to_block"), on_events.confirmed_while_cancelled, breaks="1"
+        skipping(event_cancellation_batch, "add_to_block"), on_events.confirmed_while_cancelled, breaks="1"
     ),
     "cancel-event: refunds": Control(
-        skipping(event_cancellation, "_owe"), on_events.paid_while_cancelled, breaks="12"
+        skipping(event_cancellation_batch, "_owe"), on_events.paid_while_cancelled, breaks="12"
     ),
     "cancel-event: bookings that wait are listed before those that are paid": Control(
         lambda scene: scene.patch.setattr(event_cancellation, "LISTS", event_cancellation.LISTS[::-1]),

@@ -66,8 +66,8 @@ def told(result: Any) -> dict[str, Any]:
         "done": (result.bookings, result.locks, result.seats, result.refunds, result.increased),
         "due": result.due,
         "owed": sorted((str(refund["_id"]), refund["seats"]) for refund in result.owed),
-        "skipped": sorted((str(item.id), item.reason) for item in result.skipped_items),
-        "count": result.skipped,
+        "skipped": sorted((str(item.id), item.reason) for item in result.skipped),
+        "count": len(result.skipped),
     }
 
 

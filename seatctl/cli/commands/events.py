@@ -29,7 +29,7 @@ from seatctl.errors import ItemsLeft
 from seatctl.output import console, progress, tables
 
 if TYPE_CHECKING:
-    from seatctl.services.cancelled_event import Cancellation
+    from seatctl.services.event_cancellation import Cancellation
 
 commands = typer.Typer()
 PAST = "warning: the date of this event is past: {}"

@@ -1,14 +1,18 @@
-"""What one transaction of `cancel-event` ends, and what it skips because a person must look at it first."""
+"""One transaction of `cancel-event`: what it ends, what it skips because a person must look at it first, and
+how it ends that."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
-from seatctl.domain.states import BookingStatus, LockStatus
+from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
+from seatctl.errors import StaleRead
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import seats_without_lock
+from seatctl.services.closing import add_to_block
 from seatctl.services.sweeps import SkippedItem
 
 ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStatus.CANCELLED}
@@ -129,3 +133,43 @@ def plan_locks(
         else:
             batch.kept.append(lock.id)
     return batch
+
+
+def end_batch(tx: Store, event_id: EventId, batch: Batch) -> None:
+    """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
+    if not tx.events.touch(event_id):
+        raise StaleRead
+    now, operation_id = tx.now(), tx.operations.id
+    for old in LIVE:
+        bookings = [booking.id for booking in batch.bookings if booking.status is old]
+        if tx.bookings.end_all(bookings, old, BookingStatus.CANCELLED, now, operation_id) != len(bookings):
+            raise StaleRead
+    for state, ended in ENDED_AS.items():
+        locks = [lock.id for lock in batch.locks if lock.status is state]
+        if tx.locks.end_all(locks, state, ended, now, operation_id) != len(locks):
+            raise StaleRead
+    # After them: the event's block may be one of them, where another program sold it.
+    add_to_block(tx, event_id, batch.seats, now)
+    _owe(tx, batch, now)
+    after = {
+        "bookingsCancelled": len(batch.bookings),
+        "locksEnded": len(batch.locks),
+        "seatsBlocked": batch.seats,
+        "refundsDue": len(batch.paid),
+    }
+    # Which ones those are, each of them says itself, by `endedBy`.
+    tx.operations.record("cancel-event", now, event_id, after=after)
+
+
+def _owe(tx: Store, batch: Batch, now: datetime) -> None:
+    """Refunds for what was paid (invariant 12): of a booking that gave seats back before, for the others."""
+    whole = [booking for booking in batch.paid if not booking.seats_cancelled]
+    cause = RefundCause.CANCELLED
+    if len(batch.bookings) > 1:
+        tx.refunds.record_all([(booking, batch.seats_of.get(booking.id, 0)) for booking in whole], cause, now)
+    for booking in batch.paid:
+        # One at a time is how a batch ends that met a refund which nobody expected.
+        if booking.seats_cancelled or len(batch.bookings) == 1:
+            seats = batch.seats_of.get(booking.id, 0)
+            refund = tx.refunds.owe(booking, seats, cause, booking.payment_ref, now)
+            batch.increased += refund.seats > seats
