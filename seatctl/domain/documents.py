@@ -80,6 +80,12 @@ class SeatLock(NamedTuple):
     """Taken off sale by an operator, for no buyer and without a deadline."""
 
     @property
+    def deadline(self) -> datetime:
+        """When it ends, unless it is confirmed: of an ACTIVE lock, which has one."""
+        assert self.expires_at is not None  # or it would be unreadable
+        return self.expires_at
+
+    @property
     def is_of_closing(self) -> bool:
         """Whether this block holds what was available when its event was closed, and what came back since."""
         return self.is_block and self.key is not None and self.key.startswith(CLOSING)
@@ -100,6 +106,12 @@ class Booking(NamedTuple):
     """What the payment is called where it was made."""
     seats_cancelled: int = 0
     """How many of its seats the buyer has returned, while the booking stayed."""
+
+    @property
+    def deadline(self) -> datetime:
+        """By when it must be paid: of a PAYMENT_PENDING booking, which has a deadline."""
+        assert self.payment_expires_at is not None  # or it would be unreadable
+        return self.payment_expires_at
 
     @property
     def labels(self) -> list[object] | None:

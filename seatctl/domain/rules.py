@@ -50,7 +50,7 @@ def check_not_cancelled(event: Event) -> None:
     """A cancelled event sells nothing, also not to those who hold a lock."""
     if event.cancelled_at is not None:
         raise Closed(
-            f"event {event.id} was cancelled at {_time(event.cancelled_at)}; it no longer sells seats"
+            f"event {event.id} was cancelled at {format_time(event.cancelled_at)}; it no longer sells seats"
         )
 
 
@@ -59,7 +59,7 @@ def check_on_sale(event: Event) -> None:
     check_not_cancelled(event)
     if event.closed_at is not None:
         raise Closed(
-            f"sales of event {event.id} were closed at {_time(event.closed_at)}; "
+            f"sales of event {event.id} were closed at {format_time(event.closed_at)}; "
             f"`seatctl reopen {event.id}` starts them again"
         )
 
@@ -68,8 +68,8 @@ def check_reopenable(event: Event) -> None:
     """A cancelled event has told its buyers so."""
     if event.cancelled_at is not None:
         raise Closed(
-            f"event {event.id} was cancelled at {_time(event.cancelled_at)} and cannot be reopened; create "
-            "another one"
+            f"event {event.id} was cancelled at {format_time(event.cancelled_at)} and cannot be reopened; "
+            "create another one"
         )
 
 
@@ -109,9 +109,9 @@ def check_confirmable(lock: SeatLock, now: datetime) -> None:
         raise WrongState(
             f"lock {lock.id} is {lock.status}; only an ACTIVE lock can be confirmed{_after_the_end(lock)}"
         )
-    if lock.expires_at is None or lock.expires_at <= now:
+    if lock.deadline <= now:
         raise DeadlinePassed(
-            f"the deadline of lock {lock.id} passed at {_time(lock.expires_at)}; lock the seats again"
+            f"the deadline of lock {lock.id} passed at {format_time(lock.deadline)}; lock the seats again"
         )
 
 
@@ -121,20 +121,17 @@ def check_confirmed_before(booking: Booking, now: datetime) -> None:
         return
     if booking.status is not BookingStatus.PAYMENT_PENDING:
         raise WrongState(f"lock {booking.lock} already has booking {booking.id}, which is {booking.status}")
-    if booking.payment_expires_at is None or booking.payment_expires_at <= now:
+    if booking.deadline <= now:
         raise DeadlinePassed(
-            f"booking {booking.id} of lock {booking.lock} had to be paid by "
-            f"{_time(booking.payment_expires_at)}; lock the seats again"
+            f"booking {booking.id} of lock {booking.lock} had to be paid by {format_time(booking.deadline)}; "
+            "lock the seats again"
         )
 
 
 def payment_deadline(lock: SeatLock, ttl: timedelta | None, now: datetime) -> datetime:
     """When a booking of this lock has to be paid: now + `ttl`, or by default never before the lock's own
     deadline."""
-    if ttl is not None:
-        return now + ttl
-    default = now + PAYMENT_TTL
-    return max(default, lock.expires_at) if lock.expires_at else default
+    return max(now + PAYMENT_TTL, lock.deadline) if ttl is None else now + ttl
 
 
 def check_releasable(lock: SeatLock, booking: Booking | None) -> None:
@@ -156,8 +153,8 @@ def check_payable(booking: Booking, lock: SeatLock | None, now: datetime, ref: s
         raise RefundDue(f"booking {booking.id} is {booking.status} and its seats were returned")
     if booking.status is not BookingStatus.PAYMENT_PENDING:
         raise RefundDue(f"booking {booking.id} is {booking.status}, not PAYMENT_PENDING")
-    if booking.payment_expires_at is None or booking.payment_expires_at <= now:
-        raise RefundDue(f"booking {booking.id} had to be paid by {_time(booking.payment_expires_at)}")
+    if booking.deadline <= now:
+        raise RefundDue(f"booking {booking.id} had to be paid by {format_time(booking.deadline)}")
     if lock is not None and lock.status is LockStatus.CONSUMED:
         raise RefundDue(
             f"lock {lock.id} of booking {booking.id} is already CONSUMED; if this payment bought it, "
@@ -180,11 +177,11 @@ def check_extendable(lock: SeatLock, booking: Booking | None, now: datetime, *, 
         whose = "" if booking is None else f"booking {booking.id} has no seats: "
         only = "only an ACTIVE lock can be extended"
         raise WrongState(f"{whose}lock {lock.id} is {lock.status}; {only}{_after_the_end(lock)}")
-    deadline = lock.expires_at if booking is None else booking.payment_expires_at
-    if not overdue and (deadline is None or deadline <= now):
+    deadline = (booking or lock).deadline
+    if not overdue and deadline <= now:
         what = f"lock {lock.id}" if booking is None else f"booking {booking.id}"
         raise DeadlinePassed(
-            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held; add "
+            f"the deadline of {what} passed at {format_time(deadline)}; its seats are still held; add "
             "--overdue to extend it"
         )
 
@@ -260,16 +257,16 @@ def check_holds_seats(lock: SeatLock, booking: Booking | None) -> None:
 def check_sellable(lock: SeatLock, booking: Booking | None, now: datetime, ref: str | None) -> None:
     """What an ACTIVE lock holds for a buyer is sold before its deadline, or that of its booking."""
     check_no_block(lock)
-    deadline = lock.expires_at if booking is None else booking.payment_expires_at
     if booking is not None and booking.status is not BookingStatus.PAYMENT_PENDING:
         raise WrongState(
             f"lock {lock.id} has booking {booking.id}, which is {booking.status}; run `seatctl recover`"
         )
-    if deadline is None or deadline <= now:
+    deadline = (booking or lock).deadline
+    if deadline <= now:
         what = f"lock {lock.id}" if booking is None else f"booking {booking.id} of lock {lock.id}"
         raise DeadlinePassed(
-            f"the deadline of {what} passed at {_time(deadline)}; its seats are still held: `seatctl extend "
-            f"{lock.id} --for 10m --overdue`, then `seatctl confirm {lock.id} --sold{ref_option(ref)}`"
+            f"the deadline of {what} passed at {format_time(deadline)}; its seats are still held: `seatctl "
+            f"extend {lock.id} --for 10m --overdue`, then `seatctl confirm {lock.id} --sold{ref_option(ref)}`"
         )
 
 
@@ -281,7 +278,7 @@ def check_rebookable(
         case BookingStatus.CONFIRMED:
             raise WrongState(f"booking {booking.id} is CONFIRMED and its seats are sold")
         case BookingStatus.PAYMENT_PENDING:
-            late = booking.payment_expires_at is None or booking.payment_expires_at <= now
+            late = booking.deadline <= now
             first = f"`seatctl extend {booking.id} --for 10m --overdue`, then " if late else ""
             pay = f"`seatctl pay {booking.id}{ref_option(ref)}`"
             raise WrongState(f"booking {booking.id} still has its seats; {first}{pay}")
@@ -311,7 +308,3 @@ def check_failable(booking: Booking, lock: SeatLock | None) -> None:
             f"the lock of booking {booking.id} is CONSUMED: someone may have paid; "
             f"`seatctl show {booking.id}`"
         )
-
-
-def _time(moment: datetime | None) -> str:
-    return format_time(moment) if moment else "an unknown time"

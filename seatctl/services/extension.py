@@ -93,8 +93,7 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     check_not_by_day(tx, lock.event)
     now = tx.now()
     rules.check_extendable(lock, booking, now, overdue=request.overdue)
-    old = lock.expires_at if booking is None else booking.payment_expires_at
-    assert old is not None  # it waits
+    old = (booking or lock).deadline
     if old >= deadline:
         return ExtendResult(lock, booking, False, old, left=old - now if old > deadline else None)
     if booking is not None:
@@ -103,8 +102,8 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
             raise StaleRead
     # A booking's deadline rules: its lock's own may be anything.
     overdue = request.overdue or booking is not None
-    later = deadline if lock.expires_at is None else max(lock.expires_at, deadline)
-    held = tx.locks.extend(lock.id, lock.expires_at, later, now, overdue=overdue)
+    later = max(lock.deadline, deadline)
+    held = tx.locks.extend(lock.id, lock.deadline, later, now, overdue=overdue)
     if held is None:
         raise StaleRead
     ids = lock.event, lock.id, None if booking is None else booking.id
@@ -154,8 +153,7 @@ def _waiting(
         if isinstance(found, Unreadable):
             result.skipped.append(SkippedItem(found.kind, found.id, found.reason))
             continue
-        deadline = found.expires_at if isinstance(found, SeatLock) else found.payment_expires_at
-        if request.overdue or (deadline is not None and deadline > now):
+        if request.overdue or found.deadline > now:
             yield found.id
 
 
@@ -168,7 +166,7 @@ def _extend_bookings(
     now, skipped = tx.now(), []
     pending = tx.bookings.pending_before([BookingId(one) for one in ids], deadline)
     if not request.overdue:
-        pending = [one for one in pending if one.payment_expires_at and one.payment_expires_at > now]
+        pending = [booking for booking in pending if booking.deadline > now]
     locks = tx.locks.by_id([booking.lock for booking in pending])
     extended: dict[BookingId, LockId] = {}
     for booking in pending:
@@ -201,7 +199,7 @@ def _extend_locks(
         lock.id
         for lock in locks.values()
         if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
-        if lock.expires_at and lock.expires_at < deadline and (request.overdue or lock.expires_at > now)
+        if lock.deadline < deadline and (request.overdue or lock.deadline > now)
     ]
     if not held:
         return [], []

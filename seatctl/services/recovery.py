@@ -72,13 +72,14 @@ class Recovery:
         booking = self._store.bookings.get(BookingId(violation.booking)) if violation.booking else None
         before = self._report.before
         if isinstance(booking, Booking) and booking.status is BookingStatus.PAYMENT_PENDING:
-            deadline = booking.payment_expires_at
+            deadline = booking.deadline
         else:
             lock = self._store.locks.get(LockId(violation.lock))
-            active = isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
-            deadline = lock.expires_at if active and isinstance(lock, SeatLock) else None
+            if not isinstance(lock, SeatLock) or lock.status is not LockStatus.ACTIVE:
+                return False
+            deadline = lock.deadline
             before -= self._store.settings.grace
-        return deadline is not None and deadline < before
+        return deadline < before
 
     def _repair(self, violation: Violation) -> None:
         repairer = REPAIRS.get(violation.fault)

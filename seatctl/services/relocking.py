@@ -57,13 +57,11 @@ def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> Relo
     if _needs_no_lock(tx, booking, old):
         return RelockResult(booking, old, changed=False)
     status, now = LOCK_OF[booking.status], tx.now()
-    if booking.status is BookingStatus.PAYMENT_PENDING:
-        assert booking.payment_expires_at is not None  # it could be read
-        if booking.payment_expires_at <= now:
-            raise DeadlinePassed(
-                f"booking {booking.id} had to be paid by {format_time(booking.payment_expires_at)}; "
-                "`seatctl expire-bookings` ends it"
-            )
+    if booking.status is BookingStatus.PAYMENT_PENDING and booking.deadline <= now:
+        raise DeadlinePassed(
+            f"booking {booking.id} had to be paid by {format_time(booking.deadline)}; "
+            "`seatctl expire-bookings` ends it"
+        )
     seats = _seats_of(tx, booking, old, wanted)
     if booking.status in LIVE:
         _take(tx, get_event(tx, booking.event), seats, now)

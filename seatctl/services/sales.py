@@ -201,7 +201,7 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
     booking = tx.bookings.insert(found, deadline, now)
-    shortened = found.expires_at is not None and deadline < found.expires_at
+    shortened = deadline < found.deadline
     return ConfirmResult(booking, created=True, shortened=shortened, seats=found.seats, at=now)
 
 
@@ -387,11 +387,11 @@ def _wait_for_confirmations(store: Store, lock_id: LockId) -> None:
             found, now = get_lock(tx, lock_id), tx.now()
             rules.check_releasable(found, booking_of(tx, lock_id))
             doubt_to_ignore(tx, found)
-            deadline = min(found.expires_at or now, now)
+            deadline = min(found.deadline, now)
             if deadline == now:
                 if not tx.locks.bring_forward(found, now):
                     raise StaleRead
-                before, after = {"expiresAt": found.expires_at}, {"expiresAt": now}
+                before, after = {"expiresAt": found.deadline}, {"expiresAt": now}
                 tx.operations.record("release", now, found.event, lock_id, before=before, after=after)
     if (left := deadline + store.settings.grace - now) > timedelta():
         log.info("lock %s: waiting %s for another program to finish", lock_id, format_duration(left))

@@ -168,11 +168,10 @@ def duplicate_key(pair: SharedKey) -> Violation:
 def far_deadline(found: SeatLock | Booking) -> Violation:
     """Seats that are held for more than a year."""
     if isinstance(found, SeatLock):
-        what, deadline, lock, booking = f"lock {found.id}", found.expires_at, found.id, None
+        what, lock, booking = f"lock {found.id}", found.id, None
     else:
-        what, deadline, lock, booking = f"booking {found.id}", found.payment_expires_at, found.lock, found.id
-    when = "an unknown time" if deadline is None else format_time(deadline)
-    message = f"{what} holds its seats until {when}, more than a year from now"
+        what, lock, booking = f"booking {found.id}", found.lock, found.id
+    message = f"{what} holds its seats until {format_time(found.deadline)}, more than a year from now"
     return Violation(Fault.FAR_DEADLINE, message, found.event, lock, booking)
 
 

@@ -76,13 +76,10 @@ def test_a_booking_is_confirmed_again_while_it_is_paid_or_in_time(status):
         (timedelta(minutes=15), None, timedelta(minutes=15)),
         (timedelta(hours=1), timedelta(minutes=5), timedelta(minutes=5)),
         (timedelta(minutes=10), timedelta(hours=2), timedelta(hours=2)),
-        (None, None, timedelta(minutes=15)),
     ],
 )
 def test_the_payment_deadline_is_what_was_asked_or_never_before_the_locks_own(lock_runs, ttl, wanted):
-    expires_at = None if lock_runs is None else NOW + lock_runs
-
-    assert rules.payment_deadline(lock(expires_at=expires_at), ttl, NOW) == NOW + wanted
+    assert rules.payment_deadline(lock(expires_at=NOW + lock_runs), ttl, NOW) == NOW + wanted
 
 
 @pytest.mark.parametrize("status", LockStatus)
