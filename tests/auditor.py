@@ -42,7 +42,17 @@ from safety import (
 from seatctl.domain.rules import BATCH
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
-from seatctl.services import blocks, cancellation, closing, extension, jobs, rebooking, refunds, sales
+from seatctl.services import (
+    blocks,
+    cancellation,
+    closing,
+    extension,
+    jobs,
+    payments,
+    rebooking,
+    refunds,
+    sales,
+)
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.job_report import Outcome
@@ -181,7 +191,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(booking=bookings, ref=refs)
     def pay(self, booking: ObjectId, ref: str | None = None) -> None:
         self.audit(
-            lambda: answer_of(sales.pay(self.store, booking, ref)),
+            lambda: answer_of(payments.pay(self.store, booking, ref)),
             lambda _: self.ledger.pay(self.clock(), booking, ref),
             pays=booking,
         )
@@ -189,7 +199,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(booking=bookings)
     def fail(self, booking: ObjectId) -> None:
         self.audit(
-            lambda: answer_of(sales.fail_payment(self.store, booking)),
+            lambda: answer_of(payments.fail_payment(self.store, booking)),
             lambda _: self.ledger.fail(self.clock(), booking),
             fails=booking,
         )
@@ -246,7 +256,7 @@ class Auditor(RuleBasedStateMachine):
     @rule(target=bookings, lock=locks, ref=refs)
     def record_sale(self, lock: ObjectId, ref: str | None) -> Any:
         def record() -> Answer:
-            done = rebooking.record_sale(self.store, lock, ref)
+            done = payments.record_sale(self.store, lock, ref)
             return Answer(plain(done.booking), done.created)
 
         return self.new_one(
@@ -586,7 +596,7 @@ def without_ending(document: Document) -> Document:
     return {field: value for field, value in document.items() if field != "endedBy"}
 
 
-def answer_of(done: sales.PayResult) -> Answer:
+def answer_of(done: payments.PayResult) -> Answer:
     return Answer(plain(done.booking), done.changed)
 
 

@@ -9,7 +9,7 @@ from scene import NOWHERE, book, create, insert_booking, lock, sell
 
 from seatctl.domain.states import Fault
 from seatctl.mongo.store import Store
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.closing import close
 
 Id = Any
@@ -25,7 +25,7 @@ class Scene:
         self.lock_of_pending, self.pending = self.booked()
         self.lock_of_paid, self.paid = sell(store, self.event)
         self.lock_of_failed, self.failed = self.booked()
-        sales.fail_payment(store, self.failed)
+        payments.fail_payment(store, self.failed)
 
     def booked(self) -> tuple[Id, Id]:
         return book(self.store, self.event)

@@ -25,7 +25,7 @@ from seatctl.errors import SeatctlError, WrongState
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
-from seatctl.services import sales
+from seatctl.services import payments, sales
 
 if TYPE_CHECKING:
     import pytest
@@ -95,13 +95,13 @@ COMMANDS = {
     ),
     "pay": Command(
         prepare=book_two,
-        act=sales.pay,
+        act=payments.pay,
         leaves=(8, {"CONSUMED": 1}, {"CONFIRMED": 1}),
         sends=("find", "findAndModify", *OPERATION, "commitTransaction"),
     ),
     "fail": Command(
         prepare=book_two,
-        act=sales.fail_payment,
+        act=payments.fail_payment,
         leaves=(10, {"EXPIRED": 1}, {"FAILED": 1}),
         sends=(*CLEARANCE, "update", "findAndModify", *OPERATION, "commitTransaction", "explain"),
     ),
@@ -135,7 +135,7 @@ JOBS = ("expire-locks", "expire-bookings", "recover")
 
 HURRY = """
 from seatctl.mongo import client, schema, transactions
-from seatctl.services import expiry, jobs
+from seatctl.services import expiry, jobs, payments
 transactions.TIME_LIMIT, transactions.PATIENCE, transactions.STATEMENTS = 4.0, 3.5, 3.0
 transactions.COMMIT_ANSWER, schema.BUILD_SECONDS = 1.5, 3.0
 transactions.MAJORITY_LAG *= 0

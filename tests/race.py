@@ -29,7 +29,16 @@ from seatctl.errors import Closed, Refused, SeatctlError, SoldOut, WrongState
 from seatctl.mongo.client import Deployment, connect
 from seatctl.mongo.failures import translate
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, event_cancellation, extension, jobs, rebooking, resizing, sales
+from seatctl.services import (
+    cancellation,
+    event_cancellation,
+    extension,
+    jobs,
+    payments,
+    rebooking,
+    resizing,
+    sales,
+)
 from seatctl.services.cancellation import CancelRequest, CancelResult
 from seatctl.services.event_cancellation import CancelEventRequest, Cancellation
 from seatctl.services.extension import ExtendRequest, ExtendResult
@@ -254,12 +263,12 @@ class Shopper:
 
     def pay(self, held: SeatLock) -> None:
         booked = self.insist(lambda: confirm(self.store, held.id)).booking
-        self.insist(lambda: sales.pay(self.store, booked.id))
+        self.insist(lambda: payments.pay(self.store, booked.id))
         self.diary.paid[booked.id] = held.seats
 
     def fail(self, held: SeatLock) -> None:
         booked = self.insist(lambda: confirm(self.store, held.id)).booking
-        self.insist(lambda: sales.fail_payment(self.store, booked.id))
+        self.insist(lambda: payments.fail_payment(self.store, booked.id))
         self.diary.returned.append(held.id)
 
     def wait(self, held: SeatLock) -> None:
@@ -316,7 +325,7 @@ def buy_until_closed(store: Store, event: EventId, user: str) -> tuple[list[Lock
             locks.append(lock(store, event, user).lock.id)
             if len(locks) % 2:
                 paid_now = confirm(store, locks[-1]).booking.id
-                sales.pay(store, paid_now)
+                payments.pay(store, paid_now)
                 paid.append(paid_now)
         except Refused:
             return locks, paid

@@ -16,7 +16,7 @@ from seatctl.mongo.client import Deployment
 from seatctl.mongo.ids import new_id
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
-from seatctl.services import events, sales
+from seatctl.services import events, payments, sales
 from seatctl.services.events import CreateEventRequest
 from seatctl.services.jobs import JobOptions, expire_bookings, expire_locks, recover
 from seatctl.services.sales import ConfirmRequest, LockRequest
@@ -101,7 +101,7 @@ def book(store: Store, event: Id, seats: int = 1, ttl: timedelta | None = None) 
 def sell(store: Store, event: Id, seats: int = 1) -> tuple[Id, Id]:
     """A lock and its booking, which is paid."""
     held, booked = book(store, event, seats)
-    sales.pay(store, booked)
+    payments.pay(store, booked)
     return held, booked
 
 

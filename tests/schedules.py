@@ -21,7 +21,7 @@ from seatctl.errors import Contention, RefundDue, Refused, SeatctlError
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import cancellation, counters, extension, jobs, rebooking, refunds, sales
+from seatctl.services import cancellation, counters, extension, jobs, payments, rebooking, refunds, sales
 
 if TYPE_CHECKING:
     from conftest import Clock
@@ -219,7 +219,7 @@ def failed_while_swept(scene: Scene) -> list[str]:
     """The sweep has read an overdue booking; its payment fails; the sweep writes."""
     _, unpaid = book(scene.store, scene.crowd())
     scene.clock.advance(minutes=16)
-    scene.before_returning(lambda: sales.fail_payment(scene.store, unpaid))
+    scene.before_returning(lambda: payments.fail_payment(scene.store, unpaid))
     scene.expire_bookings()
     return violations(scene.store.database)
 
@@ -324,13 +324,13 @@ def failed_beside_a_missing_lock(scene: Scene) -> list[str]:
     _, unpaid = book(scene.store, event, 2)
     scene.remember()
     scene.store.database.seatLocks.delete_one({"_id": gone})
-    return scene.watched(lambda: sales.fail_payment(scene.store, unpaid), fails=unpaid)
+    return scene.watched(lambda: payments.fail_payment(scene.store, unpaid), fails=unpaid)
 
 
 def recovered_while_a_sold_lock_is_missing(scene: Scene) -> list[str]:
     event = scene.crowd()
     gone, unpaid = book(scene.store, event, 2)
-    sales.pay(scene.store, unpaid)
+    payments.pay(scene.store, unpaid)
     scene.remember()
     scene.store.database.seatLocks.delete_one({"_id": gone})
     scene.clock.advance(minutes=2)
@@ -373,13 +373,13 @@ def run_out_while_paid(scene: Scene) -> list[str]:
     """Pay has read a booking in time; its deadline passes; pay writes."""
     _, unpaid = book(scene.store, create(scene.store, 10))
     scene.before(Bookings, "confirm", lambda: scene.clock.advance(minutes=16))
-    return ["7: a late payment was accepted"] if scene.try_to(sales.pay, unpaid) else []
+    return ["7: a late payment was accepted"] if scene.try_to(payments.pay, unpaid) else []
 
 
 def paid_too_late(scene: Scene) -> list[str]:
     _, unpaid = book(scene.store, create(scene.store, 10))
     scene.clock.advance(minutes=16)
-    return ["7: a late payment was accepted"] if scene.try_to(sales.pay, unpaid) else []
+    return ["7: a late payment was accepted"] if scene.try_to(payments.pay, unpaid) else []
 
 
 def same_key_at_once(scene: Scene) -> list[str]:
@@ -491,7 +491,7 @@ def cancelled_while_recorded_as_sold(scene: Scene) -> list[str]:
     scene.set("seatLocks", held, status="CONSUMED")
     scene.clock.advance(seconds=1)
     scene.before(SeatLocks, "touch", lambda: cancel(scene.store, held))
-    scene.try_to(rebooking.record_sale, held)
+    scene.try_to(payments.record_sale, held)
     return violations(scene.store.database)
 
 
@@ -510,7 +510,7 @@ def cancelled_while_cancelled(scene: Scene) -> list[str]:
 def paid_while_cancelled(scene: Scene) -> list[str]:
     """Cancel has read a booking that waits; it is paid; cancel writes."""
     _, unpaid = book(scene.store, scene.crowd(), 2)
-    scene.before_returning(lambda: sales.pay(scene.store, unpaid, "R"))
+    scene.before_returning(lambda: payments.pay(scene.store, unpaid, "R"))
     cancel(scene.store, unpaid)
     return owed(scene, unpaid, 1)
 
@@ -519,7 +519,7 @@ def cancelled_while_paid(scene: Scene) -> list[str]:
     """Pay has read a booking that waits; it is cancelled; pay writes."""
     _, unpaid = book(scene.store, scene.crowd(), 2)
     scene.before(Bookings, "confirm", lambda: cancel(scene.store, unpaid))
-    scene.try_to(sales.pay, unpaid, "R")
+    scene.try_to(payments.pay, unpaid, "R")
     return violations(scene.store.database)
 
 
@@ -536,8 +536,8 @@ def failed_while_failed(scene: Scene) -> list[str]:
     held, unpaid = book(scene.store, event, 2)
     other = insert_booking(scene.store, event, held, "PAYMENT_PENDING", due=HOUR)
     scene.clock.advance(seconds=1)
-    scene.before(SeatLocks, "touch", lambda: sales.fail_payment(scene.store, other))
-    sales.fail_payment(scene.store, unpaid)
+    scene.before(SeatLocks, "touch", lambda: payments.fail_payment(scene.store, other))
+    payments.fail_payment(scene.store, unpaid)
     return nobody_holds(scene, held)
 
 
@@ -566,10 +566,10 @@ def extended_and_paid_while_refused(scene: Scene) -> list[str]:
 
     def pay_in_time() -> None:
         extend(scene.store, unpaid, overdue=True)
-        sales.pay(scene.store, unpaid, "R")
+        payments.pay(scene.store, unpaid, "R")
 
     scene.before(Bookings, "stamp", pay_in_time)
-    scene.try_to(sales.pay, unpaid, "R")
+    scene.try_to(payments.pay, unpaid, "R")
     return owed(scene, unpaid, 0)
 
 
@@ -580,7 +580,7 @@ def rebooked_while_refused(scene: Scene) -> list[str]:
     scene.expire_bookings()
     again = rebooking.RebookRequest(unpaid, "R")
     scene.before(Bookings, "stamp", lambda: rebooking.rebook(scene.store, again))
-    scene.try_to(sales.pay, unpaid, "R")
+    scene.try_to(payments.pay, unpaid, "R")
     return owed(scene, unpaid, 0)
 
 
@@ -588,7 +588,7 @@ def sold_too_late(scene: Scene) -> list[str]:
     """A lock whose booking's deadline has passed is recorded as sold."""
     held, _ = book(scene.store, create(scene.store, 10))
     scene.clock.advance(minutes=16)
-    return ["7: a late payment was accepted"] if scene.try_to(rebooking.record_sale, held) else []
+    return ["7: a late payment was accepted"] if scene.try_to(payments.record_sale, held) else []
 
 
 def late(scene: Scene) -> Any:
@@ -597,7 +597,7 @@ def late(scene: Scene) -> Any:
     scene.clock.advance(minutes=16)
     scene.expire_bookings()
     with suppress(RefundDue, AttributeError):
-        sales.pay(scene.store, unpaid, "R")
+        payments.pay(scene.store, unpaid, "R")
     return unpaid
 
 
@@ -615,9 +615,9 @@ def paid_late_and_extended(scene: Scene) -> list[str]:
     """A payment is refused; the booking gets more time; the same payment is recorded again."""
     _, unpaid = book(scene.store, scene.crowd(), 2)
     scene.clock.advance(minutes=16)
-    scene.try_to(sales.pay, unpaid, "R")
+    scene.try_to(payments.pay, unpaid, "R")
     extend(scene.store, unpaid, overdue=True)
-    sales.pay(scene.store, unpaid, "R")
+    payments.pay(scene.store, unpaid, "R")
     return owed(scene, unpaid, 0)
 
 
@@ -625,7 +625,7 @@ def paid_again_after_a_cancellation(scene: Scene) -> list[str]:
     """A payment whose answer was lost is recorded again; meanwhile the buyer cancelled."""
     _, paid = sell(scene.store, scene.crowd(), 2)
     cancel(scene.store, paid)
-    scene.try_to(sales.pay, paid)
+    scene.try_to(payments.pay, paid)
     return owed(scene, paid, 1)
 
 

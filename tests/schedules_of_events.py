@@ -13,7 +13,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.operations import Operations
-from seatctl.services import blocks, closing, event_cancellation, resizing, sales
+from seatctl.services import blocks, closing, event_cancellation, payments, resizing, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def paid_between_two_lists(scene: Scene) -> list[str]:
 
     def pay() -> None:
         with suppress(RefundDue):
-            sales.pay(scene.store, unpaid, "R")
+            payments.pay(scene.store, unpaid, "R")
 
     scene.before(Bookings, "ids_of", lambda: scene.before(Bookings, "ids_of", pay))
     cancel(scene, event)

@@ -32,8 +32,14 @@ def text(what: str, value: str, longest: int = MAX_TEXT, *, lines: bool = False)
     return value
 
 
-def idempotency_key(value: str) -> str:
-    """A key as a caller chooses it: not one of those that seatctl makes."""
+def payment_ref(value: str | None) -> str | None:
+    return None if value is None else text("ref", value)
+
+
+def idempotency_key(value: str | None) -> str | None:
+    """A key as a caller chooses it, if one does: not one of those that seatctl makes."""
+    if value is None:
+        return None
     key = text("key", value)
     if key.startswith(RESERVED_KEYS):
         raise Usage(

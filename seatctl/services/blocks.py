@@ -43,9 +43,8 @@ class UnblockResult(NamedTuple):
 def block(store: Store, request: BlockRequest) -> LockResult:
     """Take seats off sale without a deadline. Where too few are left, what is overdue is returned first.
     Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
-    key = None if request.key is None else idempotency_key(request.key)
-    request = request._replace(seats=seat_count(request.seats), key=key)
-    if key is not None:
+    request = request._replace(seats=seat_count(request.seats), key=idempotency_key(request.key))
+    if request.key is not None:
         store.locks.ensure_collection()
     for returned in before_and_after_return(store, request.event, dry_run=request.dry_run):
         if result := _block(store, request, returned):

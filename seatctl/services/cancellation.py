@@ -86,7 +86,7 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> Canc
         return CancelResult(held, booking, changed=False)
     rules.check_cancellable(booking)
     now, result = tx.now(), CancelResult(held, None, changed=True)
-    if held is not None and _is_of(tx, booking, held):
+    if held is not None and _ends_with(tx, booking, held, now):
         result = _end_lock(tx, held, now)
     to, operation_id = BookingStatus.CANCELLED, tx.operations.id
     ended = tx.bookings.change(booking.id, booking.status, to, now, ended_by=operation_id)
@@ -99,16 +99,20 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> Canc
     return result._replace(booking=ended, refund=refund)
 
 
-def _is_of(tx: Store, booking: Booking, held: SeatLock) -> bool:
-    """Whether the lock holds seats for this booking alone. Raises WrongState where it is sold and the booking
-    waits for its payment: someone may have paid."""
-    others = [one for _, one in tx.bookings.protecting([held.id]) if one.id != booking.id]
-    if held.status not in HOLDING:
+def is_kept_by_another(tx: Store, booking: Booking, lock: SeatLock, now: datetime) -> bool:
+    """Whether the lock of a booking that ends stays, because another booking names it that is live or cannot
+    be read. It is written then: of two that end at once, the later one must see that it was the last."""
+    if all(other.id == booking.id for _, other in tx.bookings.protecting([lock.id])):
         return False
-    if others:
-        # Of two bookings of one lock that end at once, the later one must see that it was the last.
-        if not tx.locks.touch(held, tx.now()):
-            raise StaleRead
+    if not tx.locks.touch(lock, now):
+        raise StaleRead
+    return True
+
+
+def _ends_with(tx: Store, booking: Booking, held: SeatLock, now: datetime) -> bool:
+    """Whether the lock ends with this booking. Raises WrongState where it is sold and the booking waits for
+    its payment: someone may have paid."""
+    if held.status not in HOLDING or is_kept_by_another(tx, booking, held, now):
         return False
     if held.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
         raise WrongState(

@@ -1,32 +1,21 @@
-"""A sale after all: of seats that came back before their payment was known, of a sold lock without a
-booking, or of a lock at once."""
+"""`rebook`: the sale of an ended booking after all, whose seats came back before its payment was known."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import Booking, BookingId, EventId, LockId, Refund, SeatLock
-from seatctl.domain.requests import text
+from seatctl.domain.documents import Booking, BookingId, EventId, Refund, SeatLock
+from seatctl.domain.requests import payment_ref
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import (
-    booking_of,
-    bookings_of,
-    get_booking,
-    get_event,
-    get_lock,
-    lock_of,
-    readable,
-)
+from seatctl.services.by_id import bookings_of, get_booking, get_event, lock_of, readable
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
-from seatctl.services.refunds import find_paid, keep_payment, withdraw_late
-from seatctl.services.sales import ConfirmRequest, complete_payment, confirm_within
+from seatctl.services.refunds import find_paid, keep_payment
 from seatctl.services.seats import log_counter
 
 
@@ -56,8 +45,7 @@ def rebook(store: Store, request: RebookRequest) -> RebookResult:
 
     Raises Usage, NotFound, WrongState, Closed, SoldOut, DamagedDocument, CountedByDay.
     """
-    ref = None if request.ref is None else text("ref", request.ref)
-    request = request._replace(ref=ref)
+    request = request._replace(ref=payment_ref(request.ref))
     event_id = get_booking(store, request.booking).event
     for returned in before_and_after_return(store, event_id, dry_run=request.dry_run):
         if result := _try_to_rebook(store, request, returned):
@@ -131,72 +119,3 @@ def _rebooked_before(tx: Store, old: Booking, lock: SeatLock, ref: str | None) -
         "rebook", now, old.event, lock.id, named.id, refund=kept, others=[old.id], after=after
     )
     return RebookResult(named, lock, created=False, refund=kept)
-
-
-def record_sale(store: Store, lock_id: LockId, ref: str | None = None) -> RebookResult:
-    """A lock was paid for: its booking becomes CONFIRMED, or one is made. An ACTIVE lock before its deadline
-    is CONSUMED with it; of a CONSUMED one it is a person's decision. Again: the same booking. Raises Usage,
-    NotFound, WrongState, DeadlinePassed, Closed, DamagedDocument, CountedByDay (invariants 4, 5, 6 and 7)."""
-    ref = None if ref is None else text("ref", ref)
-    store.bookings.ensure_collection()
-    for attempt in store.transaction_attempts():
-        with attempt as tx:
-            result = _record_sale_within(tx, lock_id, ref)
-    return result
-
-
-def _record_sale_within(tx: Store, lock_id: LockId, ref: str | None) -> RebookResult:
-    lock = get_lock(tx, lock_id)
-    found = next(iter(bookings_of(tx, lock_id)), None)
-    if found is not None and found.status is BookingStatus.CONFIRMED:
-        return RebookResult(found, lock, created=False)
-    if lock.status is LockStatus.ACTIVE:
-        return _sell_within(tx, lock, ref)
-    rules.check_holds_seats(lock, found)
-    rules.check_sold_without_booking(lock, found)
-    get_event(tx, lock.event)
-    now, withdrawn = tx.now(), None
-    # The write that makes this and a cancellation of the same lock exclude each other.
-    if not tx.locks.touch(lock, now):
-        raise StaleRead
-    if found is None:
-        booking = tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref)
-    elif found.status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
-        withdrawn = withdraw_late(tx, found, ref, lock.seats, now)
-        confirmed = tx.bookings.set_payment(found, withdrawn.payment_ref if withdrawn else ref, now)
-        if confirmed is None:
-            raise StaleRead
-        booking = confirmed
-    else:
-        raise WrongState(
-            f"lock {lock.id} has booking {found.id}, which is {found.status}; `seatctl cancel {lock.id}` "
-            f"returns the seats, then `seatctl rebook {found.id}` sells them"
-        )
-    result = RebookResult(booking, lock, created=True, refund=withdrawn)
-    _record_sale(tx, found, result, now)
-    return result
-
-
-def _sell_within(tx: Store, lock: SeatLock, ref: str | None) -> RebookResult:
-    """`confirm` and `pay` in one: whatever refuses either refuses both."""
-    found, now = booking_of(tx, lock.id), tx.now()
-    rules.check_sellable(lock, found, now, ref)
-    rules.check_not_cancelled(get_event(tx, lock.event))
-    booking = found or confirm_within(tx, ConfirmRequest(lock.id)).booking
-    # By the time that `confirm` had: a person reads from it that this command made the booking.
-    made = now if found else booking.stored["createdAt"]
-    assert isinstance(made, datetime)
-    confirmed, withdrawn = complete_payment(tx, booking, lock, ref, made)
-    result = RebookResult(confirmed, lock, created=True, refund=withdrawn)
-    _record_sale(tx, found, result, made)
-    return result
-
-
-def _record_sale(tx: Store, old: Booking | None, result: RebookResult, now: datetime) -> None:
-    booking, lock, refund = result.booking, result.lock, result.refund
-    before = {} if old is None else {"status": old.status.value}
-    after: dict[str, object] = {"status": booking.status.value, "seats": lock.seats}
-    if booking.payment_ref is not None:
-        after["paymentRef"] = booking.payment_ref
-    ids = lock.event, lock.id, booking.id
-    tx.operations.record("confirm --sold", now, *ids, refund=refund, before=before, after=after)

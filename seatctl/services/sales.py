@@ -1,5 +1,5 @@
-"""One buyer's way: lock seats, confirm, pay or fail, or release. Each function is one command, and safe to
-call again after a crash or a lost answer."""
+"""A buyer's lock: taken (`lock`), turned into a booking (`confirm`), or returned early (`release`). Each
+function is one command, and safe to call again after a crash or a lost answer."""
 
 from __future__ import annotations
 
@@ -9,39 +9,17 @@ from time import sleep
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import (
-    Booking,
-    BookingId,
-    Event,
-    EventId,
-    Flaw,
-    LockId,
-    Refund,
-    SeatLock,
-    Unreadable,
-    UserId,
-)
-from seatctl.domain.requests import idempotency_key, moment, seat_count, text, ttl
-from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
+from seatctl.domain.documents import Booking, EventId, LockId, SeatLock, UserId
+from seatctl.domain.requests import idempotency_key, moment, seat_count, ttl
+from seatctl.domain.states import LockStatus
 from seatctl.domain.timespec import format_duration, shorten, to_milliseconds
-from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, Usage
+from seatctl.errors import DamagedDocument, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import (
-    booking_of,
-    bookings_of,
-    check_not_by_day,
-    get_booking,
-    get_event,
-    get_lock,
-    lock_of,
-    readable,
-    seats_of_booking,
-)
+from seatctl.services.by_id import booking_of, bookings_of, get_event, get_lock, readable
 from seatctl.services.clearance import Doubt, protected_by_text
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
-from seatctl.services.refunds import Payment, refuse, withdraw_late
 from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_counter, log_returned
 
 log = logging.getLogger(__name__)
@@ -74,25 +52,11 @@ class ConfirmRequest(NamedTuple):
 
 
 class ConfirmResult(NamedTuple):
-    """The booking; whether this call made it, whether its deadline is earlier than the lock's was, of how
-    many seats it is, and when it was made."""
+    """The booking; whether this call made it, and whether its deadline is earlier than the lock's was."""
 
     booking: Booking
     created: bool
     shortened: bool = False
-    seats: int = 0
-    at: datetime | None = None
-
-
-class PayResult(NamedTuple):
-    """The booking; whether this call changed it; the lock that ended with it, if any; why the payment cannot
-    be honoured, if so; and why no seats of that lock came back, if so."""
-
-    booking: Booking
-    changed: bool
-    ended: SeatLock | None = None
-    refused: Refused | None = None
-    doubt: Doubt | None = None
 
 
 class ReleaseResult(NamedTuple):
@@ -108,7 +72,9 @@ class ReleaseResult(NamedTuple):
 def lock(store: Store, request: LockRequest) -> LockResult:
     """Take seats until now + `ttl`. On an event with too few seats left, what is overdue there is returned
     first (invariant 6). Raises Usage, NotFound, SoldOut, Closed, KeyReused, DamagedDocument, CountedByDay."""
-    request = _checked(request)
+    request = request._replace(
+        seats=seat_count(request.seats), key=idempotency_key(request.key), ttl=ttl("ttl", request.ttl)
+    )
     if store.settings.object_id_users and isinstance(request.user, str):
         raise Usage(
             f"user {shorten(request.user)!r} is not an id; this database is shared with a "
@@ -120,12 +86,6 @@ def lock(store: Store, request: LockRequest) -> LockResult:
         if result := _take_seats(store, request):
             return result
     raise too_few_seats(store, request.event, request.seats)
-
-
-def _checked(request: LockRequest) -> LockRequest:
-    """The request, its key without surrounding space. Raises Usage."""
-    key = None if request.key is None else idempotency_key(request.key)
-    return request._replace(seats=seat_count(request.seats), key=key, ttl=ttl("ttl", request.ttl))
 
 
 def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
@@ -158,10 +118,10 @@ def earlier_lock(tx: Store, event: EventId, user: UserId, key: str | None, seats
     found = None if key is None else tx.locks.by_key(event, user, key)
     if found is None:
         return None
-    held = readable(found)
-    returned = 0 if held.is_block else sum(one.seats_cancelled for one in bookings_of(tx, held.id))
-    rules.check_same_request(held, seats, returned)
-    return held
+    earlier = readable(found)
+    returned = 0 if earlier.is_block else sum(one.seats_cancelled for one in bookings_of(tx, earlier.id))
+    rules.check_same_request(earlier, seats, returned)
+    return earlier
 
 
 # --- confirm -------------------------------------------------------------------------------------------
@@ -178,18 +138,22 @@ def confirm(store: Store, request: ConfirmRequest) -> ConfirmResult:
     store.bookings.ensure_collection()
     for attempt in store.transaction_attempts():
         with attempt as tx:
-            result = confirm_within(tx, request)
+            now, found = tx.now(), get_lock(tx, request.lock)
+            result = confirm_within(tx, found, request.payment_ttl, now)
+            booking = result.booking
             if result.created:
-                _record_confirmation(tx, result)
-    booking = result.booking
+                after = {
+                    "status": booking.status.value,
+                    "paymentExpiresAt": booking.payment_expires_at,
+                    "seats": found.seats,
+                }
+                tx.operations.record("confirm", now, found.event, found.id, booking.id, after=after)
     log.info("lock %s has booking %s, which is %s", request.lock, booking.id, booking.status)
     return result
 
 
-def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
-    """`confirm` within a transaction, without its entry in `operations`."""
-    now = tx.now()
-    found = get_lock(tx, request.lock)
+def confirm_within(tx: Store, found: SeatLock, payment_ttl: timedelta | None, now: datetime) -> ConfirmResult:
+    """`confirm` of a lock within a transaction, without its entry in `operations`."""
     if earlier := next(iter(bookings_of(tx, found.id)), None):
         rules.check_confirmed_before(earlier, now)
         return ConfirmResult(earlier, created=False)
@@ -197,165 +161,14 @@ def confirm_within(tx: Store, request: ConfirmRequest) -> ConfirmResult:
     rules.check_not_cancelled(get_event(tx, found.event))
     if unreadable := protected_by_text(tx, found.id, found.event):
         raise DamagedDocument(f"lock {found.id} may already have a booking: {unreadable}")
-    deadline = moment("payment-ttl", rules.payment_deadline(found, request.payment_ttl, now), now)
+    deadline = moment("payment-ttl", rules.payment_deadline(found, payment_ttl, now), now)
     if not tx.locks.move_deadline(found.id, deadline, now):
         raise StaleRead
     booking = tx.bookings.insert(found, deadline, now)
-    shortened = deadline < found.deadline
-    return ConfirmResult(booking, created=True, shortened=shortened, seats=found.seats, at=now)
+    return ConfirmResult(booking, created=True, shortened=deadline < found.deadline)
 
 
-def _record_confirmation(tx: Store, result: ConfirmResult) -> None:
-    booking, at = result.booking, result.at
-    assert at is not None  # this call made it
-    after = {
-        "status": booking.status.value,
-        "paymentExpiresAt": booking.payment_expires_at,
-        "seats": result.seats,
-    }
-    tx.operations.record("confirm", at, booking.event, booking.lock, booking.id, after=after)
-
-
-# --- pay and fail --------------------------------------------------------------------------------------
-
-
-def pay(store: Store, booking_id: BookingId, ref: str | None = None) -> PayResult:
-    """Record that a booking was paid: booking CONFIRMED, lock CONSUMED. Again, with the same reference or
-    without one: one payment.
-
-    Raises NotFound, DamagedDocument; RefundDue, once the refund is recorded, for a payment that comes too
-    late or is a second one; WrongState where that refund is settled already (invariants 6, 7 and 12).
-    """
-    ref = None if ref is None else text("ref", ref)
-    for attempt in store.transaction_attempts():
-        with attempt as tx:
-            result = _pay_within(tx, booking_id, ref)
-    if result.refused is not None:
-        raise result.refused
-    log.info("booking %s is CONFIRMED, its lock CONSUMED: the seats are sold", booking_id)
-    return result
-
-
-def _pay_within(tx: Store, booking_id: BookingId, ref: str | None) -> PayResult:
-    now = tx.now()
-    booking = get_booking(tx, booking_id)
-    if booking.status is BookingStatus.CONFIRMED:
-        return _pay_again(tx, booking, ref, now)
-    held = lock_of(tx, booking)
-    try:
-        rules.check_payable(booking, held, now, ref)
-        assert held is not None
-        _check_event_of(tx, booking, held)
-    except RefundDue as late:
-        seats = seats_of_booking(tx, booking, held)
-        payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, held))
-        return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now))
-    confirmed, withdrawn = complete_payment(tx, booking, held, ref, now)
-    _record_payment(tx, booking, confirmed, held, now, withdrawn)
-    return PayResult(confirmed, changed=True)
-
-
-def complete_payment(
-    tx: Store, booking: Booking, held: SeatLock, ref: str | None, now: datetime
-) -> tuple[Booking, Refund | None]:
-    """Within a transaction: a booking that is paid in time becomes CONFIRMED, its lock CONSUMED. Returns it
-    with the refund that is not due any more, if this payment was refused as late before."""
-    withdrawn = withdraw_late(tx, booking, ref, held.seats, now)
-    if withdrawn is not None:
-        ref = withdrawn.payment_ref
-    confirmed = tx.bookings.confirm(booking.id, now, ref)
-    if confirmed is None or not tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
-        raise StaleRead
-    return confirmed, withdrawn
-
-
-def _is_held(tx: Store, lock: SeatLock | None) -> bool:
-    """Whether a lock still holds its seats for a payment, and its event can sell them."""
-    active = lock is not None and lock.status is LockStatus.ACTIVE
-    return active and lock is not None and isinstance(tx.events.get(lock.event), Event)
-
-
-def _check_event_of(tx: Store, booking: Booking, held: SeatLock) -> None:
-    event = tx.events.get(held.event)
-    if event is None:
-        raise RefundDue(f"event {held.event} of booking {booking.id} does not exist")
-    if isinstance(event, Unreadable) and event.flaw is Flaw.COUNTED_BY_DAY:
-        which = f"it and its booking {booking.id}"
-        raise RefundDue(f"event {held.event} counts its seats per day, so seatctl leaves {which} alone")
-
-
-def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime) -> PayResult:
-    """A booking that is paid: the same payment, whose reference may only be known now, or a second one."""
-    if ref is None or ref == booking.payment_ref:
-        return PayResult(booking, changed=False)
-    if booking.payment_ref is None:
-        check_not_by_day(tx, booking.event)
-        held = lock_of(tx, booking)
-        withdrawn = withdraw_late(tx, booking, ref, seats_of_booking(tx, booking, held), now)
-        named = tx.bookings.set_payment(booking, ref, now)
-        if named is None:
-            raise StaleRead
-        _record_payment(tx, booking, named, tx.locks.get(booking.lock), now, withdrawn)
-        return PayResult(named, changed=False)
-    held = lock_of(tx, booking)
-    payment = Payment(booking, seats_of_booking(tx, booking, held), RefundCause.DUPLICATE_PAYMENT, ref)
-    reason = f"booking {booking.id} was paid before, as {shorten(booking.payment_ref)!r}"
-    return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now))
-
-
-def _record_payment(
-    tx: Store,
-    old: Booking,
-    new: Booking,
-    held: SeatLock | Unreadable | None,
-    now: datetime,
-    withdrawn: Refund | None,
-) -> None:
-    after: dict[str, object] = {"status": new.status.value}
-    if isinstance(held, SeatLock):
-        after["seats"] = held.seats
-    if new.payment_ref is not None:
-        after["paymentRef"] = new.payment_ref
-    ids, before = (new.event, new.lock, new.id), {"status": old.status.value}
-    tx.operations.record("pay", now, *ids, refund=withdrawn, before=before, after=after)
-
-
-def fail_payment(store: Store, booking_id: BookingId) -> PayResult:
-    """Record that a payment failed: booking FAILED, lock EXPIRED, seats back, but where no counter went down
-    for them. Again: once. Raises NotFound, WrongState, DamagedDocument."""
-    for attempt in store.transaction_attempts():
-        with attempt as tx:
-            result = _fail_within(tx, booking_id)
-    if result.ended is not None and result.doubt is None:
-        log_returned(store, result.ended)
-    return result
-
-
-def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
-    now = tx.now()
-    booking = get_booking(tx, booking_id)
-    if booking.status is BookingStatus.FAILED:
-        return PayResult(booking, changed=False)
-    check_not_by_day(tx, booking.event)
-    found = lock_of(tx, booking)
-    rules.check_failable(booking, found)
-    protecting = list(tx.bookings.protecting([booking.lock]))
-    # Another booking on the same lock that is alive, or that cannot be read, keeps the seats.
-    lock, doubt = None, None
-    if found is not None and found.status is LockStatus.ACTIVE:
-        if len(protecting) == 1:
-            lock, doubt = end_by_decision(tx, found, now, LockStatus.EXPIRED)
-        # Of two bookings of one lock that end at once, the later one must see that it was the last.
-        elif not tx.locks.touch(found, now):
-            raise StaleRead
-    pending, failed = BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED
-    ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=tx.operations.id)
-    if ended is None:
-        raise StaleRead
-    before, after = {"status": pending.value}, {"status": failed.value}
-    ids = booking.event, booking.lock, booking_id
-    tx.operations.record("pay --failed", now, *ids, before=before, after=after)
-    return PayResult(ended, changed=True, ended=lock, doubt=doubt)
+# --- release -------------------------------------------------------------------------------------------
 
 
 def release(store: Store, lock_id: LockId) -> ReleaseResult:

@@ -19,7 +19,7 @@ from servers import Server, free_port
 from terminal import Result, Shell
 
 from seatctl.mongo.ids import parse_user
-from seatctl.services import jobs, lists, sales
+from seatctl.services import jobs, lists, payments, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def everything_once(replica: Server, home: Path) -> Iterator[Story]:
     event = new_event(store, "Soirée ☃", 9)
     locks = [new_lock(store, event, f"buyer {n}", key=f"k{n}").id for n in range(3)]
     waiting = sales.confirm(store, sales.ConfirmRequest(locks[0])).booking.id
-    paid = sales.pay(store, sales.confirm(store, sales.ConfirmRequest(locks[1])).booking.id).booking.id
+    paid = payments.pay(store, sales.confirm(store, sales.ConfirmRequest(locks[1])).booking.id).booking.id
     jobs.expire_locks(store, jobs.JobOptions())
     jobs.expire_bookings(store, jobs.JobOptions())
     jobs.recover(store, jobs.JobOptions())

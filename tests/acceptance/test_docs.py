@@ -35,7 +35,7 @@ from seatctl.mongo.schema import OWN, STATE
 from seatctl.mongo.settings import SETTINGS
 from seatctl.mongo.store import Store
 from seatctl.ops.schedules import NEXT_COMMANDS
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.blocks import BlockRequest
 from seatctl.services.blocks import block as take_off_sale
 from seatctl.services.cancellation import CancelRequest, cancel
@@ -170,9 +170,9 @@ def with_real_ids(store: Store, task: str) -> str:
     if re.search("BOOKING_ID|REFUND_ID", task):
         booking = ids["BOOKING_ID"] = confirm(store, ConfirmRequest(lock)).booking.id
         if "rebook" in task:
-            sales.fail_payment(store, booking)
+            payments.fail_payment(store, booking)
         if "REFUND_ID" in task:
-            sales.pay(store, booking)
+            payments.pay(store, booking)
             refund = cancel(store, CancelRequest(booking)).refund
             assert refund is not None
             ids["REFUND_ID"] = refund.id

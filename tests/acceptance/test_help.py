@@ -16,7 +16,8 @@ from terminal import Shell, here
 from seatctl.cli.app import program
 from seatctl.errors import RefundDue
 from seatctl.services.blocks import BlockRequest, block
-from seatctl.services.sales import ConfirmRequest, confirm, fail_payment, pay
+from seatctl.services.payments import fail_payment, pay
+from seatctl.services.sales import ConfirmRequest, confirm
 
 if TYPE_CHECKING:
     from servers import Server

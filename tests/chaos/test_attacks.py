@@ -10,7 +10,7 @@ import scene
 from conftest import available, edit, everything
 
 from seatctl.errors import DamagedDocument, WrongState
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.events import CreateEventRequest, create_event
 
 HOUR = timedelta(hours=1)
@@ -25,7 +25,7 @@ def test_a_payment_that_fails_leaves_the_lock_to_a_live_booking_beside_it(store,
     scene.insert_booking(store, event, lock, status)
     failed = scene.insert_booking(store, event, lock)
 
-    assert sales.fail_payment(store, failed).booking.status == "FAILED"
+    assert payments.fail_payment(store, failed).booking.status == "FAILED"
     assert (scene.lock_of(store, lock)["status"], available(store, event)) == ("ACTIVE", 6)
 
 
@@ -75,10 +75,10 @@ def test_a_booking_whose_lock_is_an_operator_is_paid_with_nobodys_seats(store, s
     before = everything(store)
 
     with suppress(WrongState, DamagedDocument):
-        sales.pay(store, booked)
+        payments.pay(store, booked)
     assert everything(store) == before
     with suppress(WrongState, DamagedDocument):
-        sales.fail_payment(store, booked)
+        payments.fail_payment(store, booked)
     assert (scene.lock_of(store, lock)["status"], available(store, event)) == ("ACTIVE", 6)
 
 

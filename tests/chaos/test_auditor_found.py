@@ -14,7 +14,7 @@ from scene import lock as lock_seats
 
 from seatctl.domain.states import Fault
 from seatctl.errors import SeatctlError
-from seatctl.services import jobs, sales
+from seatctl.services import jobs, payments, sales
 from seatctl.services.job_report import Outcome
 from seatctl.services.verify import verify
 
@@ -152,7 +152,7 @@ def test_a_failed_payment_returns_no_seats_that_an_unreadable_booking_names(
     booking = confirm(store, lock)
     insert_booking(store, event, named(lock), state)
     with suppress(SeatctlError):
-        sales.fail_payment(store, booking)
+        payments.fail_payment(store, booking)
     assert (status(store, "seatLocks", lock), available(store, event)) == ("ACTIVE", 8)
 
 

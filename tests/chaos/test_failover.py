@@ -37,7 +37,7 @@ from terminal import Shell
 
 from seatctl.domain.documents import EventId
 from seatctl.errors import SeatctlError, Unreachable, WrongState
-from seatctl.services import sales
+from seatctl.services import payments, sales
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -259,7 +259,7 @@ def test_a_payment_waits_for_the_majority_of_the_same_payment_and_is_one_payment
     stall: Begin, store: Store, event: EventId
 ) -> None:
     """ "Already paid" is not said before a majority has the payment."""
-    call = Call(sales.pay, (scene.book(store, event)[1],))
+    call = Call(payments.pay, (scene.book(store, event)[1],))
     with stall() as still:
         first = still.start_and_see(call, "bookings", "CONFIRMED")
         second = still.start(call)

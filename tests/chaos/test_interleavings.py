@@ -22,7 +22,7 @@ from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
-from seatctl.services import counters, jobs, sales
+from seatctl.services import counters, jobs, payments
 from seatctl.services.jobs import JobOptions
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -55,7 +55,7 @@ def test_a_payment_whose_deadline_was_moved_while_it_was_checked_is_refused(
         monkeypatch, SeatLocks, "get", lambda: edit(store, "bookings", booked, paymentExpiresAt=LONG_AGO)
     )
     with pytest.raises(RefundDue, match="refund is due"):
-        sales.pay(store, booked)
+        payments.pay(store, booked)
     assert scene.booking_of(store, booked)["status"] == "PAYMENT_PENDING"
     check(store, happened)
 
@@ -65,14 +65,14 @@ def test_a_payment_that_is_done_while_the_same_payment_reads_is_one_payment(
 ) -> None:
     booked = scene.book(store, scene.create(store))[1]
     other = twin(store, clock)
-    happened = scene.meanwhile(monkeypatch, Bookings, "get", lambda: sales.pay(other, booked))
-    assert not sales.pay(store, booked).changed
+    happened = scene.meanwhile(monkeypatch, Bookings, "get", lambda: payments.pay(other, booked))
+    assert not payments.pay(store, booked).changed
     check(store, happened)
 
 
 INTRUDERS: dict[str, tuple[Callable[[Store, Any], object], tuple[int, str, str]]] = {
-    "pay": (sales.pay, (3, "CONSUMED", "CONFIRMED")),
-    "fail_payment": (sales.fail_payment, (5, "EXPIRED", "FAILED")),
+    "pay": (payments.pay, (3, "CONSUMED", "CONFIRMED")),
+    "fail_payment": (payments.fail_payment, (5, "EXPIRED", "FAILED")),
     "expire_bookings": (
         lambda store, _booking: expire_bookings(store, EPOCH + HOUR),
         (5, "EXPIRED", "EXPIRED"),

@@ -32,10 +32,10 @@ from seatctl.services import (
     event_cancellation_batch,
     events,
     jobs,
+    payments,
     rebooking,
     recovery,
     refunds,
-    sales,
 )
 from seatctl.services.clearance import Clearance
 
@@ -424,7 +424,7 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         forget_the_cancellation, on.paid_again_after_a_cancellation, breaks="12"
     ),
     "pay: a late payment that counts after all is not due": Control(
-        skipping(sales, "withdraw_late"), on.paid_late_and_extended, breaks="12"
+        skipping(payments, "withdraw_late"), on.paid_late_and_extended, breaks="12"
     ),
     # --- recovery
     "recovery counts and sets a counter at one point in time": Control(

@@ -40,8 +40,8 @@ from seatctl.domain.documents import Booking, EventId, SeatLock
 from seatctl.domain.states import JobType
 from seatctl.errors import RefundDue, Refused, SoldOut, WrongState
 from seatctl.mongo.store import Store
-from seatctl.services import sales
-from seatctl.services.rebooking import record_sale
+from seatctl.services import payments, sales
+from seatctl.services.payments import record_sale
 
 if TYPE_CHECKING:
     from servers import Server
@@ -204,7 +204,7 @@ def test_a_booking_paid_four_times_at_once_is_one_payment(arena: Arena, rounds: 
     for _ in range(rounds(60, 1_000)):
         event = arena.event(10)
         booked = arena.booking(event)
-        answers = arena.race(*(Call(sales.pay, (booked.id,), EPOCH, arena.jitter()) for _ in range(4)))
+        answers = arena.race(*(Call(payments.pay, (booked.id,), EPOCH, arena.jitter()) for _ in range(4)))
         assert errors(answers) == []
         assert sum(answer.value.changed for answer in answers) == 1
         assert arena.status("bookings", booked.id) == "CONFIRMED"
@@ -221,8 +221,8 @@ def test_a_payment_either_succeeds_or_fails(arena: Arena, rounds: Rounds) -> Non
         event = arena.event(10)
         booked = arena.booking(event)
         success, failure = duel.fight(
-            Call(sales.pay, (booked.id,), EPOCH),
-            Call(sales.fail_payment, (booked.id,), EPOCH),
+            Call(payments.pay, (booked.id,), EPOCH),
+            Call(payments.fail_payment, (booked.id,), EPOCH),
             first_succeeded,
         )
         assert len(winners([success, failure])) == 1
@@ -240,7 +240,7 @@ def test_at_the_deadline_either_the_payment_or_the_sweep_wins(arena: Arena, roun
         deadline = booked.payment_expires_at
         assert deadline
         payment, run = duel.fight(
-            Call(sales.pay, (booked.id,), deadline - SECOND),
+            Call(payments.pay, (booked.id,), deadline - SECOND),
             Call(expire_bookings, (deadline + SECOND,), deadline),
             first_succeeded,
         )
@@ -353,7 +353,7 @@ def test_a_booking_that_is_paid_and_cancelled_at_once_gives_its_seats_back_and_t
         arena.lock(event)  # room on the counter, so that a seat could come back twice
         booked = arena.booking(event)
         payment, cancellation = duel.fight(
-            Call(sales.pay, (booked.id, "R"), EPOCH), Call(cancel, (booked.id,), EPOCH), first_succeeded
+            Call(payments.pay, (booked.id, "R"), EPOCH), Call(cancel, (booked.id,), EPOCH), first_succeeded
         )
         won = payment.error is None
         assert won or isinstance(payment.error, RefundDue)
@@ -374,7 +374,7 @@ def test_two_cancellations_beside_recovery_return_the_seats_once(arena: Arena, r
         event = arena.event(10)
         arena.lock(event)
         booked = arena.booking(event)
-        sales.pay(arena.store, booked.id, "R")
+        payments.pay(arena.store, booked.id, "R")
         *cancellations, run = arena.race(
             *(Call(cancel, (booked.id,), EPOCH, arena.jitter()) for _ in range(2)),
             Call(recover, (), EPOCH, arena.jitter()),
@@ -396,9 +396,9 @@ def test_a_booking_that_is_booked_again_four_times_at_once_is_one_booking(
     for _ in range(rounds(40, 500)):
         event = arena.event(1)
         booked = arena.booking(event)
-        sales.fail_payment(arena.store, booked.id)
+        payments.fail_payment(arena.store, booked.id)
         with suppress(RefundDue):
-            sales.pay(arena.store, booked.id, "R")
+            payments.pay(arena.store, booked.id, "R")
         answers = arena.race(*(Call(rebook, (booked.id,), EPOCH, arena.jitter()) for _ in range(4)))
         assert errors(answers) == []
         assert sorted(answer.value.created for answer in answers) == [False, False, False, True]

@@ -20,7 +20,17 @@ from seatctl.mongo.ids import parse_user
 from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.mongo.validators import validators
-from seatctl.services import adoption, blocks, cancellation, closing, extension, health, resizing, sales
+from seatctl.services import (
+    adoption,
+    blocks,
+    cancellation,
+    closing,
+    extension,
+    health,
+    payments,
+    resizing,
+    sales,
+)
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
@@ -445,7 +455,7 @@ def test_the_whole_way_of_a_sale_fits_both_programs(adopted, backend):
     backend.pay(booking.id)
     backend.cancel(booking.id)
     theirs = backend.confirm(backend.lock(event, 3))
-    sales.pay(adopted, theirs)
+    payments.pay(adopted, theirs)
 
     assert stored["userId"] == USER
     assert stored["idempotencyKey"].startswith("seatctl-")
@@ -532,7 +542,7 @@ def test_a_lock_that_an_operator_ended_cannot_be_confirmed_by_a_program_that_loo
     assert list(verify(adopted)) == []
 
 
-@pytest.mark.parametrize("end", [sales.fail_payment, give_up])
+@pytest.mark.parametrize("end", [payments.fail_payment, give_up])
 def test_the_lock_of_a_booking_that_an_operator_ended_ends_at_that_moment(adopted, backend, clock, end):
     lock = backend.lock(backend.event())
     booking = backend.confirm(lock)
@@ -705,8 +715,8 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     for refused in (
         lambda: sales.lock(adopted, LockRequest(by_day, USER, 1)),
         lambda: sales.release(adopted, lock),
-        lambda: sales.fail_payment(adopted, pending),
-        lambda: sales.pay(adopted, paid, "R"),
+        lambda: payments.fail_payment(adopted, pending),
+        lambda: payments.pay(adopted, paid, "R"),
         lambda: extension.extend(adopted, ExtendRequest(lock, hour, overdue=True)),
         lambda: extension.extend(adopted, ExtendRequest(pending, hour, overdue=True)),
         lambda: extension.extend_all(adopted, ExtendAllRequest(by_day, LockStatus.ACTIVE, hour)),
@@ -724,7 +734,7 @@ def test_it_is_refused_by_name_in_every_command(adopted, backend, by_day):
     assert state_of(adopted) == before
     alone = rf"per day, so seatctl leaves it and its booking {pending} alone; a refund is due: \w+"
     with pytest.raises(RefundDue, match=alone):
-        sales.pay(adopted, pending)
+        payments.pay(adopted, pending)
     days = backend.events.find_one({"_id": by_day})["dailySeats"]
     assert {day["available"] for day in days.values()} == {10}
     assert list(days) == list(DAYS)

@@ -19,7 +19,7 @@ from scene import (
 )
 
 from seatctl.domain.states import BookingStatus
-from seatctl.services import sales
+from seatctl.services import payments
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_short_lock_under_a_long_payment_is_left_alone_and_returned_once(
 
     clock.advance(minutes=1)
     if paid:
-        sales.pay(store, booked)
+        payments.pay(store, booked)
     clock.advance(minutes=4)
     first = counts(run_expire_bookings(store))
     again = counts(run_expire_bookings(store)), counts(run_expire_locks(store))

@@ -31,7 +31,7 @@ from seatctl.domain.states import LockStatus
 from seatctl.errors import CountedByDay, DamagedDocument, NotFound, Usage, WrongState
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import cancellation, sales
+from seatctl.services import cancellation, payments
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.refunds import mark_done
 from seatctl.services.verify import verify
@@ -49,7 +49,7 @@ def event(store):
 def paid(store, event):
     """A lock of five seats and its booking, paid as R."""
     held, booked = book(store, event, 5)
-    sales.pay(store, booked, "R")
+    payments.pay(store, booked, "R")
     return held, booked
 
 
@@ -365,7 +365,7 @@ def test_seats_of_a_booking_that_waits_come_back_and_no_money_is_due(store, even
     held, booked = book(store, event, 4)
     assert cancel(store, booked, 1).refund is None
     assert (lock_of(store, held)["seats"], available(store, event)) == (3, 14)
-    assert sales.pay(store, booked, "R").changed
+    assert payments.pay(store, booked, "R").changed
     assert due(store, booked) == []
 
 
@@ -421,7 +421,7 @@ def test_an_ended_booking_has_no_seats_to_return(store, paid, status):
 
 def test_a_booking_that_is_paid_while_it_is_cancelled_is_paid_back(store, event, monkeypatch):
     held, booked = book(store, event, 2)
-    happened = meanwhile(monkeypatch, SeatLocks, "get", lambda: sales.pay(store, booked, "R"))
+    happened = meanwhile(monkeypatch, SeatLocks, "get", lambda: payments.pay(store, booked, "R"))
     cancel(store, booked)
     assert happened
     assert states(store, held, booked) == ("CANCELLED", "CANCELLED")

@@ -27,7 +27,7 @@ from scene import (
 from seatctl.errors import CountedByDay, CursorLost, DamagedDocument, NotFound, SoldOut
 from seatctl.mongo.aggregations import Aggregations
 from seatctl.mongo.store import SNAPSHOT_RETRIES
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.clearance import Cause, Clearance
 
@@ -275,7 +275,7 @@ def release(scene):
 
 
 def fail(scene):
-    return sales.fail_payment(scene.store, scene.failing[1]).doubt, scene.failing[0]
+    return payments.fail_payment(scene.store, scene.failing[1]).doubt, scene.failing[0]
 
 
 def cancel_pending(scene):
@@ -439,7 +439,7 @@ def test_without_its_locks_no_booking_ends_before_its_deadline(store, lockless):
 
 def test_without_its_locks_a_failed_payment_returns_no_seats(store, lockless):
     before = available(store, lockless.event)
-    sales.fail_payment(store, lockless.failing[1])
+    payments.fail_payment(store, lockless.failing[1])
 
     assert booking_of(store, lockless.failing[1])["status"] == "FAILED"
     assert available(store, lockless.event) == before

@@ -38,7 +38,7 @@ from seatctl.errors import (
     WrongState,
 )
 from seatctl.mongo.events import Events
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.blocks import BlockRequest, block, unblock
 from seatctl.services.closing import close, reopen
 from seatctl.services.verify import verify
@@ -223,8 +223,8 @@ def test_a_closed_event_locks_and_blocks_nothing_but_its_buyers_go_on(store, eve
     with pytest.raises(Closed):
         block(store, BlockRequest(event, 1))
     assert lock(store, event, 2, key="mine") == held
-    sales.pay(store, confirm(store, held))
-    sales.pay(store, waiting)
+    payments.pay(store, confirm(store, held))
+    payments.pay(store, waiting)
     assert faults(store) == []
 
 
@@ -371,7 +371,7 @@ def test_what_came_back_to_a_closed_event_goes_into_its_block_with_the_next_run(
     _, failing = book(store, event, 3)
     close(store, event)
     sales.release(store, held)
-    sales.fail_payment(store, failing)
+    payments.fail_payment(store, failing)
     assert faults(store) == ["closed_with_seats"]
     before = everything(store)
     assert JOBS[job](store, dry_run=True).blocked.total() == 5

@@ -33,7 +33,7 @@ from seatctl.errors import (
 from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import sales
+from seatctl.services import payments, sales
 from seatctl.services.sales import ConfirmRequest
 
 USER = ObjectId("65f000000000000000000001")
@@ -134,7 +134,7 @@ def test_confirming_again_after_the_payment_deadline_is_refused(store, clock, he
 
 
 def test_confirming_a_paid_lock_again_returns_its_booking_however_late(store, clock, held, pending):
-    sales.pay(store, pending)
+    payments.pay(store, pending)
     clock.advance(days=1)
 
     assert confirm(store, held) == pending
@@ -292,7 +292,7 @@ def test_a_foreign_lock_is_handled_like_any_other_and_keeps_what_is_unknown(stor
     made = insert_lock(store, event, 2.0, due=timedelta(minutes=1), rows=["A1", "A2"])
     edit(store, "events", event, availableSeats=8, venue={"hall": 1})
 
-    sales.fail_payment(store, confirm(store, made))
+    payments.fail_payment(store, confirm(store, made))
 
     assert (lock_of(store, made)["rows"], lock_of(store, made)["status"]) == (["A1", "A2"], "EXPIRED")
     assert (event_of(store, event)["venue"], available(store, event)) == ({"hall": 1}, 10)

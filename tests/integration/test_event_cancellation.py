@@ -40,7 +40,7 @@ from seatctl.errors import (
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.events import Events
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import sales
+from seatctl.services import payments
 from seatctl.services.blocks import BlockRequest, block
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.closing import close
@@ -71,7 +71,7 @@ def check_over(store, event, skipped_seats=0):
 
 def paid(store, event, seats=1, ref=None):
     held, booked = book(store, event, seats)
-    sales.pay(store, booked, ref)
+    payments.pay(store, booked, ref)
     return held, booked
 
 
@@ -396,7 +396,7 @@ def test_an_ended_bookings_lock_that_another_program_left_active_ends(store, eve
 
 def test_a_booking_paid_while_its_batch_is_planned_is_owed(store, event, monkeypatch):
     held, booked = book(store, event, 2)
-    happened = meanwhile(monkeypatch, SeatLocks, "by_id", lambda: sales.pay(store, booked, "late"))
+    happened = meanwhile(monkeypatch, SeatLocks, "by_id", lambda: payments.pay(store, booked, "late"))
     assert run(store, event).refunds == 1
     assert happened
     assert states(store, held, booked) == ("CANCELLED", "CANCELLED")

@@ -24,7 +24,7 @@ from scene import (
 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.mongo.bookings import Bookings
-from seatctl.services import sales
+from seatctl.services import payments
 from seatctl.services.closing import close
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event
 
@@ -120,7 +120,7 @@ def test_a_booking_that_is_paid_between_two_lists_ends(store: Any, monkeypatch: 
     """Also where it is the only one, so that a pass without it would be the last."""
     event = create(store, 100)
     held, booked = book(store, event, 2)
-    happened = meanwhile(monkeypatch, Bookings, "ids_of", lambda: sales.pay(store, booked))
+    happened = meanwhile(monkeypatch, Bookings, "ids_of", lambda: payments.pay(store, booked))
     assert told(run(store, event))["done"] == (1, 1, 2, 1, 0)
     assert happened
     assert states(store, held, booked) == ("CANCELLED", "CANCELLED")

@@ -26,7 +26,7 @@ from seatctl.errors import CachePressure, Contention, CursorLost, Interrupted
 from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import expiry, sales, seats
+from seatctl.services import expiry, payments, sales, seats
 from seatctl.services.expiry import CURSOR_RETRIES
 
 
@@ -104,7 +104,7 @@ def test_a_lock_that_is_released_between_reading_and_writing_returns_its_seats_o
 def test_a_booking_that_is_paid_between_reading_and_writing_stays_paid(store, clock, event, monkeypatch):
     (paid, _) = pairs = [book(store, event) for _ in range(2)]
     clock.advance(minutes=15, milliseconds=1)
-    act = in_time(clock, lambda: sales.pay(store, paid[1]))
+    act = in_time(clock, lambda: payments.pay(store, paid[1]))
     happened = meanwhile(monkeypatch, Bookings, "protecting", act)
 
     assert counts(run_expire_bookings(store)) == (1, 1, 1)

@@ -27,7 +27,7 @@ from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.errors import DamagedDocument, DeadlinePassed, NotFound, Usage, WrongState
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import extension, sales
+from seatctl.services import extension, payments, sales
 from seatctl.services.extension import ExtendAllRequest, ExtendRequest
 
 MINUTE = timedelta(minutes=1)
@@ -81,7 +81,7 @@ def test_a_booking_and_its_lock_move_together_by_the_id_of_either(store, clock, 
     assert lock_of(store, held)["expiresAt"] == clock() + HOUR
     clock.advance(minutes=59)
     assert run_expire_bookings(store).bookings == 0
-    assert sales.pay(store, booked).changed
+    assert payments.pay(store, booked).changed
 
 
 @pytest.mark.parametrize("until", [MINUTE, 10 * MINUTE])
@@ -115,7 +115,7 @@ def test_what_is_overdue_needs_a_word_and_its_seats(store, clock, event):
             extend(store, one)
 
     assert extend(store, booked, overdue=True).changed
-    assert sales.pay(store, booked).changed
+    assert payments.pay(store, booked).changed
     clock.advance(minutes=1)
     run_expire_locks(store)
     with pytest.raises(WrongState, match=f"lock {free} is EXPIRED"):
@@ -291,7 +291,7 @@ def test_only_what_waits_has_a_deadline_to_move(store, event, status):
 
 def test_a_booking_that_is_paid_while_its_event_is_extended_stays_paid(store, event, monkeypatch):
     held, waiting = book(store, event)
-    happened = meanwhile(monkeypatch, Bookings, "pending_before", lambda: sales.pay(store, waiting))
+    happened = meanwhile(monkeypatch, Bookings, "pending_before", lambda: payments.pay(store, waiting))
     assert extend_all(store, event, BookingStatus.PAYMENT_PENDING).extended == []
     assert happened
     assert lock_of(store, held)["status"] == "CONSUMED"

@@ -25,7 +25,7 @@ from seatctl.mongo.store import Store
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.explain import explain
 from seatctl.services.history import history, newest
-from seatctl.services.rebooking import record_sale
+from seatctl.services.payments import record_sale
 
 
 @pytest.fixture

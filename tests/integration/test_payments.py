@@ -33,7 +33,7 @@ from seatctl.errors import (
 from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import sales
+from seatctl.services import payments, sales
 
 USER = ObjectId("65f000000000000000000001")
 
@@ -89,7 +89,7 @@ MOVES = {
     "release": ("change", lambda store, _, held: sales.release(store, held), (7, 10, 3)),
     "pay --failed": (
         "change",
-        lambda store, _, held: sales.fail_payment(store, confirm(store, held)),
+        lambda store, _, held: payments.fail_payment(store, confirm(store, held)),
         (7, 10, 3),
     ),
 }
@@ -123,13 +123,13 @@ def test_of_a_command_that_gives_up_no_counter_is_told(store, event, held, told,
 
 def test_no_counter_is_told_where_no_seats_move(store, event, held, told):
     told.clear()
-    sales.pay(store, confirm(store, held))
+    payments.pay(store, confirm(store, held))
     again = lock(store, event, 1, key="k")
     assert told.pop()
     assert lock(store, event, 1, key="k") == again
     other = confirm(store, again)
     insert_booking(store, event, again)  # which keeps the seats
-    sales.fail_payment(store, other)
+    payments.fail_payment(store, other)
 
     assert told == []
 
@@ -142,7 +142,7 @@ def test_a_payment_in_time_confirms_the_booking_consumes_the_lock_and_moves_no_s
 ):
     clock.advance(minutes=5)
     edit(store, "bookings", pending, invoice="R-1")
-    paid = sales.pay(store, pending)
+    paid = payments.pay(store, pending)
 
     assert paid.changed
     assert paid.booking.stored == booking_of(store, pending)
@@ -154,11 +154,11 @@ def test_a_payment_in_time_confirms_the_booking_consumes_the_lock_and_moves_no_s
 
 
 def test_paying_twice_is_one_payment_also_after_the_deadline(store, clock, pending):
-    sales.pay(store, pending)
+    payments.pay(store, pending)
     before = everything(store)
     clock.advance(hours=1)
 
-    assert not sales.pay(store, pending).changed
+    assert not payments.pay(store, pending).changed
     assert before == everything(store)
 
 
@@ -169,7 +169,7 @@ def test_a_payment_at_its_deadline_is_refused_and_leaves_only_a_refund(store, cl
     with pytest.raises(
         RefundDue, match=r"had to be paid by 2027-01-01T12:15:00Z; a refund is due: [0-9a-f]{24}"
     ):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert booking_of(store, pending)["paymentRefusedAt"] == clock()
     store.database.bookings.update_one({"_id": pending}, {"$unset": {"paymentRefusedAt": 1}})
     assert before == everything(store, "refunds", "operations")
@@ -180,10 +180,10 @@ def test_only_a_pending_booking_is_paid_and_an_ended_one_is_never_revived(store,
     edit(store, "bookings", pending, status=status.value)
 
     if status in LIVE:
-        assert sales.pay(store, pending).booking.status == "CONFIRMED"
+        assert payments.pay(store, pending).booking.status == "CONFIRMED"
         return
     with pytest.raises(RefundDue, match=f"is {status}.*a refund is due"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert states(store, held, pending) == ("ACTIVE", status)
 
 
@@ -191,7 +191,7 @@ def test_a_booking_in_no_known_state_is_not_paid(store, held, pending):
     edit(store, "bookings", pending, status="ON_HOLD")
 
     with pytest.raises(DamagedDocument, match="status is 'ON_HOLD'"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert states(store, held, pending) == ("ACTIVE", "ON_HOLD")
 
 
@@ -205,7 +205,7 @@ def test_a_booking_whose_seats_are_not_held_is_not_paid(store, held, pending, st
     sold = f"is already CONSUMED; if this payment bought it, `seatctl confirm {held} --sold` records that"
     says = sold if status == "CONSUMED" else f"is {status}, so its seats are not held"
     with pytest.raises(RefundDue, match=f"{says}; a refund is due: "):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 
 
@@ -215,7 +215,7 @@ def test_a_booking_whose_lock_cannot_be_read_is_not_paid(store, held, pending, f
     before = everything(store)
 
     with pytest.raises(DamagedDocument, match=f"lock {held}"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert everything(store) == before
 
 
@@ -232,7 +232,7 @@ def test_a_booking_of_an_event_that_is_gone_or_counted_by_day_is_not_paid(store,
     }[way]
 
     with pytest.raises(RefundDue, match=f"^{says}; a refund is due: "):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     store.database.bookings.update_one({"_id": pending}, {"$unset": {"paymentRefusedAt": 1}})
     assert everything(store, "refunds", "operations") == before
     assert [refund.seats for refund in store.refunds.of_booking(pending)] == [3]
@@ -244,7 +244,7 @@ def test_a_payment_needs_no_counter_that_can_be_read(store, event, held, pending
     edit(store, "events", event, **fields)
     before = everything(store, "seatLocks", "bookings", "operations")
 
-    assert sales.pay(store, pending).changed
+    assert payments.pay(store, pending).changed
     assert states(store, held, pending) == ("CONSUMED", "CONFIRMED")
     assert everything(store, "seatLocks", "bookings", "operations") == before
 
@@ -253,7 +253,7 @@ def test_a_booking_whose_deadline_is_no_date_is_not_paid(store, pending):
     edit(store, "bookings", pending, paymentExpiresAt="tomorrow")
 
     with pytest.raises(DamagedDocument, match=r"paymentExpiresAt is 'tomorrow'"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 
 
@@ -267,7 +267,7 @@ def test_a_booking_that_fails_between_reading_and_writing_stays_failed(store, pe
     )
 
     with pytest.raises(RefundDue, match="refund is due"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert happened
     assert booking_of(store, pending)["status"] == "FAILED"
 
@@ -284,7 +284,7 @@ def test_a_deadline_that_moves_into_the_past_between_reading_and_writing_is_kept
     )
 
     with pytest.raises(RefundDue, match="refund is due"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert happened
     assert booking_of(store, pending)["status"] == "PAYMENT_PENDING"
 
@@ -300,7 +300,7 @@ def test_a_lock_that_expires_in_the_middle_of_a_payment_leaves_no_confirmed_book
     )
 
     with pytest.raises(RefundDue, match="refund is due"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert happened
     assert states(store, held, pending) == ("EXPIRED", "PAYMENT_PENDING")
 
@@ -312,7 +312,7 @@ def test_a_payment_that_slept_past_its_deadline_is_refused_by_the_servers_clock(
     slept = stale_clock_once(monkeypatch)
 
     with pytest.raises(RefundDue, match="refund is due"):
-        sales.pay(store, pending)
+        payments.pay(store, pending)
     assert slept
     assert states(store, held, pending) == ("ACTIVE", "PAYMENT_PENDING")
     store.deployment.close()
@@ -322,7 +322,7 @@ def test_a_payment_that_slept_past_its_deadline_is_refused_by_the_servers_clock(
 
 
 def test_a_failed_payment_expires_the_lock_and_returns_the_seats(store, event, held, pending):
-    failed = sales.fail_payment(store, pending)
+    failed = payments.fail_payment(store, pending)
 
     assert failed.changed
     assert failed.booking.stored == booking_of(store, pending)
@@ -332,10 +332,10 @@ def test_a_failed_payment_expires_the_lock_and_returns_the_seats(store, event, h
 
 
 def test_failing_twice_returns_the_seats_once(store, pending):
-    sales.fail_payment(store, pending)
+    payments.fail_payment(store, pending)
     before = everything(store)
 
-    assert not sales.fail_payment(store, pending).changed
+    assert not payments.fail_payment(store, pending).changed
     assert before == everything(store)
 
 
@@ -344,16 +344,16 @@ def test_only_a_pending_booking_can_fail(store, event, pending, status):
     edit(store, "bookings", pending, status=status.value)
 
     if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.FAILED):
-        assert sales.fail_payment(store, pending).booking.status == "FAILED"
+        assert payments.fail_payment(store, pending).booking.status == "FAILED"
         return
     with pytest.raises(WrongState, match=f"is {status}"):
-        sales.fail_payment(store, pending)
+        payments.fail_payment(store, pending)
     assert available(store, event) == 7
 
 
 def test_a_failure_may_come_after_the_deadline(store, clock, event, pending):
     clock.advance(hours=1)
-    sales.fail_payment(store, pending)
+    payments.fail_payment(store, pending)
 
     assert available(store, event) == 10
 
@@ -364,7 +364,7 @@ def test_a_failed_booking_whose_seats_are_not_held_returns_none(store, event, he
         delete(store, "seatLocks", held)
     else:
         edit(store, "seatLocks", held, status=lost)
-    sales.fail_payment(store, pending)
+    payments.fail_payment(store, pending)
 
     assert booking_of(store, pending)["status"] == "FAILED"
     assert available(store, event) == 7
@@ -375,7 +375,7 @@ def test_a_failed_booking_leaves_its_lock_to_another_booking_that_may_be_live(
     store, event, held, pending, other
 ):
     insert_booking(store, event, held, other)
-    sales.fail_payment(store, pending)
+    payments.fail_payment(store, pending)
 
     assert states(store, held, pending) == ("ACTIVE", "FAILED")
     assert available(store, event) == 7
@@ -396,15 +396,15 @@ def test_a_lock_that_may_be_sold_or_cannot_be_read_is_a_persons_to_decide(
     before = everything(store)
 
     with pytest.raises(error):
-        sales.fail_payment(store, pending)
+        payments.fail_payment(store, pending)
     assert before == everything(store)
 
 
 def test_a_payment_that_arrives_while_it_is_failed_is_kept(store, event, held, pending, monkeypatch):
-    happened = meanwhile(monkeypatch, Bookings, "protecting", lambda: sales.pay(store, pending))
+    happened = meanwhile(monkeypatch, Bookings, "protecting", lambda: payments.pay(store, pending))
 
     with pytest.raises(WrongState, match="is CONFIRMED"):
-        sales.fail_payment(store, pending)
+        payments.fail_payment(store, pending)
     assert happened
     assert states(store, held, pending) == ("CONSUMED", "CONFIRMED")
     assert available(store, event) == 7

@@ -34,7 +34,7 @@ from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store
-from seatctl.services import expiry, health, lists, sales
+from seatctl.services import expiry, health, lists, payments, sales
 from seatctl.services.sweeps import BookingSweep, LockSweep
 from seatctl.services.verify import verify
 
@@ -371,7 +371,7 @@ BY_ID = {
     "lock": (lambda world: lock(world.store, world.event()), {ONE_EVENT}),
     "read again": (read_again, {LOCK, BOOKING}),
     "pay": (
-        lambda world: sales.pay(world.store, world.booking()),
+        lambda world: payments.pay(world.store, world.booking()),
         {EVENT, BOOKING, LOCK, ONE_BOOKING, ONE_LOCK},
     ),
     "locks": (listing(lists.locks, None, None, None), {LOCK}),
@@ -382,7 +382,7 @@ BY_AN_INDEX_OF_OURS = {
     "confirm": (lambda world: confirm(world.store, world.lock()), {EVENT, LOCK, BOOKING, ONE_LOCK}),
     "confirm again": (lambda world: confirm(world.store, world.booked_lock()), {LOCK, BOOKING}),
     "pay --failed": (
-        lambda world: sales.fail_payment(world.store, world.booking()),
+        lambda world: payments.fail_payment(world.store, world.booking()),
         {BOOKING, LOCK, SET_EVENTS, ONE_BOOKING, ONE_LOCK, *CLEARANCE},
     ),
     "release": (

@@ -37,6 +37,7 @@ from seatctl.services import (
     following,
     health,
     lists,
+    payments,
     rebooking,
     refunds,
     resizing,
@@ -127,7 +128,7 @@ class Guarded:
         lock(self.store, event, ttl=soon)
         confirm(self.store, lock(self.store, event), soon)
         held = lock(self.store, event)
-        sales.pay(self.store, confirm(self.store, held))
+        payments.pay(self.store, confirm(self.store, held))
         # Two faults that recovery repairs: a sale whose lock is open, and a counter that drifted.
         self.database["seatLocks"].update_one({"_id": held}, {"$set": {"status": "ACTIVE"}})
         self.database["events"].update_one({"_id": event}, {"$inc": {"availableSeats": -1}})
@@ -207,8 +208,8 @@ def operate(store: Store, sample: Document) -> None:
     lock(store, event, 2, user="bob", key="k")
     confirm(store, sample["free"])
     sales.release(store, sample["releasable"])
-    sales.pay(store, sample["payable"], "card-1")
-    sales.fail_payment(store, sample["failing"])
+    payments.pay(store, sample["payable"], "card-1")
+    payments.fail_payment(store, sample["failing"])
     events.edit_event(store, events.EditEventRequest(event, name="Gala"))
     resizing.resize(store, resizing.ResizeRequest(event, 60))
     blocks.unblock(store, blocks.block(store, blocks.BlockRequest(event, 3)).lock.id)
@@ -218,7 +219,7 @@ def operate(store: Store, sample: Document) -> None:
     cancelled = cancellation.cancel(store, cancellation.CancelRequest(sample["payable"]))
     refunds.mark_done(store, cancelled.refund.id, "back-1")
     with pytest.raises(RefundDue):
-        sales.pay(store, sample["failing"], "card-2")
+        payments.pay(store, sample["failing"], "card-2")
     rebooking.rebook(store, rebooking.RebookRequest(sample["failing"], "card-2"))
     relock(store, sample["payable"])
     history(store, sample["payable"], 0)

@@ -36,7 +36,7 @@ from seatctl.errors import (
 )
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import blocks, cancellation, extension, rebooking, sales
+from seatctl.services import blocks, cancellation, extension, payments, rebooking
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.extension import ExtendRequest
 from seatctl.services.rebooking import RebookRequest
@@ -62,7 +62,7 @@ def ended(store, clock, event):
 def late(store, ended):
     """The same, and then it was paid as R."""
     with pytest.raises(RefundDue):
-        sales.pay(store, ended, "R")
+        payments.pay(store, ended, "R")
     return ended
 
 
@@ -107,10 +107,10 @@ def test_a_late_payment_gets_its_seats_after_all_once_and_is_not_due_any_more(st
 def test_whatever_ended_can_be_booked_again(store, event, way):
     _, booked = book(store, event, 3)
     if way == "failed":
-        sales.fail_payment(store, booked)
+        payments.fail_payment(store, booked)
     else:
         if way == "cancelled and paid":
-            sales.pay(store, booked, "R")
+            payments.pay(store, booked, "R")
         cancellation.cancel(store, CancelRequest(booked))
     done = rebook(store, booked)
 
@@ -123,7 +123,7 @@ def test_whatever_ended_can_be_booked_again(store, event, way):
 def test_the_seats_that_were_returned_before_stay_due(store, event):
     """Two of five seats came back, then the other three: these are sold again."""
     _, booked = book(store, event, 5)
-    sales.pay(store, booked, "R")
+    payments.pay(store, booked, "R")
     cancellation.cancel(store, CancelRequest(booked, 2))
     cancellation.cancel(store, CancelRequest(booked))
     done = rebook(store, booked)
@@ -134,7 +134,7 @@ def test_the_seats_that_were_returned_before_stay_due(store, event):
 
 def test_of_several_payments_the_reference_says_which_one_counts(store, late):
     with pytest.raises(RefundDue):
-        sales.pay(store, late, "S")
+        payments.pay(store, late, "S")
     with pytest.raises(WrongState, match=r"has several refunds due; --ref says which payment counts"):
         rebook(store, late)
 
@@ -145,7 +145,7 @@ def test_of_several_payments_the_reference_says_which_one_counts(store, late):
 def test_a_payment_that_nobody_recorded_before_counts_by_its_reference(store, ended):
     assert rebook(store, ended, "R").booking.payment_ref == "R"
     with pytest.raises(WrongState, match="it was rebooked with this payment, nothing is due"):
-        sales.pay(store, ended, "R")
+        payments.pay(store, ended, "R")
     assert due(store, ended) == []
 
 
@@ -259,7 +259,7 @@ def test_a_sold_lock_gets_its_booking_once(store, clock, event, status):
     waiting = None if status is None else insert_booking(store, event, held, status)
     edit(store, "seatLocks", held, status="CONSUMED")
     clock.advance(seconds=1)
-    done = rebooking.record_sale(store, held, "R")
+    done = payments.record_sale(store, held, "R")
 
     assert done.created
     assert done.booking.stored == booking_of(store, done.booking.id)
@@ -270,7 +270,7 @@ def test_a_sold_lock_gets_its_booking_once(store, clock, event, status):
     (operation,) = store.operations.concerning([done.booking.id])
     assert operation["command"] == "confirm --sold"
     before = everything(store)
-    assert not rebooking.record_sale(store, held, "R").created
+    assert not payments.record_sale(store, held, "R").created
     assert everything(store) == before
 
 
@@ -278,8 +278,8 @@ def test_a_payment_that_was_refused_because_its_lock_was_sold_is_not_due_then(st
     held, booked = book(store, event, 2)
     edit(store, "seatLocks", held, status="CONSUMED")
     with pytest.raises(RefundDue, match=f"`seatctl confirm {held} --sold --ref R` records that"):
-        sales.pay(store, booked, "R")
-    rebooking.record_sale(store, held, "R")
+        payments.pay(store, booked, "R")
+    payments.record_sale(store, held, "R")
     assert due(store, booked) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
 
 
@@ -288,7 +288,7 @@ def test_a_lock_becomes_a_paid_booking_in_one_step(store, clock, event, confirme
     held = lock(store, event, 4)
     waiting = confirm(store, held) if confirmed else None
     clock.advance(minutes=5)
-    done = rebooking.record_sale(store, held, "R")
+    done = payments.record_sale(store, held, "R")
 
     assert done.created
     assert waiting in (None, done.booking.id)
@@ -298,7 +298,7 @@ def test_a_lock_becomes_a_paid_booking_in_one_step(store, clock, event, confirme
     sales_of = [one for one in store.operations.concerning([held]) if one["command"] == "confirm --sold"]
     assert [one["after"] for one in sales_of] == [{"status": "CONFIRMED", "seats": 4, "paymentRef": "R"}]
     before = everything(store)
-    assert not rebooking.record_sale(store, held, "R").created
+    assert not payments.record_sale(store, held, "R").created
     assert everything(store) == before
 
 
@@ -311,19 +311,19 @@ def test_a_lock_that_is_overdue_is_not_sold_but_extended_first(store, clock, eve
     before = everything(store)
     says = f"`seatctl extend {held} --for 10m --overdue`, then `seatctl confirm {held} --sold --ref 'R 1'`"
     with pytest.raises(DeadlinePassed, match=says):
-        rebooking.record_sale(store, held, "R 1")
+        payments.record_sale(store, held, "R 1")
     assert everything(store) == before
     extension.extend(store, ExtendRequest(held, timedelta(minutes=10), overdue=True))
-    assert rebooking.record_sale(store, held, "R 1").created
+    assert payments.record_sale(store, held, "R 1").created
 
 
 def test_a_block_and_a_lock_of_a_cancelled_event_are_not_sold(store, event):
     held, block = lock(store, event), blocks.block(store, blocks.BlockRequest(event, 1)).lock.id
     with pytest.raises(WrongState, match=f"`seatctl unblock {block}`"):
-        rebooking.record_sale(store, block)
+        payments.record_sale(store, block)
     edit(store, "events", event, cancelledAt=store.now())
     with pytest.raises(Closed):
-        rebooking.record_sale(store, held)
+        payments.record_sale(store, held)
 
 
 @pytest.mark.parametrize("status", ["EXPIRED", "CANCELLED"])
@@ -331,7 +331,7 @@ def test_only_a_lock_that_holds_seats_is_recorded_as_sold(store, event, status):
     held = lock(store, event)
     edit(store, "seatLocks", held, status=status)
     with pytest.raises(WrongState, match=f"lock {held} is {status}; .* `seatctl lock {event}` takes new"):
-        rebooking.record_sale(store, held)
+        payments.record_sale(store, held)
 
 
 def test_a_lock_that_ended_with_its_booking_is_sold_by_booking_that_again(store, event):
@@ -341,7 +341,7 @@ def test_a_lock_that_ended_with_its_booking_is_sold_by_booking_that_again(store,
     with pytest.raises(
         WrongState, match=f"lock {held} is EXPIRED; `seatctl rebook {booked}` sells its seats"
     ):
-        rebooking.record_sale(store, held)
+        payments.record_sale(store, held)
 
 
 def test_a_sold_lock_whose_booking_has_ended_names_the_two_steps(store, event):
@@ -350,7 +350,7 @@ def test_a_sold_lock_whose_booking_has_ended_names_the_two_steps(store, event):
     edit(store, "bookings", booked, status="EXPIRED")
     says = f"`seatctl cancel {held}` returns the seats, then `seatctl rebook {booked}` sells them"
     with pytest.raises(WrongState, match=says):
-        rebooking.record_sale(store, held)
+        payments.record_sale(store, held)
     cancellation.cancel(store, CancelRequest(held))
     assert rebook(store, booked).created
     assert list(verify(store)) == []
@@ -364,7 +364,7 @@ def test_a_sold_lock_is_decided_upon_once(store, clock, event, monkeypatch, by):
     clock.advance(seconds=1)
 
     def sale():
-        return rebooking.record_sale(store, held)
+        return payments.record_sale(store, held)
 
     def cancel():
         return cancellation.cancel(store, CancelRequest(held))

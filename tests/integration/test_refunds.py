@@ -14,7 +14,7 @@ from seatctl.errors import DamagedDocument, NotFound, RefundDue, Usage, WrongSta
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.refunds import Refunds
 from seatctl.mongo.store import Store
-from seatctl.services import cancellation, extension, lists, rebooking, refunds, sales
+from seatctl.services import cancellation, extension, lists, payments, rebooking, refunds, sales
 from seatctl.services.cancellation import CancelRequest
 from seatctl.services.extension import ExtendRequest
 from seatctl.services.rebooking import RebookRequest
@@ -75,29 +75,29 @@ def due(store, booked):
 
 def refuse(store, booked, ref=None):
     with pytest.raises(RefundDue, match="a refund is due: ") as refused:
-        sales.pay(store, booked, ref)
+        payments.pay(store, booked, ref)
     return str(refused.value)
 
 
 def test_a_payment_is_stored_by_its_reference_and_repeated_is_one(store: Store, event):
     _, booked = book(store, event, 2)
-    assert sales.pay(store, booked, " R ").booking.payment_ref == "R"
+    assert payments.pay(store, booked, " R ").booking.payment_ref == "R"
     before = everything(store)
     for ref in ("R", None):
-        assert not sales.pay(store, booked, ref).changed
+        assert not payments.pay(store, booked, ref).changed
     assert everything(store) == before
 
 
 def test_the_reference_of_a_payment_may_be_known_later(store: Store, event):
     _, booked = sell(store, event, 2)
-    assert not sales.pay(store, booked, "R").changed
+    assert not payments.pay(store, booked, "R").changed
     assert booking_of(store, booked)["paymentRef"] == "R"
     assert due(store, booked) == []
 
 
 def test_a_second_payment_goes_back_and_the_first_one_counts(store: Store, event):
     _, booked = book(store, event, 2)
-    sales.pay(store, booked, "R")
+    payments.pay(store, booked, "R")
     for _ in range(2):
         assert "was paid before, as 'R'" in refuse(store, booked, "S")
     assert due(store, booked) == [("DUPLICATE_PAYMENT", "S", 2, "DUE")]
@@ -150,7 +150,7 @@ def test_two_references_that_are_named_at_once_are_two_payments(store: Store, la
 def test_a_payment_that_is_named_only_as_it_counts_after_all_is_not_due(store: Store, late):
     refuse(store, late)
     extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
-    assert sales.pay(store, late, "R").booking.payment_ref == "R"
+    assert payments.pay(store, late, "R").booking.payment_ref == "R"
     assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
 
 
@@ -162,7 +162,7 @@ def test_a_payment_that_is_named_only_as_its_booking_is_made_again_is_not_due(st
     assert rebooked.payment_ref == "R"
     assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
     with pytest.raises(WrongState, match="rebooked with this payment, nothing is due"):
-        sales.pay(store, late)
+        payments.pay(store, late)
     assert f"It was rebooked as {rebooked.id}, paid as 'R'" in refuse(store, late, "S")
 
 
@@ -170,7 +170,7 @@ def test_a_payment_that_went_back_before_it_was_named_is_not_taken_for_another_o
     refuse(store, late)
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
     with pytest.raises(WrongState, match=r"'back 1'.; another payment needs a --ref of its own"):
-        sales.pay(store, late)
+        payments.pay(store, late)
     refuse(store, late, "R")
     assert [(ref, status) for _, ref, _, status in due(store, late)] == [(None, "DONE"), ("R", "DUE")]
 
@@ -179,7 +179,7 @@ def test_a_late_payment_that_gets_more_time_counts_and_is_not_due(store: Store, 
     refuse(store, late, "R")
     refuse(store, late, "S")
     extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
-    assert sales.pay(store, late, "R").changed
+    assert payments.pay(store, late, "R").changed
     assert [(ref, status) for _, ref, _, status in due(store, late)] == [("R", "WITHDRAWN"), ("S", "DUE")]
 
 
@@ -187,10 +187,10 @@ def test_without_a_reference_the_only_late_payment_counts(store: Store, late):
     """What follows from the hint, with the reference left out, is no second payment."""
     refuse(store, late, "R")
     extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
-    assert sales.pay(store, late).booking.payment_ref == "R"
+    assert payments.pay(store, late).booking.payment_ref == "R"
     assert due(store, late) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
     before = everything(store)
-    assert not sales.pay(store, late, "R").changed
+    assert not payments.pay(store, late, "R").changed
     assert everything(store) == before
 
 
@@ -200,7 +200,7 @@ def test_of_several_late_payments_the_one_that_counts_has_to_be_named(store: Sto
     extension.extend(store, ExtendRequest(late, timedelta(minutes=5), overdue=True))
     before = everything(store)
     with pytest.raises(WrongState, match="--ref says which payment counts: 'R', 'S'"):
-        sales.pay(store, late)
+        payments.pay(store, late)
     assert everything(store) == before
 
 
@@ -208,7 +208,7 @@ def test_a_late_payment_that_is_named_once_the_booking_is_paid_is_not_due(store:
     _, booked = sell(store, event, 2)
     booking = store.bookings.get(booked)
     store.refunds.record(booking, 2, RefundCause.LATE_PAYMENT, "R", clock())
-    assert not sales.pay(store, booked, "R").changed
+    assert not payments.pay(store, booked, "R").changed
     assert booking_of(store, booked)["paymentRef"] == "R"
     assert due(store, booked) == [("LATE_PAYMENT", "R", 2, "WITHDRAWN")]
 
@@ -217,7 +217,7 @@ def test_a_payment_that_was_refused_and_paid_back_is_not_due_again(store: Store,
     refuse(store, late, "R")
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
     with pytest.raises(WrongState, match=r"its refund [0-9a-f]{24} was paid at .* .reference 'back 1'."):
-        sales.pay(store, late, "R")
+        payments.pay(store, late, "R")
     assert store.refunds.count_due() == (0, None)
 
 
@@ -225,7 +225,7 @@ def test_a_payment_that_was_refused_and_paid_back_is_not_due_again(store: Store,
 def test_the_payment_of_a_cancelled_booking_goes_back_once(store: Store, event, ref):
     """A command that is repeated because its answer was lost is no second payment."""
     _, booked = book(store, event, 2)
-    sales.pay(store, booked, ref)
+    payments.pay(store, booked, ref)
     cancellation.cancel(store, CancelRequest(booked))
     again = f"`seatctl rebook {booked}{'' if ref is None else ' --ref R'}`"
     assert again in refuse(store, booked, ref)
@@ -244,10 +244,10 @@ def test_the_payment_of_a_cancelled_booking_goes_back_once(store: Store, event, 
 @pytest.mark.parametrize("ref", ["R", None])
 def test_the_payment_of_a_booking_that_was_cancelled_without_a_refund_is_kept(store: Store, event, ref):
     _, booked = book(store, event, 2)
-    sales.pay(store, booked, ref)
+    payments.pay(store, booked, ref)
     cancellation.cancel(store, CancelRequest(booked, refund=False))
     with pytest.raises(WrongState, match="it was paid, and cancelled without a refund"):
-        sales.pay(store, booked, ref)
+        payments.pay(store, booked, ref)
     assert due(store, booked) == []
 
 
@@ -269,7 +269,7 @@ def test_two_payments_that_are_late_at_once_are_recorded_once(store: Store, late
 @pytest.mark.parametrize("ref", ["", " ", "x" * 201, "a\x1bb"])
 def test_a_reference_is_a_short_text(store: Store, late, ref):
     with pytest.raises(Usage, match="ref"):
-        sales.pay(store, late, ref)
+        payments.pay(store, late, ref)
 
 
 # --- paid back --------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_refund_that_is_not_owed_is_withdrawn_once_and_the_operation_says_why(
     with pytest.raises(WrongState, match=f"refund {owed} was withdrawn at .*`seatctl history {owed}` says"):
         refunds.mark_done(store, owed, "back 1")
     with pytest.raises(WrongState, match="was withdrawn"):
-        sales.pay(store, late, "R")
+        payments.pay(store, late, "R")
     assert everything(store) == before
 
 
@@ -367,12 +367,12 @@ def test_money_that_went_back_buys_no_seats(store: Store, late):
     refunds.mark_done(store, store.refunds.of_booking(late)[0].id, "back 1")
     more_time(store, late)
 
-    for pay in (lambda: sales.pay(store, late, "R"), lambda: sales.pay(store, late)):
+    for pay in (lambda: payments.pay(store, late, "R"), lambda: payments.pay(store, late)):
         with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
             pay()
     with pytest.raises(WrongState, match=r"was paid at .* .reference 'back 1'."):
-        rebooking.record_sale(store, booking_of(store, late)["seatLockId"], "R")
-    assert sales.pay(store, late, "another").changed
+        payments.record_sale(store, booking_of(store, late)["seatLockId"], "R")
+    assert payments.pay(store, late, "another").changed
 
 
 def test_a_late_payment_counts_for_the_seats_that_are_left(store: Store, late):
@@ -380,7 +380,7 @@ def test_a_late_payment_counts_for_the_seats_that_are_left(store: Store, late):
     seats = store.refunds.of_booking(late)[0].seats
     more_time(store, late)
     cancellation.cancel(store, CancelRequest(late, seats=1))
-    sales.pay(store, late, "R")
+    payments.pay(store, late, "R")
 
     (refund,) = store.refunds.of_booking(late)
     assert (refund.status, refund.seats) == (RefundStatus.DUE, 1)
@@ -389,10 +389,10 @@ def test_a_late_payment_counts_for_the_seats_that_are_left(store: Store, late):
 
 def test_a_payment_whose_reference_was_named_later_goes_back_once(store: Store, event):
     _, paid = sell(store, event, 2)
-    sales.pay(store, paid, "R")
+    payments.pay(store, paid, "R")
     cancellation.cancel(store, CancelRequest(paid))
     with pytest.raises(RefundDue):
-        sales.pay(store, paid)
+        payments.pay(store, paid)
 
     assert [refund.payment_ref for refund in store.refunds.of_booking(paid)] == ["R"]
 
@@ -401,7 +401,7 @@ def test_a_reference_that_another_program_stored_as_a_number_is_one(store: Store
     _, paid = sell(store, event, 2)
     edit(store, "bookings", paid, paymentRef=12345)
     with pytest.raises(RefundDue, match="was paid before, as '12345'"):
-        sales.pay(store, paid, "R")
+        payments.pay(store, paid, "R")
 
     assert [refund.cause for refund in store.refunds.of_booking(paid)] == [RefundCause.DUPLICATE_PAYMENT]
 

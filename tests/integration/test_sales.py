@@ -29,7 +29,7 @@ from seatctl.errors import (
     WriteRefused,
 )
 from seatctl.mongo.client import Deployment
-from seatctl.services import expiry, sales
+from seatctl.services import expiry, payments, sales
 from seatctl.services.events import CreateEventRequest, create_event
 from seatctl.services.sales import LockRequest
 
@@ -289,7 +289,7 @@ def test_an_unknown_event_is_not_found_and_another_documents_id_is_recognised(st
 
 
 def test_an_unknown_id_is_not_found_and_another_kind_is_named(store, event):
-    for command in (confirm, sales.pay, sales.fail_payment, sales.release):
+    for command in (confirm, payments.pay, payments.fail_payment, sales.release):
         with pytest.raises(NotFound, match="there is no"):
             command(store, ObjectId())
         with pytest.raises(NotFound, match="that is the id of an event"):

@@ -21,7 +21,8 @@ from seatctl.errors import (
 )
 from seatctl.mongo.ids import parse_document_id, parse_user
 from seatctl.services.events import CreateEventRequest, create_event
-from seatctl.services.sales import ConfirmRequest, LockRequest, confirm, fail_payment, lock, pay, release
+from seatctl.services.payments import fail_payment, pay
+from seatctl.services.sales import ConfirmRequest, LockRequest, confirm, lock, release
 
 if TYPE_CHECKING:
     from conftest import Clock

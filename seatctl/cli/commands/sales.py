@@ -112,11 +112,11 @@ def confirm(
 
 
 def _record_sale(call: Invocation, lock_id: LockId, payment_ttl: timedelta | None, ref: str | None) -> None:
-    from seatctl.services import rebooking
+    from seatctl.services import payments
 
     if payment_ttl is not None:
         raise Usage("--sold records a sale that is paid; leave out --payment-ttl")
-    result = rebooking.record_sale(call.store(), lock_id, ref)
+    result = payments.record_sale(call.store(), lock_id, ref)
     booking = result.booking
     sentence = f"This lock already has booking {booking.id}, which is {booking.status}."
     if result.created:
@@ -135,12 +135,12 @@ def pay(
 
     A late or a second payment is refused with exit code 3 (refund_due), and is then listed in
     `seatctl refunds`."""
-    from seatctl.services import sales
+    from seatctl.services import payments
 
     if failed and ref is not None:
         raise Usage("a payment that failed has no --ref")
     store = call.store()
-    result = sales.fail_payment(store, booking_id) if failed else sales.pay(store, booking_id, ref)
+    result = payments.fail_payment(store, booking_id) if failed else payments.pay(store, booking_id, ref)
     booking = result.booking
     already = "" if result.changed else " already"
     seats = "" if result.ended is None else f"; {_returned(result.ended, result.doubt)}"
