@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import Booking, BookingId, Event, LockId, Refund, SeatLock
+from seatctl.domain.documents import Booking, BookingId, LockId, Refund, SeatLock
 from seatctl.domain.requests import seat_count
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.errors import StaleRead, Usage, WrongState
@@ -15,12 +15,14 @@ from seatctl.mongo.store import Store
 from seatctl.services.by_id import (
     bookings_of,
     check_not_by_day,
+    get_event,
     get_lock,
     lock_of,
     not_found,
     readable,
     seats_of_booking,
 )
+from seatctl.services.clearance import Doubt
 from seatctl.services.seats import doubt_to_ignore, end_by_decision, log_returned
 
 
@@ -43,7 +45,7 @@ class CancelResult(NamedTuple):
     changed: bool
     seats: int = 0
     available: int | None = None
-    doubt: str | None = None
+    doubt: Doubt | None = None
     refund: Refund | None = None
 
 
@@ -75,27 +77,27 @@ def _cancel_within(tx: Store, request: CancelRequest) -> CancelResult:
         raise not_found(tx, "booking or lock", request.id)
     if request.seats is not None:
         raise Usage("--seats is for a booking; a lock without one is cancelled as a whole")
-    held = get_lock(tx, LockId(request.id))
-    check_not_by_day(tx, held.event)
-    return _cancel_lock(tx, held)
+    lock = get_lock(tx, LockId(request.id))
+    check_not_by_day(tx, lock.event)
+    return _cancel_lock(tx, lock)
 
 
 def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> CancelResult:
-    held = lock_of(tx, booking)
+    lock = lock_of(tx, booking)
     if booking.status is BookingStatus.CANCELLED:
-        return CancelResult(held, booking, changed=False)
+        return CancelResult(lock, booking, changed=False)
     rules.check_cancellable(booking)
-    now, result = tx.now(), CancelResult(held, None, changed=True)
-    if held is not None and _ends_with(tx, booking, held, now):
-        result = _end_lock(tx, held, now)
-    to, operation_id = BookingStatus.CANCELLED, tx.operations.id
-    ended = tx.bookings.change(booking.id, booking.status, to, now, ended_by=operation_id)
+    now, result = tx.now(), CancelResult(lock, None, changed=True)
+    if lock is not None and _ends_with(tx, booking, lock, now):
+        result = _end_lock(tx, lock, now)
+    cancelled, operation_id = BookingStatus.CANCELLED, tx.operations.id
+    ended = tx.bookings.change(booking.id, booking.status, cancelled, now, ended_by=operation_id)
     if ended is None:
         raise StaleRead
-    refund = None
-    if request.refund and booking.status is BookingStatus.CONFIRMED:
-        refund = _owe(tx, booking, seats_of_booking(tx, booking, held), now)
-    _record(tx, booking, ended, now, refund)
+    refund = _owe(tx, booking, seats_of_booking(tx, booking, lock), request, now)
+    before, after = {"status": booking.status.value}, {"status": ended.status.value}
+    ids = booking.event, booking.lock, booking.id
+    tx.operations.record("cancel", now, *ids, refund=refund, before=before, after=after)
     return result._replace(booking=ended, refund=refund)
 
 
@@ -109,98 +111,82 @@ def is_kept_by_another(tx: Store, booking: Booking, lock: SeatLock, now: datetim
     return True
 
 
-def _ends_with(tx: Store, booking: Booking, held: SeatLock, now: datetime) -> bool:
+def _ends_with(tx: Store, booking: Booking, lock: SeatLock, now: datetime) -> bool:
     """Whether the lock ends with this booking. Raises WrongState where it is sold and the booking waits for
     its payment: someone may have paid."""
-    if held.status not in HOLDING or is_kept_by_another(tx, booking, held, now):
+    if lock.status not in HOLDING or is_kept_by_another(tx, booking, lock, now):
         return False
-    if held.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
+    if lock.status is LockStatus.CONSUMED and booking.status is BookingStatus.PAYMENT_PENDING:
         raise WrongState(
-            f"lock {held.id} of booking {booking.id} is CONSUMED: someone may have paid. If so, `seatctl "
-            f"confirm {held.id} --sold` records it; if not, `seatctl cancel {held.id}` returns the seats"
+            f"lock {lock.id} of booking {booking.id} is CONSUMED: someone may have paid. If so, `seatctl "
+            f"confirm {lock.id} --sold` records it; if not, `seatctl cancel {lock.id}` returns the seats"
         )
     return True
 
 
-def _end_lock(tx: Store, held: SeatLock, now: datetime) -> CancelResult:
-    to = LockStatus.CANCELLED if held.status is LockStatus.CONSUMED else LockStatus.EXPIRED
-    ended, doubt = end_by_decision(tx, held, now, to)
+def _end_lock(tx: Store, lock: SeatLock, now: datetime) -> CancelResult:
+    to = LockStatus.CANCELLED if lock.status is LockStatus.CONSUMED else LockStatus.EXPIRED
+    ended, doubt = end_by_decision(tx, lock, now, to)
+    return _returned(tx, ended, lock.seats, doubt)
+
+
+def _returned(tx: Store, lock: SeatLock, seats: int, doubt: Doubt | None) -> CancelResult:
+    """So many seats of a lock are back, unless there is a doubt."""
     if doubt is not None:
-        return CancelResult(ended, None, changed=True, doubt=str(doubt))
-    return CancelResult(ended, None, changed=True, seats=held.seats, available=_available(tx, held))
+        return CancelResult(lock, None, changed=True, doubt=doubt)
+    return CancelResult(lock, None, True, seats, get_event(tx, lock.event).available)
 
 
-def _available(tx: Store, held: SeatLock) -> int | None:
-    event = tx.events.get(held.event)
-    return event.available if isinstance(event, Event) else None
-
-
-def _owe(tx: Store, booking: Booking, seats: int, now: datetime) -> Refund:
+def _owe(tx: Store, booking: Booking, seats: int, request: CancelRequest, now: datetime) -> Refund | None:
+    """The refund of so many seats of a booking, if it was paid and the request asks for one."""
+    if not request.refund or booking.status is not BookingStatus.CONFIRMED:
+        return None
     return tx.refunds.owe(booking, seats, RefundCause.CANCELLED, booking.payment_ref, now)
-
-
-def _record(
-    tx: Store,
-    old: Booking,
-    new: Booking,
-    now: datetime,
-    refund: Refund | None,
-    seats: tuple[int, int] | None = None,
-) -> None:
-    """With the seats that its lock had and has, where the booking stays."""
-    before: dict[str, object] = {"status": old.status.value}
-    after: dict[str, object] = {"status": new.status.value}
-    if seats is not None:
-        before["seatsCancelled"], after["seatsCancelled"] = old.seats_cancelled, new.seats_cancelled
-        before["seats"], after["seats"] = seats
-    tx.operations.record(
-        "cancel", now, new.event, new.lock, new.id, refund=refund, before=before, after=after
-    )
 
 
 def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelRequest) -> CancelResult:
     """So many of a live booking's seats in all: the booking stays, with the others."""
-    held = lock_of(tx, booking)
-    rules.check_seats_to_return(booking, held, cancelled)
-    assert held is not None
-    if len(list(tx.bookings.protecting([held.id]))) > 1:
+    lock = lock_of(tx, booking)
+    rules.check_seats_to_return(booking, lock, cancelled)
+    assert lock is not None
+    if len(list(tx.bookings.protecting([lock.id]))) > 1:
         raise WrongState(
-            f"lock {held.id} has several bookings; `seatctl relock {booking.id}` gives this one a "
+            f"lock {lock.id} has several bookings; `seatctl relock {booking.id}` gives this one a "
             "lock of its own"
         )
     seats, now = cancelled - booking.seats_cancelled, tx.now()
     if not seats:
-        return CancelResult(held, booking, changed=False)
-    doubt = doubt_to_ignore(tx, held)
-    if doubt is None and tx.events.add_seats({held.event: seats}, now) != 1:
+        return CancelResult(lock, booking, changed=False)
+    doubt = doubt_to_ignore(tx, lock)
+    if doubt is None and tx.events.add_seats({lock.event: seats}, now) != 1:
         raise StaleRead
-    smaller = tx.locks.set_seats(held, held.seats - seats, now)
-    changed = tx.bookings.return_some_seats(booking, cancelled, held.seats - seats, now)
+    smaller = tx.locks.set_seats(lock, lock.seats - seats, now)
+    changed = tx.bookings.return_some_seats(booking, cancelled, lock.seats - seats, now)
     if smaller is None or changed is None:
         raise StaleRead
-    refund = None
-    if request.refund and booking.status is BookingStatus.CONFIRMED:
-        refund = _owe(tx, booking, seats, now)
-    _record(tx, booking, changed, now, refund, (held.seats, smaller.seats))
-    if doubt is not None:
-        return CancelResult(smaller, changed, changed=True, doubt=str(doubt), refund=refund)
-    return CancelResult(smaller, changed, True, seats, _available(tx, held), refund=refund)
+    refund = _owe(tx, booking, seats, request, now)
+    status = booking.status.value
+    before = {"status": status, "seatsCancelled": booking.seats_cancelled, "seats": lock.seats}
+    after = {"status": status, "seatsCancelled": cancelled, "seats": smaller.seats}
+    ids = booking.event, booking.lock, booking.id
+    tx.operations.record("cancel", now, *ids, refund=refund, before=before, after=after)
+    return _returned(tx, smaller, seats, doubt)._replace(booking=changed, refund=refund)
 
 
-def _cancel_lock(tx: Store, held: SeatLock) -> CancelResult:
+def _cancel_lock(tx: Store, lock: SeatLock) -> CancelResult:
     """The decision that nobody paid: the lock's seats come back, and a booking that waits ends with it."""
-    if held.status is LockStatus.CANCELLED:
-        return CancelResult(held, None, changed=False)
-    bookings = bookings_of(tx, held.id)
+    if lock.status is LockStatus.CANCELLED:
+        return CancelResult(lock, None, changed=False)
+    bookings = bookings_of(tx, lock.id)
     paid = (booking for booking in bookings if booking.status is BookingStatus.CONFIRMED)
-    rules.check_sold_without_booking(held, next(paid, None))
+    rules.check_sold_without_booking(lock, next(paid, None))
     now = tx.now()
-    result = _end_lock(tx, held, now)
+    result = _end_lock(tx, lock, now)
     pending = [booking.id for booking in bookings if booking.status is BookingStatus.PAYMENT_PENDING]
     for booking_id in pending:
         was, cancelled = BookingStatus.PAYMENT_PENDING, BookingStatus.CANCELLED
         if tx.bookings.change(booking_id, was, cancelled, now, ended_by=tx.operations.id) is None:
             raise StaleRead
-    before, after = {"status": held.status.value}, {"status": LockStatus.CANCELLED.value}
-    tx.operations.record("cancel", now, held.event, held.id, others=pending, before=before, after=after)
+    before, after = {"status": lock.status.value}, {"status": LockStatus.CANCELLED.value}
+    tx.operations.record("cancel", now, lock.event, lock.id, others=pending, before=before, after=after)
     return result
