@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from seatctl.domain.timespec import printable
+from seatctl.domain.words import printable
 from seatctl.errors import Interrupted, SeatctlError, Usage
 from seatctl.mongo import secrets
 

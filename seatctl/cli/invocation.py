@@ -23,9 +23,9 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from seatctl.cli.boundary import log_steps
 from seatctl.cli.session import Session
-from seatctl.domain.requests import text
-from seatctl.domain.timespec import format_duration, printable
-from seatctl.domain.words import wrapped
+from seatctl.domain.timespec import format_duration
+from seatctl.domain.validation import text
+from seatctl.domain.words import printable, wrapped
 from seatctl.errors import Misconfigured, Unreachable, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from seatctl.cli.boundary import reader_has_left
 from seatctl.cli.invocation import Command, Function, Invocation, command, common_option
 from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
-from seatctl.domain.requests import ListRequest
-from seatctl.domain.timespec import PastTime, parse_past, shorten
-from seatctl.domain.words import count
+from seatctl.domain.timespec import PastTime, parse_past
+from seatctl.domain.validation import ListRequest
+from seatctl.domain.words import count, shorten
 from seatctl.errors import Usage
 from seatctl.output.formats import Format
 

@@ -16,8 +16,8 @@ from seatctl.cli.invocation import Invocation
 from seatctl.domain.documents import EventId, LockId, UserId
 from seatctl.domain.rules import LARGEST_BATCH, MAX_SEATS
 from seatctl.domain.states import JobType, LockStatus
-from seatctl.domain.timespec import format_duration, parse_duration, parse_time, shorten
-from seatctl.domain.words import format_number
+from seatctl.domain.timespec import format_duration, parse_duration, parse_time
+from seatctl.domain.words import format_number, shorten
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 
 OPERATE, INSPECT, JOBS = "Operate", "Inspect", "Jobs (for cron and systemd)"

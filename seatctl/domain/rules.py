@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from seatctl.domain.documents import Booking, Event, LockId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_BOOKING, BookingStatus, LockStatus
-from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count, ref_option
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count, ref_option, shorten
 from seatctl.errors import Closed, DeadlinePassed, KeyReused, RefundDue, WrongState
 
 MAX_SEATS = 1_000_000

@@ -1,4 +1,4 @@
-"""Durations and points in time as people type them. Standard library only.
+"""Durations and points in time as people type them.
 
 The reader's "now" is never the host's clock: a relative time stays a `timedelta` until
 `resolve` meets the database server's clock (invariant 10).
@@ -7,10 +7,11 @@ The reader's "now" is never the host's clock: a relative time stays a `timedelta
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
+
+from seatctl.domain.words import shorten
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d{1,9}[dhms])+", re.ASCII)
@@ -118,28 +119,3 @@ def format_duration(duration: timedelta) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts[:2]) or "0s"
-
-
-def shorten(text: str, limit: int = 60) -> str:
-    """`text` short enough for a one-line message."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the order in which a terminal shows what stands beside them."""
-
-
-def is_text(character: str) -> bool:
-    """Whether a terminal shows a character and does not obey it. Python calls spaces, joiners, direction
-    marks and soft hyphens not printable, and they belong to names in French, Japanese, Persian, Hebrew,
-    German and emoji."""
-    if character in REORDERING:
-        return False
-    return character.isprintable() or unicodedata.category(character) in ("Zs", "Cf")
-
-
-def printable(text: str) -> str:
-    """`text` with everything that a terminal would obey as escapes: stored texts come from anybody."""
-    return "".join(
-        character if is_text(character) else character.encode("unicode_escape").decode() for character in text
-    )

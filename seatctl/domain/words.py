@@ -1,9 +1,10 @@
-"""Counting in English, and lines that fit a window. Pure."""
+"""Counting in English, and texts that a line, a window or a terminal can take. Pure."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 
 LABEL = re.compile(r" *(?:- |\S+ {2,})?")
 """What stands before the text of a line: its lines after the first begin below that text."""
@@ -11,6 +12,8 @@ COMMAND_LINE = " " * 4
 """How a line begins that is a command."""
 GLUE = "\0"
 NARROWEST = 20
+REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the order in which a terminal shows what stands beside them."""
 
 
 def format_number(number: int) -> str:
@@ -38,6 +41,27 @@ def ref_option(ref: str | None) -> str:
     import shlex
 
     return "" if ref is None else f" --ref {shlex.quote(ref)}"
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """`text` short enough for a one-line message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def is_text(character: str) -> bool:
+    """Whether a terminal shows a character and does not obey it. Python calls spaces, joiners, direction
+    marks and soft hyphens not printable, and they belong to names in French, Japanese, Persian, Hebrew,
+    German and emoji."""
+    if character in REORDERING:
+        return False
+    return character.isprintable() or unicodedata.category(character) in ("Zs", "Cf")
+
+
+def printable(text: str) -> str:
+    """`text` with everything that a terminal would obey as escapes: stored texts come from anybody."""
+    return "".join(
+        character if is_text(character) else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def wrapped(text: str, width: int) -> str:

@@ -26,7 +26,7 @@ from seatctl.domain.documents import (
 )
 from seatctl.domain.rules import LARGEST_NUMBER
 from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.mongo.document import Document
 from seatctl.mongo.ids import new_id
 

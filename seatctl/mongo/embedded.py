@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote_plus
 
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import Misconfigured, Unreachable
 
 REPLICA_SET = "seatctl"

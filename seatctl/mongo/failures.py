@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from pymongo import errors as driver
 
 from seatctl import errors
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import SeatctlError
 from seatctl.mongo.settings import SETTINGS
 

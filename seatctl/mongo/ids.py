@@ -8,9 +8,9 @@ from datetime import datetime
 
 from bson import ObjectId
 
-from seatctl.domain import requests
+from seatctl.domain import validation
 from seatctl.domain.documents import RunId, UserId
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import Usage
 
 LAST_SECOND = 2**32 - 1
@@ -28,7 +28,7 @@ def parse_document_id(text: str) -> object:
 def parse_user(text: str) -> UserId:
     """A user as the contract stores it: an ObjectId when it has 24 hex digits, else the text without
     surrounding space. Raises Usage."""
-    user = requests.text("user", text)
+    user = validation.text("user", text)
     return UserId(ObjectId(user) if ObjectId.is_valid(user) else user)
 
 

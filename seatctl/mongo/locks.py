@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 from seatctl.domain.documents import CLOSING, Booking, EventId, LockId, RunId, SeatLock, Unreadable, UserId
 from seatctl.domain.settings import NOT_ADOPTED, Settings
 from seatctl.domain.states import BLOCK, ENDED_LOCK, HOLDING, LockStatus
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import KeyReused, StaleRead
 from seatctl.mongo import codec, schema
 from seatctl.mongo.collection import NO_OBJECT_ID, id_is, none_of

@@ -21,7 +21,7 @@ from pymongo.errors import (
 )
 
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import OutcomeUnknown, Unreachable, WriteRefused
 from seatctl.mongo.document import Document
 from seatctl.mongo.transactions import time_limit

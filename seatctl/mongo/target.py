@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import Misconfigured, Usage
 from seatctl.mongo import secrets
 

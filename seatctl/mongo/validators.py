@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seatctl.domain.states import BookingStatus, LockStatus
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.mongo.document import Document
 from seatctl.mongo.schema import BOOKINGS, EVENTS, EXACT, LOCKS, Setup, modify, state
 

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from time import sleep
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.validation import ListRequest
 from seatctl.domain.words import count
 from seatctl.errors import Unreachable
 from seatctl.mongo.failures import translate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from seatctl.domain.timespec import printable
+from seatctl.domain.words import printable
 from seatctl.output import tables
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from seatctl.domain.timespec import printable
-from seatctl.domain.words import wrapped
+from seatctl.domain.words import printable, wrapped
 from seatctl.output.fitting import ANY_WIDTH, Spare, fit
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from seatctl.domain.timespec import format_time, is_text, printable
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import is_text, printable
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from seatctl.domain.states import JobType
-from seatctl.domain.timespec import format_duration, printable
-from seatctl.domain.words import count, format_number
+from seatctl.domain.timespec import format_duration
+from seatctl.domain.words import count, format_number, printable
 from seatctl.output.formats import text
 from seatctl.output.tables import STYLES, Field, list_table, table
 

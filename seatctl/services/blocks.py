@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Event, EventId, LockId, SeatLock
-from seatctl.domain.requests import idempotency_key, seat_count
 from seatctl.domain.states import LockStatus
+from seatctl.domain.validation import idempotency_key, seat_count
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_lock

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, LockId, Refund, SeatLock
-from seatctl.domain.requests import seat_count
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
+from seatctl.domain.validation import seat_count
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import (

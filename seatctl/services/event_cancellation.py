@@ -26,8 +26,7 @@ from seatctl.domain.documents import (
 )
 from seatctl.domain.rules import BATCH, LISTED
 from seatctl.domain.states import BookingStatus, LockStatus
-from seatctl.domain.timespec import shorten
-from seatctl.domain.words import and_more, count
+from seatctl.domain.words import and_more, count, shorten
 from seatctl.errors import CachePressure, Contention, CursorLost, Usage, WriteRefused
 from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import EventId, RunId, StoredDocument
-from seatctl.domain.requests import moment, seat_count, text
-from seatctl.domain.timespec import shorten
-from seatctl.domain.words import count
+from seatctl.domain.validation import moment, seat_count, text
+from seatctl.domain.words import count, shorten
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
 from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store

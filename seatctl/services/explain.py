@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from seatctl.domain.faults import EXPLANATIONS, Remedy
 from seatctl.domain.states import Fault
-from seatctl.domain.timespec import shorten
-from seatctl.domain.words import count
+from seatctl.domain.words import count, shorten
 from seatctl.mongo.store import Store
 from seatctl.services.history_entries import is_sale, mapping_in
 from seatctl.services.verify import verify

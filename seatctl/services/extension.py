@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
-from seatctl.domain.requests import moment, ttl
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
+from seatctl.domain.validation import moment, ttl
 from seatctl.errors import StaleRead, Usage
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from seatctl.domain.documents import PastRun, StoredDocument
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.rules import LISTED
 from seatctl.domain.states import JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.validation import ListRequest
 from seatctl.domain.words import count
 from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store

@@ -13,9 +13,9 @@ from itertools import islice, takewhile
 from typing import NamedTuple
 
 from seatctl.domain.documents import BookingId, Kind, StoredDocument
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
-from seatctl.domain.timespec import shorten
+from seatctl.domain.validation import ListRequest
+from seatctl.domain.words import shorten
 from seatctl.errors import NotFound
 from seatctl.mongo.store import Store
 from seatctl.services.history_entries import (

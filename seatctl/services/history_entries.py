@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from seatctl.domain.documents import StoredDocument
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, RefundStatus
-from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count, shorten
 from seatctl.mongo.ids import creation_time
 
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)

@@ -16,10 +16,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from seatctl.domain.documents import Unreadable
-from seatctl.domain.requests import moment
 from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.timespec import format_duration, format_time
+from seatctl.domain.validation import moment
 from seatctl.domain.words import count
 from seatctl.errors import FutureRefused, Interrupted, Misconfigured, SeatctlError, Unreachable
 from seatctl.mongo.failures import translate

@@ -11,9 +11,9 @@ from math import isfinite
 from statistics import median
 
 from seatctl.domain.documents import EventId, Kind, StoredDocument, UserId
-from seatctl.domain.requests import ALL, ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
 from seatctl.domain.timespec import PastTime, resolve_past
+from seatctl.domain.validation import ALL, ListRequest
 from seatctl.errors import NotFound
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import first_id_at

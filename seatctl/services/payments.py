@@ -19,9 +19,9 @@ from seatctl.domain.documents import (
     SeatLock,
     Unreadable,
 )
-from seatctl.domain.requests import payment_ref
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
-from seatctl.domain.timespec import shorten
+from seatctl.domain.validation import payment_ref
+from seatctl.domain.words import shorten
 from seatctl.errors import RefundDue, Refused, StaleRead, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import (

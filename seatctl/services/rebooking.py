@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Booking, BookingId, EventId, Refund, SeatLock
-from seatctl.domain.requests import payment_ref
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
+from seatctl.domain.validation import payment_ref
 from seatctl.errors import StaleRead, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import bookings_of, get_booking, get_event, lock_of, readable

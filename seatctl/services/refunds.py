@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import NamedTuple, cast
 
 from seatctl.domain.documents import Booking, Refund, RefundId, SeatLock, StoredDocument
-from seatctl.domain.requests import text
 from seatctl.domain.rules import REBOOK_KEY
 from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
-from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count, ref_option
+from seatctl.domain.timespec import format_time
+from seatctl.domain.validation import text
+from seatctl.domain.words import count, ref_option, shorten
 from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import booking_of, not_found

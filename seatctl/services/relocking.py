@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain.documents import Booking, BookingId, Event, SeatLock
-from seatctl.domain.requests import seat_count
 from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
+from seatctl.domain.validation import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store

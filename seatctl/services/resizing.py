@@ -6,7 +6,7 @@ import logging
 from typing import NamedTuple
 
 from seatctl.domain.documents import Event, EventId, SeatLock, StoredDocument
-from seatctl.domain.requests import seat_count
+from seatctl.domain.validation import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
 from seatctl.mongo.store import Store

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Booking, EventId, LockId, SeatLock, UserId
-from seatctl.domain.requests import idempotency_key, moment, seat_count, ttl
 from seatctl.domain.states import LockStatus
-from seatctl.domain.timespec import format_duration, shorten, to_milliseconds
+from seatctl.domain.timespec import format_duration, to_milliseconds
+from seatctl.domain.validation import idempotency_key, moment, seat_count, ttl
+from seatctl.domain.words import shorten
 from seatctl.errors import DamagedDocument, StaleRead, Usage
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from seatctl.domain.documents import Booking, Event, Kind, SeatLock, Unreadable
 from seatctl.domain.faults import EXPLANATIONS, NEW_ID, Remedy
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, Fault, LockStatus, fault_of_pair
-from seatctl.domain.timespec import format_time, shorten
-from seatctl.domain.words import count
+from seatctl.domain.timespec import format_time
+from seatctl.domain.words import count, shorten
 from seatctl.mongo.aggregations import SharedKey
 from seatctl.mongo.mongosh import literal
 

@@ -8,9 +8,9 @@ from conftest import edit
 from scene import create, insert_booking, insert_lock, lock, lock_of, run_recover, sell
 
 from seatctl.domain.documents import JobRun
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
 from seatctl.domain.timespec import Day
+from seatctl.domain.validation import ListRequest
 from seatctl.errors import NotFound, Usage
 from seatctl.services import lists, sales
 from seatctl.services.event_cancellation import CancelEventRequest, cancel_event

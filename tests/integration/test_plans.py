@@ -29,8 +29,8 @@ from scene import (
     run_recover,
 )
 
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus
+from seatctl.domain.validation import ListRequest
 from seatctl.mongo import schema
 from seatctl.mongo.client import Deployment
 from seatctl.mongo.store import Store

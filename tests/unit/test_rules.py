@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from seatctl.domain import requests, rules
+from seatctl.domain import rules, validation
 from seatctl.domain.documents import Booking, SeatLock
 from seatctl.domain.rules import MAX_SEATS, MAX_TEXT
 from seatctl.domain.states import BookingStatus, LockStatus
-from seatctl.domain.timespec import printable
+from seatctl.domain.words import printable
 from seatctl.errors import DeadlinePassed, KeyReused, RefundDue, Usage, WrongState
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -140,13 +140,13 @@ def test_only_a_pending_booking_whose_lock_is_not_sold_can_fail(status, lock_sta
 
 @pytest.mark.parametrize("seats", [1, 2, MAX_SEATS])
 def test_a_number_of_seats_that_makes_sense(seats):
-    assert requests.seat_count(seats) == seats
+    assert validation.seat_count(seats) == seats
 
 
 @pytest.mark.parametrize("seats", [0, -1, MAX_SEATS + 1, 10**30])
 def test_a_number_of_seats_that_makes_no_sense(seats):
     with pytest.raises(Usage, match=f"a whole number from 1 to 1,000,000, not {seats}"):
-        requests.seat_count(seats)
+        validation.seat_count(seats)
 
 
 NAMES = [
@@ -161,14 +161,14 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_the_world_are_texts(name):
-    assert requests.text("name", f"  {name} ") == name
+    assert validation.text("name", f"  {name} ") == name
     assert printable(name) == name
 
 
 def test_a_text_is_stripped_and_may_be_as_long_as_the_limit():
-    assert requests.text("name", "  Concert\n") == "Concert"
-    assert requests.text("name", "x" * MAX_TEXT) == "x" * MAX_TEXT
-    assert requests.text("description", "a\n\tb", 10_000, lines=True) == "a\n\tb"
+    assert validation.text("name", "  Concert\n") == "Concert"
+    assert validation.text("name", "x" * MAX_TEXT) == "x" * MAX_TEXT
+    assert validation.text("description", "a\n\tb", 10_000, lines=True) == "a\n\tb"
 
 
 @pytest.mark.parametrize(
@@ -184,23 +184,23 @@ def test_a_text_is_stripped_and_may_be_as_long_as_the_limit():
 )
 def test_a_text_that_cannot_stand_in_a_table(value, says):
     with pytest.raises(Usage, match=f"name .*{says}"):
-        requests.text("name", value)
+        validation.text("name", value)
 
 
 @pytest.mark.parametrize("duration", [MOMENT, timedelta(days=365)])
 def test_a_ttl_that_makes_sense(duration):
-    assert requests.ttl("ttl", duration) == duration
+    assert validation.ttl("ttl", duration) == duration
 
 
 @pytest.mark.parametrize("duration", [timedelta(), -MOMENT, timedelta(days=365) + MOMENT])
 def test_a_ttl_that_makes_no_sense(duration):
     with pytest.raises(Usage, match=r"^payment-ttl must be longer than zero and at most 365 days"):
-        requests.ttl("payment-ttl", duration)
+        validation.ttl("payment-ttl", duration)
 
 
 def test_a_moment_is_a_time_or_a_duration_from_now_in_whole_milliseconds():
     odd = timedelta(microseconds=1_999)
 
-    assert requests.moment("date", NOW + odd, NOW) == requests.moment("date", odd, NOW) == NOW + MOMENT
+    assert validation.moment("date", NOW + odd, NOW) == validation.moment("date", odd, NOW) == NOW + MOMENT
     with pytest.raises(Usage, match="date is too far in the future"):
-        requests.moment("date", timedelta(days=3_000_000), NOW)
+        validation.moment("date", timedelta(days=3_000_000), NOW)

@@ -12,9 +12,9 @@ from seatctl.domain.timespec import (
     parse_time,
     resolve,
     resolve_past,
-    shorten,
     to_milliseconds,
 )
+from seatctl.domain.words import shorten
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 

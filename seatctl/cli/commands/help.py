@@ -9,7 +9,7 @@ import typer
 
 from seatctl.cli.invocation import Group, Invocation, command
 from seatctl.cli.options import SET_UP
-from seatctl.domain.timespec import shorten
+from seatctl.domain.words import shorten
 from seatctl.errors import Usage
 from seatctl.help import TOPICS
 

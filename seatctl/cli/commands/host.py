@@ -14,8 +14,7 @@ import typer
 
 from seatctl.cli.invocation import SYSTEM_DATABASES, Group, Invocation, command
 from seatctl.cli.options import SET_UP, ScheduleUser, flag, option
-from seatctl.domain.timespec import shorten
-from seatctl.domain.words import count
+from seatctl.domain.words import count, shorten
 from seatctl.errors import ItemsLeft, SeatctlError, Usage
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 from seatctl.output import console, formats, tables

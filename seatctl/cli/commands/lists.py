@@ -27,8 +27,8 @@ from seatctl.cli.options import (
     parse_job,
     parser,
 )
-from seatctl.domain.requests import ListRequest
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundStatus
+from seatctl.domain.validation import ListRequest
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
 from seatctl.output.formats import Format

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from seatctl.domain.documents import CLOSING
 from seatctl.domain.rules import LONGEST_TTL, MAX_SEATS, MAX_TEXT, REBOOK_KEY
-from seatctl.domain.timespec import PastTime, is_text, resolve, resolve_past, to_milliseconds
+from seatctl.domain.timespec import PastTime, resolve, resolve_past, to_milliseconds
+from seatctl.domain.words import is_text
 from seatctl.errors import Usage
 
 RESERVED_KEYS = (CLOSING, REBOOK_KEY)
