@@ -31,6 +31,11 @@ StoredDocument: TypeAlias = Mapping[str, object]
 """A document as the database holds it, with all fields, for people and programs to read."""
 
 
+def mapping_in(value: object) -> StoredDocument:
+    """What stands in a field that should hold a document; empty where it holds none."""
+    return value if isinstance(value, Mapping) else {}
+
+
 class Kind(StrEnum):
     EVENT = "event"
     LOCK = "lock"

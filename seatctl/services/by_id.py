@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Sequence
+from typing import TypeVar
 
 from seatctl.domain.documents import (
     Booking,
@@ -15,6 +15,7 @@ from seatctl.domain.documents import (
     SeatLock,
     StoredDocument,
     Unreadable,
+    mapping_in,
 )
 from seatctl.domain.states import LIVE, BookingStatus
 from seatctl.errors import CountedByDay, DamagedDocument, NotFound
@@ -40,6 +41,13 @@ def check_not_by_day(store: Store, event_id: EventId) -> None:
 def get_event(store: Store, event_id: EventId) -> Event:
     """The event, if its counter can be used. Raises NotFound, DamagedDocument, CountedByDay."""
     return _there(store, "event", event_id, store.events.get(event_id))
+
+
+def stored_event(tx: Store, event_id: EventId) -> StoredDocument:
+    """An event that was read at the same point in time, with all its fields."""
+    stored = tx.events.stored(event_id)
+    assert stored is not None
+    return stored
 
 
 def get_lock(store: Store, lock_id: LockId) -> SeatLock:
@@ -88,10 +96,9 @@ def seats_without_lock(store: Store, bookings: Sequence[Booking]) -> dict[Bookin
     itself; 0 where nothing says so."""
     seats: dict[BookingId, int] = {}
     for entry in store.operations.concerning([booking.id for booking in bookings], newest_first=True):
-        booking_id, after = entry.get("bookingId"), entry.get("after")
-        recorded = cast("StoredDocument", after).get("seats") if isinstance(after, Mapping) else None
+        recorded = mapping_in(entry.get("after")).get("seats")
         if isinstance(recorded, int):
-            seats.setdefault(BookingId(booking_id), recorded)
+            seats.setdefault(BookingId(entry.get("bookingId")), recorded)
     return {booking.id: seats.get(booking.id, booking.own_seats) for booking in bookings}
 
 

@@ -17,7 +17,7 @@ from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocu
 from seatctl.errors import Contention, StaleRead
 from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import get_event
+from seatctl.services.by_id import get_event, stored_event
 from seatctl.services.clearance import Clearance
 from seatctl.services.expiry import BATCH_PATIENCE
 from seatctl.services.seats import end_lock, refusal
@@ -44,7 +44,7 @@ def close(store: Store, event_id: EventId, *, dry_run: bool = False) -> CloseRes
 def _close_within(tx: Store, event_id: EventId) -> CloseResult:
     event, now = get_event(tx, event_id), tx.now()
     if event.is_closed and event.available <= 0:
-        return CloseResult(_stored(tx, event_id), changed=False)
+        return CloseResult(stored_event(tx, event_id), changed=False)
     closed, seats = take_off_sale(tx, event, now)
     before = {"closedAt": event.closed_at, "availableSeats": event.available}
     after = {field: closed[field] for field in before}
@@ -65,7 +65,7 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     event, now = get_event(tx, event_id), tx.now()
     rules.check_reopenable(event)
     if event.closed_at is None:
-        return CloseResult(_stored(tx, event_id), changed=False)
+        return CloseResult(stored_event(tx, event_id), changed=False)
     blocks = tx.locks.of_closing(event_id)
     seats = sum(block.seats for block in blocks)
     if seats and (doubt := Clearance(tx).doubt(event_id)):
@@ -81,12 +81,6 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
     after = {"closedAt": None, "availableSeats": opened["availableSeats"]}
     tx.operations.record("reopen", now, event_id, others=block_ids, before=before, after=after)
     return CloseResult(opened, changed=True, seats=seats)
-
-
-def _stored(tx: Store, event_id: EventId) -> StoredDocument:
-    found = tx.events.stored(event_id)
-    assert found is not None  # it was read at the same point in time
-    return found
 
 
 # --- the block of a closed event -----------------------------------------------------------------------

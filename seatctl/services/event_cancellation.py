@@ -31,7 +31,7 @@ from seatctl.errors import CachePressure, Contention, CursorLost, Usage, WriteRe
 from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import get_event
+from seatctl.services.by_id import get_event, stored_event
 from seatctl.services.closing import block_again, take_off_sale
 from seatctl.services.event_cancellation_batch import Batch, end_batch, plan_bookings, plan_locks
 from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
@@ -132,17 +132,14 @@ def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
             f"event {event.id} is called {shorten(event.name)!r}, not {shorten(request.name)!r}: nothing was "
             "changed"
         )
-    already = event.cancelled_at is not None
-    if already:
-        stored = tx.events.stored(event.id)
-        assert stored is not None  # `get_event` read it, at the same point in time
-        return Cancellation(stored, already)
+    if event.cancelled_at is not None:
+        return Cancellation(stored_event(tx, event.id), already=True)
     cancelled, seats = take_off_sale(tx, event, now, cancel=True)
     before = {"cancelledAt": None, "availableSeats": event.available}
     after = {"cancelledAt": now, "availableSeats": cancelled["availableSeats"]}
     tx.operations.record(COMMAND, now, event.id, before=before, after=after)
     log.info("event %s is cancelled, %s taken off sale", event.id, count(seats, "seat"))
-    return Cancellation(cancelled, already)
+    return Cancellation(cancelled, already=False)
 
 
 class _Run:

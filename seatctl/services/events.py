@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import EventId, RunId, StoredDocument
+from seatctl.domain.documents import EventId, RunId, StoredDocument, mapping_in
 from seatctl.domain.validation import moment, seat_count, text
 from seatctl.domain.words import count, shorten
 from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
 from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import get_event
+from seatctl.services.by_id import get_event, stored_event
 
 
 class CreateEventRequest(NamedTuple):
@@ -93,12 +92,12 @@ def _created_before(
     tx: Store, request: CreateEventRequest, earlier: StoredDocument, now: datetime
 ) -> CreateEventResult:
     """The event that a key made. A key stands for one request: the event may have changed since."""
-    event_id, made = EventId(earlier["eventId"]), earlier["after"]
+    event_id, made = EventId(earlier["eventId"]), mapping_in(earlier["after"])
     key = shorten(request.key or "")
     wanted = {"name": request.name, "totalSeats": request.seats}
     if isinstance(request.date, datetime):
         wanted["eventDate"] = moment("date", request.date, now)
-    if not isinstance(made, Mapping) or not wanted.items() <= made.items():
+    if not wanted.items() <= made.items():
         raise KeyReused(
             f"key {key!r} already created event {event_id}, with a different name, date or capacity"
         )
@@ -122,8 +121,7 @@ def _edit_within(tx: Store, request: EditEventRequest) -> EditEventResult:
     now = tx.now()
     wanted = _wanted(request, now)
     get_event(tx, request.event)
-    before = tx.events.stored(request.event)
-    assert before is not None  # `get_event` read it, at the same point in time
+    before = stored_event(tx, request.event)
     changes = {field: value for field, value in wanted.items() if before.get(field) != value}
     if not changes:
         return EditEventResult(before, ())

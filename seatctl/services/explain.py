@@ -7,11 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
+from seatctl.domain.documents import mapping_in
 from seatctl.domain.faults import EXPLANATIONS, Remedy
 from seatctl.domain.states import Fault
 from seatctl.domain.words import count, shorten
 from seatctl.mongo.store import Store
-from seatctl.services.history_entries import is_sale, mapping_in
+from seatctl.services.history_entries import is_sale
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 

@@ -4,7 +4,7 @@ is safe, and no deadline becomes earlier."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -126,35 +126,28 @@ def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
     booking, in batches; stopped, it is completed by repeating. Raises Usage, NotFound, DamagedDocument."""
     get_event(store, request.event)
     now = store.now()
-    result = ExtendAllResult(_deadline(request.until, now), [], [])
+    deadline = _deadline(request.until, now)
     of_bookings = request.status is BookingStatus.PAYMENT_PENDING
     if not of_bookings and request.status is not LockStatus.ACTIVE:
         raise Usage("only ACTIVE locks and PAYMENT_PENDING bookings have a deadline")
-    extend_some = _extend_bookings if of_bookings else _extend_locks
-    for ids in chunks(_waiting(store, request, result, now), EXTENSION_BATCH):
+    documents, extend_some = (
+        (store.bookings, _extend_bookings) if of_bookings else (store.locks, _extend_locks)
+    )
+    # All at once: what is extended while it is read could be read again.
+    found = list(documents.ending_before(request.event, deadline))
+    readable = [one for one in found if not isinstance(one, Unreadable)]
+    ids = [one.id for one in readable if request.overdue or one.deadline > now]
+    extended: list[LockId | BookingId] = []
+    skipped = [SkippedItem(one.kind, one.id, one.reason) for one in found if isinstance(one, Unreadable)]
+    for some in chunks(ids, EXTENSION_BATCH):
         for attempt in store.transaction_attempts(dry_run=request.dry_run):
             with attempt as tx:
-                extended, skipped = extend_some(tx, request, ids, result.deadline)
-        result.extended.extend(extended)
-        result.skipped.extend(skipped)
-        log.info("%d of %d extended in this batch", len(extended), len(ids))
-    latest = (store.bookings if of_bookings else store.locks).latest_deadline(request.event)
-    return result._replace(latest=latest if latest and latest > result.deadline else None)
-
-
-def _waiting(
-    store: Store, request: ExtendAllRequest, result: ExtendAllResult, now: datetime
-) -> Iterator[object]:
-    """The ids of what has an earlier deadline, that has not passed unless that is wanted."""
-    of_bookings = request.status is BookingStatus.PAYMENT_PENDING
-    of = store.bookings if of_bookings else store.locks
-    # All at once: what is extended while it is read could be read again.
-    for found in list(of.ending_before(request.event, result.deadline)):
-        if isinstance(found, Unreadable):
-            result.skipped.append(SkippedItem(found.kind, found.id, found.reason))
-            continue
-        if request.overdue or found.deadline > now:
-            yield found.id
+                done, left = extend_some(tx, request, some, deadline)
+        extended += done
+        skipped += left
+        log.info("%d of %d extended in this batch", len(done), len(some))
+    latest = documents.latest_deadline(request.event)
+    return ExtendAllResult(deadline, extended, skipped, latest if latest and latest > deadline else None)
 
 
 Extended = tuple[Sequence[LockId | BookingId], list[SkippedItem]]

@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import islice, takewhile
 from typing import NamedTuple
 
-from seatctl.domain.documents import BookingId, Kind, StoredDocument
+from seatctl.domain.documents import BookingId, Kind, StoredDocument, mapping_in
 from seatctl.domain.states import BLOCK, BookingStatus, LockStatus
 from seatctl.domain.validation import ListRequest
 from seatctl.domain.words import shorten
@@ -30,7 +30,6 @@ from seatctl.services.history_entries import (
     in_words,
     is_sale,
     list_in,
-    mapping_in,
     of_operation,
     of_run,
     of_run_on,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from seatctl.domain.documents import StoredDocument
+from seatctl.domain.documents import StoredDocument, mapping_in
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, RefundStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count, shorten
@@ -128,9 +128,8 @@ def reason_of(entry: StoredDocument) -> str | None:
 
 def by_operator(entry: StoredDocument) -> str:
     """`ada on box1 as seatctl_operator`, or `ada as root` where she used sudo."""
-    actor = entry.get("actor")
-    named: Mapping[str, object] = actor if isinstance(actor, Mapping) else {}
-    system, sudo, database = (named.get(name) for name in ("systemUser", "sudoUser", "databaseUser"))
+    actor = mapping_in(entry.get("actor"))
+    system, sudo, database = (actor.get(name) for name in ("systemUser", "sudoUser", "databaseUser"))
     who = f"{sudo} as {system}" if sudo else str(system)
     return f"{who} on {entry.get('host')}" + (f", database user {database}" if database else "")
 
@@ -198,10 +197,6 @@ def time_in(value: object) -> datetime | None:
 
 def list_in(value: object) -> list[object]:
     return value if isinstance(value, list) else []
-
-
-def mapping_in(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def seats_in_words(number: object) -> str:

@@ -15,8 +15,10 @@ from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus,
 from seatctl.domain.timespec import PastTime, resolve_past
 from seatctl.domain.validation import ALL, ListRequest
 from seatctl.errors import NotFound
+from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.ids import first_id_at
+from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import not_found
 
@@ -78,10 +80,8 @@ def locks(
     overdue: bool = False,
 ) -> Iterator[StoredDocument]:
     """Locks; `overdue` ones are ACTIVE. Raises NotFound for the locks of what is no event."""
-    where = _given(eventId=event, status=LockStatus.ACTIVE if overdue else status, userId=user)
-    where |= _within(store, request, "_id") | _overdue(store, "expiresAt", overdue)
-    sort = _order(order, "expiresAt")
-    return _of_event(store, event, store.locks.sorted(sort, where, request.limit, request.fields))
+    where = _given(eventId=event, status=status, userId=user)
+    return _of_event(store, event, _expiring(store, store.locks, where, request, order, overdue=overdue))
 
 
 def bookings(
@@ -95,10 +95,24 @@ def bookings(
     overdue: bool = False,
 ) -> Iterator[StoredDocument]:
     """Bookings; `overdue` ones are PAYMENT_PENDING. Raises NotFound for the bookings of what is no event."""
-    where = _given(event=event, status=BookingStatus.PAYMENT_PENDING if overdue else status, user=user)
-    where |= _within(store, request, "_id") | _overdue(store, "paymentExpiresAt", overdue)
-    sort = _order(order, "paymentExpiresAt")
-    return _of_event(store, event, store.bookings.sorted(sort, where, request.limit, request.fields))
+    where = _given(event=event, status=status, user=user)
+    return _of_event(store, event, _expiring(store, store.bookings, where, request, order, overdue=overdue))
+
+
+def _expiring(
+    store: Store,
+    documents: SeatLocks | Bookings,
+    where: dict[str, object],
+    request: ListRequest,
+    order: Order,
+    *,
+    overdue: bool,
+) -> Iterator[StoredDocument]:
+    where |= _within(store, request, "_id")
+    if overdue:
+        where |= {"status": documents.open_status, documents.deadline_field: {"$lt": store.now()}}
+    sort = _order(order, documents.deadline_field)
+    return documents.sorted(sort, where, request.limit, request.fields)
 
 
 def job_runs(
@@ -131,10 +145,6 @@ def _within(store: Store, request: ListRequest, field: str) -> dict[str, object]
     else:
         between = _given(**{"$gte": since, "$lt": until})
     return {field: between}
-
-
-def _overdue(store: Store, deadline: str, overdue: bool) -> dict[str, object]:
-    return {deadline: {"$lt": store.now()}} if overdue else {}
 
 
 def refunds(

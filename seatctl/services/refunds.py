@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from seatctl.domain.documents import Booking, Refund, RefundId, SeatLock, StoredDocument
+from seatctl.domain.documents import Booking, Refund, RefundId, SeatLock, mapping_in
 from seatctl.domain.rules import REBOOK_KEY
 from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
 from seatctl.domain.timespec import format_time
@@ -49,8 +49,10 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
         return WrongState(f"{reason}; it was paid, and cancelled without a refund")
     if same:
         refund = next((one for one in same if one.status is RefundStatus.DUE), same[-1])
-        if ref is not None and refund.payment_ref is None:
-            refund = _name(tx, refund, ref, now)
+        nameless, refund = refund, _named(tx, refund, ref, now)
+        if refund is not nameless:
+            event, after = refund.event, {"paymentRef": ref}
+            tx.operations.record("pay", now, event, booking=booking.id, refund=refund, after=after)
     else:
         # Whatever makes the payment count after all writes the booking, too: only one of them is true.
         if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
@@ -80,13 +82,13 @@ def _of_payment(booking: Booking, refunds: Sequence[Refund], ref: str | None) ->
     return [one for one in refunds if one.payment_ref is None and one.status is RefundStatus.DUE]
 
 
-def _name(tx: Store, refund: Refund, ref: str, now: datetime) -> Refund:
-    """The refund of a payment whose reference is known now."""
+def _named(tx: Store, refund: Refund, ref: str | None, now: datetime) -> Refund:
+    """A refund with its payment's reference, if that is known only now."""
+    if ref is None or refund.payment_ref is not None:
+        return refund
     named = tx.refunds.set_payment(refund.id, ref, now)
     if named is None:
         raise StaleRead
-    ids = named.event, None, named.booking
-    tx.operations.record("pay", now, *ids, refund=named, after={"paymentRef": ref})
     return named
 
 
@@ -100,13 +102,8 @@ def _paid_once(tx: Store, booking: Booking, ref: str | None) -> bool:
     """Whether this payment paid for the booking before an operator cancelled it."""
     if booking.status is not BookingStatus.CANCELLED or booking.payment_ref != ref:
         return False
-    paid = BookingStatus.CONFIRMED.value
-    return any(_status_before(operation) == paid for operation in tx.operations.concerning([booking.id]))
-
-
-def _status_before(operation: StoredDocument) -> object:
-    before = operation.get("before")
-    return cast("StoredDocument", before).get("status") if isinstance(before, Mapping) else None
+    before = (mapping_in(operation.get("before")) for operation in tx.operations.concerning([booking.id]))
+    return any(one.get("status") == BookingStatus.CONFIRMED.value for one in before)
 
 
 def _way_out(booking: Booking, ref: str | None, *, held: bool) -> str:
@@ -162,11 +159,7 @@ def _several(due: Sequence[Refund]) -> str:
 def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime, ref: str | None) -> Refund:
     """So many of a refund's seats are sold after all: it is withdrawn, or due for the others. It takes over
     the payment's reference, if that is known only now."""
-    if ref is not None and refund.payment_ref is None:
-        named = tx.refunds.set_payment(refund.id, ref, now)
-        if named is None:
-            raise StaleRead
-        refund = named
+    refund = _named(tx, refund, ref, now)
     if refund.seats > seats:
         return tx.refunds.change_seats(refund, refund.seats - seats, now)
     return _finish(tx, refund, RefundStatus.WITHDRAWN, now)

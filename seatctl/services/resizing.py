@@ -10,7 +10,7 @@ from seatctl.domain.validation import seat_count
 from seatctl.domain.words import count
 from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import get_event
+from seatctl.services.by_id import get_event, stored_event
 from seatctl.services.clearance import Cause, Clearance
 from seatctl.services.closing import set_block
 from seatctl.services.expiry import return_overdue
@@ -83,11 +83,12 @@ def _resize_within(tx: Store, request: ResizeRequest, overdue: int) -> ResizeRes
     plan = _plan(tx, event, overdue)
     free = _free_then(event, request.seats, plan)
     if event.total == request.seats:
-        stored = tx.events.stored(event.id)
-        assert stored is not None  # `get_event` read it, at the same point in time
+        stored = stored_event(tx, event.id)
         return ResizeResult(stored, event.total, changed=False, free=plan.free, closed=event.is_closed)
     if request.seats > event.total:
-        _check_clearance(tx, event)
+        doubt = Clearance(tx).doubt(event.id)
+        if doubt is not None and doubt.cause not in CURED:
+            raise refusal(f"event {event.id} cannot get more seats", doubt)
     available = 0 if event.is_closed else free
     resized = tx.events.set_counter(event, available, now, total=request.seats)
     if resized is None:
@@ -126,10 +127,3 @@ def _free_then(event: Event, seats: int, plan: Plan) -> int:
             f"event {event.id}: its counter is lower than its locks say; run `seatctl recover` first"
         )
     return free
-
-
-def _check_clearance(tx: Store, event: Event) -> None:
-    """Raises DamagedDocument where the counter must not go up (invariant 11)."""
-    doubt = Clearance(tx).doubt(event.id)
-    if doubt is not None and doubt.cause not in CURED:
-        raise refusal(f"event {event.id} cannot get more seats", doubt)
