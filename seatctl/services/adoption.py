@@ -17,7 +17,7 @@ from seatctl.mongo import schema
 from seatctl.mongo.aggregations import HeldSeats, scope_of
 from seatctl.mongo.inspection import Deletion, Inspection
 from seatctl.mongo.store import MadeByAdopt, Store
-from seatctl.services.adoption_report import Choice, Findings, SoldTwice, StateCount
+from seatctl.services.adoption_findings import Choice, Findings, SoldTwice, StateCount
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation
 

@@ -156,7 +156,7 @@ def block_what_came_back(store: Store, now: datetime) -> Counter[EventId]:
         try:
             for attempt in store.transaction_attempts(BATCH_PATIENCE):
                 with attempt as tx:
-                    seats = block_again(tx, event.id, now)
+                    seats = block_available(tx, event.id, now)
         except Contention as error:
             log.info("the seats of closed event %s are left for the next run: %s", event.id, error)
         else:
@@ -173,7 +173,7 @@ def would_block(store: Store, returned: Counter[EventId]) -> Counter[EventId]:
     return +blocked
 
 
-def block_again(tx: Store, event_id: EventId, now: datetime) -> int:
+def block_available(tx: Store, event_id: EventId, now: datetime) -> int:
     """Put what is available on a closed event into its block; returns the seats."""
     event = tx.events.get(event_id)
     if not isinstance(event, Event) or event.closed_at is None or event.available <= 0:

@@ -32,7 +32,7 @@ from seatctl.mongo.aggregations import scope_of
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event, stored_event
-from seatctl.services.closing import block_again, take_off_sale
+from seatctl.services.closing import block_available, take_off_sale
 from seatctl.services.event_cancellation_batch import Batch, end_batch, plan_bookings, plan_locks
 from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
 from seatctl.services.jobs import SILENT, Progress
@@ -183,7 +183,7 @@ class _Run:
             for attempt in self._store.transaction_attempts():
                 with attempt as tx:
                     now = tx.now()
-                    if seats := block_again(tx, self._event, now):
+                    if seats := block_available(tx, self._event, now):
                         tx.operations.record(COMMAND, now, self._event, after={"seatsBlocked": seats})
 
     def say_who_is_owed(self) -> None:

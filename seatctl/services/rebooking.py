@@ -15,7 +15,7 @@ from seatctl.mongo.store import Store
 from seatctl.services.by_id import bookings_of, get_booking, get_event, lock_of, readable
 from seatctl.services.events import too_few_seats
 from seatctl.services.expiry import before_and_after_return
-from seatctl.services.refunds import find_paid, keep_payment
+from seatctl.services.refunds import find_due_refund, reduce_refund
 from seatctl.services.seats import log_counter
 
 
@@ -73,7 +73,7 @@ def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
     if (made := tx.locks.by_key(old.event, old.user, key)) is not None:
         return _rebooked_before(tx, old, readable(made), request.ref)
     lock = rules.check_rebookable(old, lock_of(tx, old), tx.now(), request.ref)
-    paid = find_paid(old, tx.refunds.of_booking(old.id), request.ref)
+    paid = find_due_refund(old, tx.refunds.of_booking(old.id), request.ref)
     rules.check_on_sale(get_event(tx, old.event))
     event = tx.events.take_seats(old.event, lock.seats)
     if event is None:
@@ -83,7 +83,7 @@ def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
     sold = tx.locks.insert(event.id, old.user, lock.seats, deadline, key, now, LockStatus.CONSUMED)
     ref = request.ref if paid is None else request.ref or paid.payment_ref
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
-    kept = None if paid is None else keep_payment(tx, paid, _seats_due(paid, old, lock), now, ref)
+    kept = None if paid is None else reduce_refund(tx, paid, _seats_due(paid, old, lock), now, ref)
     # A payment for the old booking that is refused at once writes it, too, and one of them starts over.
     if not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
@@ -109,11 +109,11 @@ def _rebooked_before(tx: Store, old: Booking, lock: SeatLock, ref: str | None) -
         raise WrongState(f"booking {old.id} was rebooked as {state}{way_out}")
     if ref is None or booking.payment_ref is not None:
         return RebookResult(booking, lock, created=False)
-    now, paid = tx.now(), find_paid(old, tx.refunds.of_booking(old.id), ref)
+    now, paid = tx.now(), find_due_refund(old, tx.refunds.of_booking(old.id), ref)
     named = tx.bookings.set_payment(booking, ref, now)
     if named is None or not tx.bookings.stamp(old, "rebookedAt", now):
         raise StaleRead
-    kept = None if paid is None else keep_payment(tx, paid, _seats_due(paid, old, lock), now, ref)
+    kept = None if paid is None else reduce_refund(tx, paid, _seats_due(paid, old, lock), now, ref)
     after = {"paymentRef": ref}
     tx.operations.record(
         "rebook", now, old.event, lock.id, named.id, refund=kept, others=[old.id], after=after

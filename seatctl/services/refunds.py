@@ -131,11 +131,11 @@ def withdraw_late(tx: Store, booking: Booking, ref: str | None, seats: int, now:
     without one, the only one that was. Raises WrongState where several were, or the money is back."""
     refunds = tx.refunds.of_booking(booking.id)
     late = [refund for refund in refunds if refund.cause is RefundCause.LATE_PAYMENT]
-    refund = find_paid(booking, late, ref)
-    return None if refund is None else keep_payment(tx, refund, seats, now, ref)
+    refund = find_due_refund(booking, late, ref)
+    return None if refund is None else reduce_refund(tx, refund, seats, now, ref)
 
 
-def find_paid(booking: Booking, refunds: Sequence[Refund], ref: str | None) -> Refund | None:
+def find_due_refund(booking: Booking, refunds: Sequence[Refund], ref: str | None) -> Refund | None:
     """The refund that is due of the payment by this reference, or, without one, the only one. Raises
     WrongState where the money is back already, or where several are due."""
     same = _of_payment(booking, refunds, ref)
@@ -156,8 +156,8 @@ def _several(due: Sequence[Refund]) -> str:
     return f"{several}; --ref says which payment counts: {refs}{way_out}"
 
 
-def keep_payment(tx: Store, refund: Refund, seats: int, now: datetime, ref: str | None) -> Refund:
-    """So many of a refund's seats are sold after all: it is withdrawn, or due for the others. It takes over
+def reduce_refund(tx: Store, refund: Refund, seats: int, now: datetime, ref: str | None) -> Refund:
+    """So many of a refund's seats are sold after all: it is due for the others, or withdrawn. It takes over
     the payment's reference, if that is known only now."""
     refund = _named(tx, refund, ref, now)
     if refund.seats > seats:

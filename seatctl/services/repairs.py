@@ -13,7 +13,7 @@ from seatctl.domain.words import count
 from seatctl.errors import StaleRead
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
-from seatctl.services.closing import block_again, take_unheld
+from seatctl.services.closing import block_available, take_unheld
 from seatctl.services.job_report import Ended, Outcome
 from seatctl.services.seats import NO_COUNTER, doubt_about, end_lock
 from seatctl.services.violations import Violation
@@ -165,7 +165,7 @@ def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:
 
 def block_seats(tx: Store, violation: Violation, run: Run) -> Repair:
     """Seats that are available on a closed event go into its block."""
-    seats = block_again(tx, EventId(violation.event), run.now)
+    seats = block_available(tx, EventId(violation.event), run.now)
     return Repair(f"{count(seats, 'seat')} blocked", repairs=1) if seats else NOTHING
 
 

@@ -601,9 +601,9 @@ SAME_COMMAND = {"create_event_with_key", "lock_with_key", "pay_late", "pay_again
 def test_every_command_is_in_the_matrix() -> None:
     """A command or job that nobody put into the matrix is noticed."""
     killed = {scenario.command.__name__ for scenario in SCENARIOS.values()}
-    shared = {"too_few_seats", "refuse", "withdraw_late", "find_paid", "keep_payment"}
+    shared = {"too_few_seats", "refuse", "withdraw_late", "find_due_refund", "reduce_refund"}
     shared |= {"confirm_within", "earlier_lock", "is_kept_by_another"}
-    shared |= {"add_to_block", "set_block", "take_unheld", "take_off_sale", "block_again"}
+    shared |= {"add_to_block", "set_block", "take_unheld", "take_off_sale", "block_available"}
     shared |= {"block_what_came_back", "would_block"}
     modules = (
         *(sales, events, jobs, resizing, blocks, closing, event_cancellation),

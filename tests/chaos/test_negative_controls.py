@@ -414,10 +414,10 @@ CONTROLS = CONTROLS_OF_EVENTS | {
         skipping(SeatLocks, "by_key"), on.rebooked_twice_at_once, breaks="twice"
     ),
     "rebook: the refund is not due any more": Control(
-        skipping(rebooking, "keep_payment"), on.rebooked_with_a_late_payment, breaks="12"
+        skipping(rebooking, "reduce_refund"), on.rebooked_with_a_late_payment, breaks="12"
     ),
     "rebook: money that went back buys nothing": Control(
-        skipping(rebooking, "find_paid"), on.rebooked_with_money_that_went_back, breaks="12"
+        skipping(rebooking, "find_due_refund"), on.rebooked_with_money_that_went_back, breaks="12"
     ),
     "pay: a late payment is recorded": Control(skipping(Refunds, "record"), on.paid_late, breaks="12"),
     "pay: the payment of a cancelled booking is due once": Control(

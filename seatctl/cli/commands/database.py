@@ -17,7 +17,7 @@ from seatctl.output import console
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
-    from seatctl.services.adoption_report import Findings
+    from seatctl.services.adoption_findings import Findings
 
 commands = typer.Typer()
 
