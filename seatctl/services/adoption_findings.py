@@ -3,7 +3,6 @@ program, what will be done. Reads nothing."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from seatctl.domain.rules import LISTED
 from seatctl.domain.settings import DeletingIndex, Settings
 from seatctl.domain.words import and_more, count
 from seatctl.mongo.inspection import Keys
-from seatctl.services.violations import Violation
+from seatctl.services.violations import Violation, first_of_each
 
 
 class Choice(NamedTuple):
@@ -158,14 +157,6 @@ class Findings:
             "change no event, no lock and no booking; install no validator and no unique index",
         ]
 
-    def _by_fault(self) -> list[dict[str, object]]:
-        """How many violations there are of each fault, and the first of them, in their order."""
-        number = Counter(violation.fault for violation in self.violations)
-        first = {violation.fault: violation for violation in reversed(self.violations)}
-        return [
-            {"fault": fault.value, "number": number[fault], "first": first[fault].message} for fault in number
-        ]
-
     def as_document(self) -> dict[str, object]:
         settings = self.settings
         return {
@@ -184,7 +175,10 @@ class Findings:
             "soldTwiceCount": len(self.sold_twice),
             "findings": [violation.as_document() for violation in self.violations[:LISTED]],
             "findingsCount": len(self.violations),
-            "findingsByFault": self._by_fault(),
+            "findingsByFault": [
+                {"fault": first.fault.value, "number": number, "first": first.message}
+                for first, number in first_of_each(self.violations)
+            ],
             "remarks": self.remarks,
             "switchOff": [advice._asdict() for advice in self.advice],
             "plan": self.plan,

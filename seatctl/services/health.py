@@ -6,7 +6,6 @@ Each is one line that ends with what to do.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from seatctl.services.expiry import run_sweep
 from seatctl.services.lists import events as list_events
 from seatctl.services.sweeps import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
 from seatctl.services.verify import verify
-from seatctl.services.violations import Violation
+from seatctl.services.violations import Violation, first_of_each
 
 MAX_AGE = timedelta(minutes=3)
 WINDOW = timedelta(hours=24)
@@ -262,14 +261,12 @@ class Health:
 
 def _by_fault(violations: Sequence[Violation]) -> list[str]:
     """One line for each kind of fault, with its first case."""
-    count = Counter(violation.fault for violation in violations)
-    first = {violation.fault: violation for violation in reversed(violations)}
-    return [
-        f"{fault}: {violation.message}"
-        + (f", and {count[fault] - 1:,} more" if count[fault] > 1 else "")
+    return sorted(
+        f"{violation.fault}: {violation.message}"
+        + (f", and {number - 1:,} more" if number > 1 else "")
         + ("; nothing to do" if violation.accepted else f"; {_way_out(violation)}")
-        for fault, violation in sorted(first.items())
-    ]
+        for violation, number in first_of_each(violations)
+    )
 
 
 def _way_out(violation: Violation) -> str:

@@ -40,6 +40,8 @@ from seatctl.services.history_entries import (
 )
 
 MAKERS_OF_LOCKS, MAKERS_OF_BOOKINGS = {"block", "rebook", "relock"}, {"confirm", "rebook"}
+PAST = {"CONSUMED": "is sold", "CONFIRMED": "is paid"}
+"""By state, how a sentence says it where the state's own word does not."""
 GONE = "no longer exists; no record says who deleted it"
 UNRECORDED = "no record says by whom (another program, or before seatctl kept records)"
 
@@ -204,7 +206,7 @@ class _Ends(NamedTuple):
         status, ended_by = str(booking.get("status")), booking.get("endedBy")
         if status in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
             return
-        what = f"booking {booking['_id']} {_past(status)}"
+        what = f"booking {booking['_id']} {PAST.get(status, status.lower())}"
         if ended_by is not None and lock is not None and lock.get("endedBy") == ended_by:
             what += f" with its lock ({seats_in_words(lock.get('seats'))})"
         if status == BookingStatus.EXPIRED:
@@ -217,7 +219,7 @@ class _Ends(NamedTuple):
         with_booking = ended_by is not None and any(one.get("endedBy") == ended_by for one in bookings)
         if status == LockStatus.ACTIVE or with_booking or (status == LockStatus.CONSUMED and bookings):
             return
-        what = f"lock {lock['_id']} {_past(status)}"
+        what = f"lock {lock['_id']} {PAST.get(status, status.lower())}"
         if status == LockStatus.EXPIRED:
             what += f": its deadline was {in_words(lock.get('expiresAt'))}"
         sold = status == LockStatus.CONSUMED
@@ -250,9 +252,3 @@ class _Ends(NamedTuple):
             yield Entry(at, what, {**ids, "run": ended_by}, by="a job")
         elif not any(document.get("status") in flat(entry.get("after")).values() for entry in mine):
             yield Entry(at, f"{what}; {UNRECORDED}", ids)
-
-
-def _past(status: str) -> str:
-    return (
-        "is sold" if status == LockStatus.CONSUMED else "is paid" if status == "CONFIRMED" else status.lower()
-    )

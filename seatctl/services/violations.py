@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -111,6 +112,13 @@ class Violation:
             "remedy": self.remedy,
             **({"accepted": True} if self.accepted else {}),
         }
+
+
+def first_of_each(found: Sequence[Violation]) -> list[tuple[Violation, int]]:
+    """The first violation of each fault, and how many of it there are."""
+    number = Counter(violation.fault for violation in found)
+    first = {violation.fault: violation for violation in reversed(found)}
+    return [(first[fault], number[fault]) for fault in number]
 
 
 SUGGESTED = {"availableSeats": "0", "expiresAt": "new Date()", "paymentExpiresAt": "new Date()"}
