@@ -173,11 +173,8 @@ def _violations(store: Store) -> list[Violation]:
         for violation in verify(store)
         if violation.fault is not Fault.TTL_INDEX and not violation.accepted
     ]
-    return sorted(found, key=_after_sold_twice)
-
-
-def _after_sold_twice(violation: Violation) -> bool:
-    return violation.fault not in SOLD_TWICE
+    found.sort(key=lambda violation: violation.fault not in SOLD_TWICE)
+    return found
 
 
 def adopt(store: Store, findings: Findings) -> None:

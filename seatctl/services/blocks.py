@@ -85,20 +85,20 @@ def unblock(store: Store, lock_id: LockId) -> UnblockResult:
 
 
 def _unblock_within(tx: Store, lock_id: LockId) -> UnblockResult:
-    held, now = get_lock(tx, lock_id), tx.now()
-    rules.check_unblockable(held)
-    event = tx.events.get(held.event)
+    lock, now = get_lock(tx, lock_id), tx.now()
+    rules.check_unblockable(lock)
+    event = tx.events.get(lock.event)
     closed = isinstance(event, Event) and event.is_closed
-    if held.status is not LockStatus.ACTIVE:
-        return UnblockResult(held, changed=False, closed=closed)
-    rules.check_no_booking(held, next(tx.bookings.protecting([held.id]), None))
+    if lock.status is not LockStatus.ACTIVE:
+        return UnblockResult(lock, changed=False, closed=closed)
+    rules.check_no_booking(lock, next(tx.bookings.protecting([lock.id]), None))
     doubt = None
     if closed:
-        tx.events.touch(held.event)
-        add_to_block(tx, held.event, held.seats, now)
-        ended = end_lock(tx, held, now, with_seats=False, by_job=False, ended_by=tx.operations.id)
+        tx.events.touch(lock.event)
+        add_to_block(tx, lock.event, lock.seats, now)
+        ended = end_lock(tx, lock, now, with_seats=False, by_job=False, ended_by=tx.operations.id)
     else:
-        ended, doubt = end_by_decision(tx, held, now, LockStatus.EXPIRED)
-    before, after = {"status": held.status.value}, {"status": ended.status.value, "seats": held.seats}
-    tx.operations.record("unblock", now, held.event, held.id, before=before, after=after)
+        ended, doubt = end_by_decision(tx, lock, now, LockStatus.EXPIRED)
+    before, after = {"status": lock.status.value}, {"status": ended.status.value, "seats": lock.seats}
+    tx.operations.record("unblock", now, lock.event, lock.id, before=before, after=after)
     return UnblockResult(ended, changed=True, closed=closed, doubt=doubt)

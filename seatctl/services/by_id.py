@@ -60,6 +60,14 @@ def get_booking(store: Store, booking_id: BookingId) -> Booking:
     return _there(store, "booking", booking_id, store.bookings.get(booking_id))
 
 
+def booking_or_lock(store: Store, either: str, wanted: object) -> Booking | SeatLock:
+    """Whichever has this id, if it can be read; `either` names the two. Raises NotFound, DamagedDocument."""
+    booking = store.bookings.get(BookingId(wanted))
+    if booking is not None:
+        return readable(booking)
+    return _there(store, either, wanted, store.locks.get(LockId(wanted)))
+
+
 def _there(store: Store, kind: str, wanted: object, found: T | Unreadable | None) -> T:
     if found is None:
         raise not_found(store, kind, wanted)

@@ -7,19 +7,17 @@ from datetime import datetime
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import Booking, BookingId, LockId, Refund, SeatLock
+from seatctl.domain.documents import Booking, Refund, SeatLock
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.domain.validation import seat_count
 from seatctl.errors import StaleRead, Usage, WrongState
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import (
+    booking_or_lock,
     bookings_of,
     check_not_by_day,
     get_event,
-    get_lock,
     lock_of,
-    not_found,
-    readable,
     seats_of_booking,
 )
 from seatctl.services.clearance import Doubt
@@ -66,20 +64,15 @@ def cancel(store: Store, request: CancelRequest) -> CancelResult:
 
 
 def _cancel_within(tx: Store, request: CancelRequest) -> CancelResult:
-    found = tx.bookings.get(BookingId(request.id))
-    if found is not None:
-        booking = readable(found)
-        check_not_by_day(tx, booking.event)
+    found = booking_or_lock(tx, "booking or lock", request.id)
+    check_not_by_day(tx, found.event)
+    if isinstance(found, Booking):
         if request.seats is None:
-            return _cancel_booking(tx, booking, request)
-        return _return_some(tx, booking, request.seats, request)
-    if tx.locks.get(LockId(request.id)) is None:
-        raise not_found(tx, "booking or lock", request.id)
+            return _cancel_booking(tx, found, request)
+        return _return_some(tx, found, request.seats, request)
     if request.seats is not None:
         raise Usage("--seats is for a booking; a lock without one is cancelled as a whole")
-    lock = get_lock(tx, LockId(request.id))
-    check_not_by_day(tx, lock.event)
-    return _cancel_lock(tx, lock)
+    return _cancel_lock(tx, found)
 
 
 def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> CancelResult:

@@ -33,7 +33,7 @@ from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event, stored_event
 from seatctl.services.closing import block_available, take_off_sale
-from seatctl.services.event_cancellation_batch import Batch, end_batch, plan_bookings, plan_locks
+from seatctl.services.event_cancellation_batch import CancellationBatch, end_batch, plan_bookings, plan_locks
 from seatctl.services.expiry import BATCH_PATIENCE, CURSOR_RETRIES
 from seatctl.services.jobs import SILENT, Progress
 from seatctl.services.signals import Stop, listening
@@ -259,12 +259,12 @@ class _Run:
         self._advanced += ended
         self._progress.advance(ended)
 
-    def _plan_refunds(self, tx: Store, batch: Batch) -> list[Refund]:
+    def _plan_refunds(self, tx: Store, batch: CancellationBatch) -> list[Refund]:
         wanted = max(LISTED + 1 - len(self._planned), 0)
         increased = [booking.id for booking in batch.paid if booking.seats_cancelled]
         return tx.refunds.due_of_bookings([*increased, *(booking.id for booking in batch.paid[:wanted])])
 
-    def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> Batch:
+    def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> CancellationBatch:
         if kind is Kind.BOOKING:
             booking_ids = [BookingId(each) for each in ids]
             return plan_bookings(tx, self._event, booking_ids, self._protected, self._ended)

@@ -19,7 +19,7 @@ ENDED_AS = {LockStatus.ACTIVE: LockStatus.EXPIRED, LockStatus.CONSUMED: LockStat
 
 
 @dataclass(slots=True)
-class Batch:
+class CancellationBatch:
     bookings: list[Booking] = field(default_factory=list)
     locks: list[SeatLock] = field(default_factory=list)
     seats_of: dict[BookingId, int] = field(default_factory=dict)
@@ -50,9 +50,9 @@ def plan_bookings(
     booking_ids: Sequence[BookingId],
     protected: dict[LockId, Unreadable],
     ended: set[BookingId],
-) -> Batch:
+) -> CancellationBatch:
     """Live bookings, each with its lock if only those of this batch, and those that `ended`, name that."""
-    batch = Batch()
+    batch = CancellationBatch()
     bookings = list(tx.bookings.to_cancel(event_id, booking_ids))
     lock_ids = list({booking.lock for booking in bookings})
     locks = tx.locks.by_id(lock_ids)
@@ -112,10 +112,10 @@ def _reason_to_skip(
 
 def plan_locks(
     tx: Store, event_id: EventId, lock_ids: Sequence[LockId], protected: dict[LockId, Unreadable]
-) -> Batch:
+) -> CancellationBatch:
     """ACTIVE locks that no booking keeps. One whose buyer confirmed it just now ends in the next pass, with
     that booking."""
-    batch = Batch()
+    batch = CancellationBatch()
     closing = {block.id for block in tx.locks.of_closing(event_id)}
     keeping: dict[LockId, Booking | Unreadable] = dict(protected)
     for lock_id, each in tx.bookings.protecting(lock_ids):
@@ -135,7 +135,7 @@ def plan_locks(
     return batch
 
 
-def end_batch(tx: Store, event_id: EventId, batch: Batch) -> None:
+def end_batch(tx: Store, event_id: EventId, batch: CancellationBatch) -> None:
     """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
     if not tx.events.touch(event_id):
         raise StaleRead
@@ -161,7 +161,7 @@ def end_batch(tx: Store, event_id: EventId, batch: Batch) -> None:
     tx.operations.record("cancel-event", now, event_id, after=after)
 
 
-def _owe(tx: Store, batch: Batch, now: datetime) -> None:
+def _owe(tx: Store, batch: CancellationBatch, now: datetime) -> None:
     """Refunds for what was paid (invariant 12): of a booking that gave seats back before, for the others."""
     whole = [booking for booking in batch.paid if not booking.seats_cancelled]
     cause = RefundCause.CANCELLED

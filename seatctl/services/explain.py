@@ -80,10 +80,10 @@ def explain(store: Store | None, fault: Fault) -> Explained:
     if store is None:
         return Explained(fault, None)
     found = [one for one in verify(store) if one.fault is fault and not one.accepted]
-    return Explained(fault, list(with_records(store, found)))
+    return Explained(fault, list(with_recorded_sales(store, found)))
 
 
-def with_records(store: Store, found: Iterable[Violation]) -> Iterator[Violation]:
+def with_recorded_sales(store: Store, found: Iterable[Violation]) -> Iterator[Violation]:
     """The violations; of a sold lock without a paid booking also what an operator's command recorded of its
     sale, with the reference of the payment."""
     for violation in found:

@@ -16,7 +16,7 @@ from seatctl.domain.validation import moment, ttl
 from seatctl.errors import StaleRead, Usage
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
-from seatctl.services.by_id import booking_of, check_not_by_day, get_event, get_lock, not_found, readable
+from seatctl.services.by_id import booking_of, booking_or_lock, check_not_by_day, get_event, get_lock
 from seatctl.services.sweeps import SkippedItem
 
 log = logging.getLogger(__name__)
@@ -103,22 +103,20 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     # A booking's deadline rules: its lock's own may be anything.
     overdue = request.overdue or booking is not None
     later = max(lock.deadline, deadline)
-    held = tx.locks.extend(lock.id, lock.deadline, later, now, overdue=overdue)
-    if held is None:
+    extended = tx.locks.extend(lock.id, lock.deadline, later, now, overdue=overdue)
+    if extended is None:
         raise StaleRead
     ids = lock.event, lock.id, None if booking is None else booking.id
     tx.operations.record("extend", now, *ids, before={"deadline": old}, after={"deadline": deadline})
-    return ExtendResult(held, booking, changed=True, deadline=deadline, before=old)
+    return ExtendResult(extended, booking, changed=True, deadline=deadline, before=old)
 
 
 def _find(tx: Store, wanted: object) -> tuple[SeatLock, Booking | None]:
     """The lock, and the booking that counts for it, by the id of either."""
-    if (found := tx.bookings.get(BookingId(wanted))) is not None:
-        booking = readable(found)
-        return get_lock(tx, booking.lock), booking
-    if tx.locks.get(LockId(wanted)) is None:
-        raise not_found(tx, "lock or booking", wanted)
-    return get_lock(tx, LockId(wanted)), booking_of(tx, LockId(wanted))
+    found = booking_or_lock(tx, "lock or booking", wanted)
+    if isinstance(found, SeatLock):
+        return found, booking_of(tx, found.id)
+    return get_lock(tx, found.lock), found
 
 
 def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
@@ -135,8 +133,8 @@ def extend_all(store: Store, request: ExtendAllRequest) -> ExtendAllResult:
     )
     # All at once: what is extended while it is read could be read again.
     found = list(documents.ending_before(request.event, deadline))
-    readable = [one for one in found if not isinstance(one, Unreadable)]
-    ids = [one.id for one in readable if request.overdue or one.deadline > now]
+    waiting = [one for one in found if not isinstance(one, Unreadable)]
+    ids = [one.id for one in waiting if request.overdue or one.deadline > now]
     extended: list[LockId | BookingId] = []
     skipped = [SkippedItem(one.kind, one.id, one.reason) for one in found if isinstance(one, Unreadable)]
     for some in chunks(ids, EXTENSION_BATCH):
@@ -170,15 +168,15 @@ def _extend_bookings(
             state = lock.status if isinstance(lock, SeatLock) else lock or "missing"
             reason = f"its lock {booking.lock} is {state}, so it has no seats to pay for"
             skipped.append(SkippedItem(Kind.BOOKING, booking.id, reason))
-    bookings, held = [*extended], [*{*extended.values()}]
+    booking_ids, lock_ids = [*extended], [*{*extended.values()}]
     if not extended:
         return [], skipped
-    if tx.bookings.extend_all(bookings, deadline, now, overdue=request.overdue) != len(bookings):
+    if tx.bookings.extend_all(booking_ids, deadline, now, overdue=request.overdue) != len(booking_ids):
         raise StaleRead
-    if tx.locks.extend_all(held, deadline, now, overdue=True) != len(held):
+    if tx.locks.extend_all(lock_ids, deadline, now, overdue=True) != len(lock_ids):
         raise StaleRead
-    _record(tx, request, [*bookings, *held], deadline)
-    return bookings, skipped
+    _record(tx, request, [*booking_ids, *lock_ids], deadline)
+    return booking_ids, skipped
 
 
 def _extend_locks(
@@ -188,18 +186,18 @@ def _extend_locks(
     # A lock with a booking waits as long as that; with one that nobody can read, a person must see it.
     booked = {lock_id for lock_id, _ in tx.bookings.protecting([LockId(one) for one in ids])}
     locks = tx.locks.by_id(LockId(one) for one in ids if one not in booked)
-    held = [
+    lock_ids = [
         lock.id
         for lock in locks.values()
         if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE
         if lock.deadline < deadline and (request.overdue or lock.deadline > now)
     ]
-    if not held:
+    if not lock_ids:
         return [], []
-    if tx.locks.extend_all(held, deadline, now, overdue=request.overdue) != len(held):
+    if tx.locks.extend_all(lock_ids, deadline, now, overdue=request.overdue) != len(lock_ids):
         raise StaleRead
-    _record(tx, request, held, deadline)
-    return held, []
+    _record(tx, request, lock_ids, deadline)
+    return lock_ids, []
 
 
 def _record(tx: Store, request: ExtendAllRequest, ids: Sequence[object], deadline: datetime) -> None:

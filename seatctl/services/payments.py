@@ -94,7 +94,7 @@ def _pay_within(tx: Store, booking_id: BookingId, ref: str | None) -> PayResult:
         _check_event_of(tx, booking, lock)
     except RefundDue as late:
         seats = seats_of_booking(tx, booking, lock)
-        payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _is_held(tx, lock))
+        payment = Payment(booking, seats, RefundCause.LATE_PAYMENT, ref, _seats_are_held(tx, lock))
         return PayResult(booking, changed=False, refused=refuse(tx, payment, str(late), now))
     confirmed, withdrawn = _complete(tx, booking, lock, ref, now)
     _record(tx, "pay", booking.event, booking, confirmed, lock, now, withdrawn)
@@ -115,7 +115,7 @@ def _complete(
     return confirmed, withdrawn
 
 
-def _is_held(tx: Store, lock: SeatLock | None) -> bool:
+def _seats_are_held(tx: Store, lock: SeatLock | None) -> bool:
     """Whether a lock still holds its seats for a payment, and its event can sell them."""
     if lock is None or lock.status is not LockStatus.ACTIVE:
         return False

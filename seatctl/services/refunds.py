@@ -25,7 +25,7 @@ class Payment(NamedTuple):
     seats: int
     cause: RefundCause
     ref: str | None
-    held: bool = False
+    seats_are_held: bool = False
 
 
 class RefundResult(NamedTuple):
@@ -37,7 +37,7 @@ class RefundResult(NamedTuple):
 
 def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
     """Record once that a payment has to go back; returns what to raise when that is committed."""
-    booking, seats, cause, ref, held = payment
+    booking, seats, cause, ref, seats_are_held = payment
     if ref is None:  # the payment whose reference became known later
         ref = booking.payment_ref
     again = _rebooked(tx, booking)
@@ -67,7 +67,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
     if again is not None and again.payment_ref is not None:
         way_out = f". It was rebooked as {again.id}, paid as {shorten(again.payment_ref)!r}"
     else:
-        way_out = _way_out(booking, refund.payment_ref, held=held)
+        way_out = _way_out(booking, refund.payment_ref, seats_are_held=seats_are_held)
     return RefundDue(f"{reason}; a refund is due: {refund.id}{seats_paid}{way_out}")
 
 
@@ -106,10 +106,10 @@ def _paid_once(tx: Store, booking: Booking, ref: str | None) -> bool:
     return any(one.get("status") == BookingStatus.CONFIRMED.value for one in before)
 
 
-def _way_out(booking: Booking, ref: str | None, *, held: bool) -> str:
+def _way_out(booking: Booking, ref: str | None, *, seats_are_held: bool) -> str:
     """How the buyer may get the seats after all."""
     match booking.status:
-        case BookingStatus.PAYMENT_PENDING if held:
+        case BookingStatus.PAYMENT_PENDING if seats_are_held:
             longer = f"`seatctl extend {booking.id} --for 10m --overdue`"
             pay = f"`seatctl pay {booking.id}{ref_option(ref)}`"
             return f". While the seats are held, {longer} gives more time to pay, then {pay} counts"

@@ -185,9 +185,13 @@ def far_deadline(found: SeatLock | Booking) -> Violation:
 
 def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iterator[Violation]:
     """What is wrong with a lock that holds seats, and with the bookings that name it."""
-    several = [one for one in bookings if not _is_initiated(one)]
+    several = [
+        one for one in bookings if isinstance(one, Unreadable) or one.status is not BookingStatus.INITIATED
+    ]
     if len(several) > 1:
-        named = ", ".join(f"{one.id} ({_state(one)})" for one in several)
+        named = ", ".join(
+            f"{one.id} ({'unreadable' if isinstance(one, Unreadable) else one.status})" for one in several
+        )
         message = f"lock {lock.id} has {count(len(several), 'booking')}: {named}"
         yield Violation(Fault.SEVERAL_BOOKINGS, message, lock.event, lock.id)
     readable = [booking for booking in bookings if isinstance(booking, Booking)]
@@ -209,14 +213,6 @@ def judge_lock(lock: SeatLock, bookings: Sequence[Booking | Unreadable]) -> Iter
             continue  # a person has to look at the other booking first
         if fault:
             yield of_pair(fault, booking, lock)
-
-
-def _state(booking: Booking | Unreadable) -> str:
-    return "unreadable" if isinstance(booking, Unreadable) else booking.status.value
-
-
-def _is_initiated(booking: Booking | Unreadable) -> bool:
-    return isinstance(booking, Booking) and booking.status is BookingStatus.INITIATED
 
 
 def judge_booking(booking: Booking, lock: SeatLock | Unreadable | None) -> Iterator[Violation]:

@@ -33,10 +33,10 @@ def verify(call: ListCall) -> None:
     NDJSON and CSV print a line for each violation, `--format ids` the id of the document with the fault."""
     from seatctl.output import lists
     from seatctl.services import verify as verification
-    from seatctl.services.explain import with_records
+    from seatctl.services.explain import with_recorded_sales
 
     form, columns, store = call.form, call.columns, call.store(writes=False)
-    found = list(with_records(store, verification.verify(store)))
+    found = list(with_recorded_sales(store, verification.verify(store)))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)
     sizes = store.sizes()
