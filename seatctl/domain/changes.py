@@ -1,4 +1,4 @@
-"""Changes of events, locks and bookings, and a word for each that programs can branch on. Pure."""
+"""What `follow` calls a change of an event, a lock or a booking: a word that programs can branch on. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BOOKKEEPING = frozenset({"updatedAt", "__v"})
 COUNTERS = frozenset({"availableSeats", "dailySeats"})
 
 BEGINNINGS = frozenset({LockStatus.ACTIVE, BookingStatus.INITIATED, BookingStatus.PAYMENT_PENDING})
-"""States that documents begin in. To come to one of them later has no word of its own."""
+"""States that documents begin in. A later change to one of them is only `changed`."""
 KNOWN: Mapping[Kind, frozenset[str]] = {
     Kind.LOCK: frozenset(LockStatus),
     Kind.BOOKING: frozenset(BookingStatus),

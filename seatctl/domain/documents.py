@@ -14,6 +14,8 @@ from typing import NamedTuple, NewType, TypeAlias
 
 from seatctl.domain.states import BookingStatus, JobStatus, JobType, LockStatus, RefundCause, RefundStatus
 
+# Ids are opaque here: they compare, hash, and `str()` prints them as 24 hex digits. A user is what the caller
+# gave, an id or a text.
 EventId = NewType("EventId", object)
 LockId = NewType("LockId", object)
 BookingId = NewType("BookingId", object)
@@ -21,8 +23,6 @@ UserId = NewType("UserId", object)
 RefundId = NewType("RefundId", object)
 RunId = NewType("RunId", object)
 """The entry of a job's run, or of an operator's command: what `endedBy` names."""
-"""Ids are opaque here. They compare, hash, and `str()` prints them as 24 hex digits; a user is what the
-caller gave, an id or a text."""
 
 CLOSING = "closed-"
 """How the key of the block begins that holds the seats of a closed event."""

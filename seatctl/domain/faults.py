@@ -1,6 +1,6 @@
-"""What a person has to know about each fault: what it means, whence it comes, how to decide, and the
-command that carries the decision out. The only source of this: `verify`, `recover`, `explain`, `health` and
-the guide "guarantees" all say what stands here.
+"""What a person has to know about each fault: what it means, where it comes from, how to decide, and
+the command that carries the decision out. The only source of this: `verify`, `recover`, `explain`, `health`
+and the guide "guarantees" all say what stands here.
 
 In a command EVENT_ID, LOCK_ID, BOOKING_ID, COLLECTION and INDEX stand for those of a violation, ID, FIELD
 and FOUND for what is wrong in a damaged document. A person fills in N, VALUE, REF and the id of an OTHER one.

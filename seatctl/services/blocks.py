@@ -1,5 +1,5 @@
-"""Blocks: seats that an operator takes off sale. A lock of the kind BLOCK holds them, so that every other
-program respects that."""
+"""`block` and `unblock`: seats that an operator takes off sale. A lock of the kind BLOCK holds them, so that
+every other program respects that."""
 
 from __future__ import annotations
 

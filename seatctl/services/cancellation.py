@@ -1,5 +1,4 @@
-"""What a buyer returns, or a person takes back: a booking, some of its seats, or a sold lock without a
-paid booking."""
+"""`cancel`: the end of a booking, of some of its seats, or of a sold lock without a paid booking."""
 
 from __future__ import annotations
 

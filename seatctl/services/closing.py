@@ -1,6 +1,6 @@
-"""Closing an event, so that nothing of it is sold, and reopening it.
+"""`close` and `reopen`: nothing of an event is sold in between.
 
-What is available then goes into the block of the event, and so does what comes back later: by the next sweep
+What is available goes into the block of the event, and so does what comes back later: by the next sweep
 or recovery. `resize` and `cancel-event` change the block, too.
 """
 

@@ -1,5 +1,5 @@
 """One transaction of `cancel-event`: what it ends, what it skips because a person must look at it first, and
-how it ends that."""
+the writes."""
 
 from __future__ import annotations
 

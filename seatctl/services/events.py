@@ -1,4 +1,4 @@
-"""Creating and editing events."""
+"""`create-event` and `edit-event`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _wanted(request: EditEventRequest, now: datetime) -> dict[str, object]:
 
 
 def too_few_seats(store: Store, event_id: EventId, wanted: int) -> SeatctlError:
-    """Why an event gives no such number of seats."""
+    """What says why so many seats of an event cannot be taken."""
     event = get_event(store, event_id)
     rules.check_on_sale(event)
     if event.available > event.total or event.available < 0:

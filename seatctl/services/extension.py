@@ -1,5 +1,5 @@
-"""More time for a lock or a booking, or for all of an event. The target is a point in time, so that repeating
-is safe, and no deadline becomes earlier."""
+"""`extend`: more time for a lock or a booking, or for all of an event. The target is a point in time, so that
+repeating is safe, and no deadline becomes earlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stream of changes as lines for mailers and webhooks: it survives a lost database."""
+"""`follow`: the stream of changes as lines for mailers and webhooks. It survives a lost database."""
 
 from __future__ import annotations
 

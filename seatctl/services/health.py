@@ -1,4 +1,4 @@
-"""Are the jobs fresh, is anything overdue, is the inventory consistent? Reads only.
+"""`health`: are the jobs fresh, is anything overdue, is the inventory consistent? Reads only.
 
 A problem is something to act on and makes the database unhealthy; a warning is something to know.
 Each is one line that ends with what to do.

@@ -1,4 +1,4 @@
-"""Money that has to go back: what makes it due, withdraws it, and says that it is done (invariant 12)."""
+"""`refund`, and what makes a refund due or withdraws it: money that has to go back (invariant 12)."""
 
 from __future__ import annotations
 

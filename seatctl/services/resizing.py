@@ -1,4 +1,4 @@
-"""Changing how many seats an event has."""
+"""`resize`: how many seats an event has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request to stop, kept until the job is between two transactions."""
+"""SIGINT and SIGTERM: a request to stop, kept until the job is between two transactions."""
 
 from __future__ import annotations
 
