@@ -6,6 +6,8 @@ scripts read in `--json`, and its `exit_code`; the numbers are the table in the 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class SeatctlError(Exception):
     """An unexpected error occurred."""
@@ -41,6 +43,16 @@ class StaleRead(Contention):
     @classmethod
     def default_message(cls) -> str:
         return Contention.default_message()
+
+
+T = TypeVar("T")
+
+
+def ensure_changed(written: T | None) -> T:
+    """What a compare-and-set wrote. Raises StaleRead if it wrote nothing: another writer was faster."""
+    if not written:
+        raise StaleRead
+    return written
 
 
 class CursorLost(SeatctlError):

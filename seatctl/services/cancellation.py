@@ -9,7 +9,7 @@ from seatctl.domain import rules
 from seatctl.domain.documents import Booking, Refund, SeatLock
 from seatctl.domain.states import HOLDING, BookingStatus, LockStatus, RefundCause
 from seatctl.domain.validation import seat_count
-from seatctl.errors import StaleRead, Usage, WrongState
+from seatctl.errors import StaleRead, Usage, WrongState, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import (
     booking_or_lock,
@@ -82,10 +82,8 @@ def _cancel_booking(tx: Store, booking: Booking, request: CancelRequest) -> Canc
     now, result = tx.now(), CancelResult(lock, None, changed=True)
     if lock is not None and _ends_with(tx, booking, lock, now):
         result = _end_lock(tx, lock, now)
-    cancelled, operation_id = BookingStatus.CANCELLED, tx.operations.id
-    ended = tx.bookings.change(booking.id, booking.status, cancelled, now, ended_by=operation_id)
-    if ended is None:
-        raise StaleRead
+    cancelled, by = BookingStatus.CANCELLED, tx.operations.id
+    ended = ensure_changed(tx.bookings.change(booking.id, booking.status, cancelled, now, ended_by=by))
     refund = _owe(tx, booking, seats_of_booking(tx, booking, lock), request, now)
     before, after = {"status": booking.status.value}, {"status": ended.status.value}
     ids = booking.event, booking.lock, booking.id
@@ -98,8 +96,7 @@ def is_kept_by_another(tx: Store, booking: Booking, lock: SeatLock, now: datetim
     be read. It is written then: of two that end at once, the later one must see that it was the last."""
     if all(other.id == booking.id for _, other in tx.bookings.protecting([lock.id])):
         return False
-    if not tx.locks.touch(lock, now):
-        raise StaleRead
+    ensure_changed(tx.locks.touch(lock, now))
     return True
 
 
@@ -152,10 +149,8 @@ def _return_some(tx: Store, booking: Booking, cancelled: int, request: CancelReq
     doubt = doubt_to_ignore(tx, lock)
     if doubt is None and tx.events.add_seats({lock.event: seats}, now) != 1:
         raise StaleRead
-    smaller = tx.locks.set_seats(lock, lock.seats - seats, now)
-    changed = tx.bookings.return_some_seats(booking, cancelled, lock.seats - seats, now)
-    if smaller is None or changed is None:
-        raise StaleRead
+    smaller = ensure_changed(tx.locks.set_seats(lock, lock.seats - seats, now))
+    changed = ensure_changed(tx.bookings.return_some_seats(booking, cancelled, smaller.seats, now))
     refund = _owe(tx, booking, seats, request, now)
     status = booking.status.value
     before = {"status": status, "seatsCancelled": booking.seats_cancelled, "seats": lock.seats}
@@ -177,8 +172,7 @@ def _cancel_lock(tx: Store, lock: SeatLock) -> CancelResult:
     pending = [booking.id for booking in bookings if booking.status is BookingStatus.PAYMENT_PENDING]
     for booking_id in pending:
         was, cancelled = BookingStatus.PAYMENT_PENDING, BookingStatus.CANCELLED
-        if tx.bookings.change(booking_id, was, cancelled, now, ended_by=tx.operations.id) is None:
-            raise StaleRead
+        ensure_changed(tx.bookings.change(booking_id, was, cancelled, now, ended_by=tx.operations.id))
     before, after = {"status": lock.status.value}, {"status": LockStatus.CANCELLED.value}
     tx.operations.record("cancel", now, lock.event, lock.id, others=pending, before=before, after=after)
     return result

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from seatctl.domain import rules
 from seatctl.domain.documents import Event, EventId, RunId, SeatLock, StoredDocument
-from seatctl.errors import Contention, StaleRead
+from seatctl.errors import Contention, ensure_changed
 from seatctl.mongo.aggregations import HeldSeats
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event, stored_event
@@ -72,9 +72,7 @@ def _reopen_within(tx: Store, event_id: EventId) -> CloseResult:
         raise refusal(f"event {event_id} cannot be reopened", doubt)
     for each in blocks:
         rules.check_no_booking(each, next(tx.bookings.protecting([each.id]), None))
-    opened = tx.events.reopen(event, seats, now)
-    if opened is None:
-        raise StaleRead
+    opened = ensure_changed(tx.events.reopen(event, seats, now))
     set_block(tx, event_id, blocks, 0, now, tx.operations.id)
     block_ids = [block.id for block in blocks]
     before = {"closedAt": event.closed_at, "availableSeats": event.available}
@@ -107,8 +105,8 @@ def set_block(
         tx.locks.insert_block(event_id, seats, None, now)
     for number, each in enumerate(blocks):
         if number == 0 and seats:
-            if each.seats != seats and tx.locks.set_seats(each, seats, now) is None:
-                raise StaleRead
+            if each.seats != seats:
+                ensure_changed(tx.locks.set_seats(each, seats, now))
         else:
             end_lock(tx, each, now, with_seats=False, by_job=False, ended_by=ended_by)
 
@@ -124,8 +122,7 @@ def take_unheld(
     left = event.total - held.seats - seats
     if left + blocked < 0:
         return False
-    if not tx.events.set_counter(event, min(event.available, max(0, left)), now):
-        raise StaleRead
+    ensure_changed(tx.events.set_counter(event, min(event.available, max(0, left)), now))
     if left < 0:
         set_block(tx, event.id, blocks, blocked + left, now, ended_by)
     return True
@@ -141,9 +138,7 @@ def take_off_sale(
     """
     held = tx.aggregations.held_by(event.id)
     seats = max(0, min(event.available, event.total - held.seats))
-    closed = tx.events.close(event, now, cancel=cancel)
-    if closed is None:
-        raise StaleRead
+    closed = ensure_changed(tx.events.close(event, now, cancel=cancel))
     add_to_block(tx, event.id, seats, now)
     return closed, seats
 

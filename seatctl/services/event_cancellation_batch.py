@@ -9,7 +9,7 @@ from datetime import datetime
 
 from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, SeatLock, Unreadable
 from seatctl.domain.states import LIVE, BookingStatus, LockStatus, RefundCause
-from seatctl.errors import StaleRead
+from seatctl.errors import StaleRead, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import seats_without_lock
 from seatctl.services.closing import add_to_block
@@ -137,8 +137,7 @@ def plan_locks(
 
 def end_batch(tx: Store, event_id: EventId, batch: CancellationBatch) -> None:
     """End all of it, and keep its seats off sale; or, by StaleRead, nothing."""
-    if not tx.events.touch(event_id):
-        raise StaleRead
+    ensure_changed(tx.events.touch(event_id))
     now, operation_id = tx.now(), tx.operations.id
     for old in LIVE:
         bookings = [booking.id for booking in batch.bookings if booking.status is old]

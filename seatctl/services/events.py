@@ -9,7 +9,15 @@ from seatctl.domain import rules
 from seatctl.domain.documents import EventId, RunId, StoredDocument, mapping_in
 from seatctl.domain.validation import moment, seat_count, text
 from seatctl.domain.words import count, shorten
-from seatctl.errors import DamagedDocument, KeyReused, NotFound, SeatctlError, SoldOut, StaleRead, Usage
+from seatctl.errors import (
+    DamagedDocument,
+    KeyReused,
+    NotFound,
+    SeatctlError,
+    SoldOut,
+    Usage,
+    ensure_changed,
+)
 from seatctl.mongo.ids import id_of_key
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event, stored_event
@@ -125,9 +133,7 @@ def _edit_within(tx: Store, request: EditEventRequest) -> EditEventResult:
     changes = {field: value for field, value in wanted.items() if before.get(field) != value}
     if not changes:
         return EditEventResult(before, ())
-    edited = tx.events.describe(request.event, changes, now)
-    if edited is None:
-        raise StaleRead
+    edited = ensure_changed(tx.events.describe(request.event, changes, now))
     changed = {field: before.get(field) for field in changes}
     tx.operations.record("edit-event", now, request.event, before=changed, after=changes)
     date = changes.get("eventDate")

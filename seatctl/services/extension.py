@@ -13,7 +13,7 @@ from seatctl.domain.documents import Booking, BookingId, EventId, Kind, LockId, 
 from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.validation import moment, ttl
-from seatctl.errors import StaleRead, Usage
+from seatctl.errors import StaleRead, Usage, ensure_changed
 from seatctl.mongo.collection import chunks
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import booking_of, booking_or_lock, check_not_by_day, get_event, get_lock
@@ -97,15 +97,11 @@ def _extend_within(tx: Store, request: ExtendRequest, deadline: datetime) -> Ext
     if old >= deadline:
         return ExtendResult(lock, booking, False, old, left=old - now if old > deadline else None)
     if booking is not None:
-        booking = tx.bookings.extend(booking.id, old, deadline, now, overdue=request.overdue)
-        if booking is None:
-            raise StaleRead
+        booking = ensure_changed(tx.bookings.extend(booking.id, old, deadline, now, overdue=request.overdue))
     # A booking's deadline rules: its lock's own may be anything.
     overdue = request.overdue or booking is not None
     later = max(lock.deadline, deadline)
-    extended = tx.locks.extend(lock.id, lock.deadline, later, now, overdue=overdue)
-    if extended is None:
-        raise StaleRead
+    extended = ensure_changed(tx.locks.extend(lock.id, lock.deadline, later, now, overdue=overdue))
     ids = lock.event, lock.id, None if booking is None else booking.id
     tx.operations.record("extend", now, *ids, before={"deadline": old}, after={"deadline": deadline})
     return ExtendResult(extended, booking, changed=True, deadline=deadline, before=old)

@@ -22,7 +22,7 @@ from seatctl.domain.documents import (
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.validation import payment_ref
 from seatctl.domain.words import shorten
-from seatctl.errors import RefundDue, Refused, StaleRead, WrongState
+from seatctl.errors import RefundDue, Refused, WrongState, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import (
     booking_of,
@@ -109,9 +109,8 @@ def _complete(
     withdrawn = withdraw_late(tx, booking, ref, lock.seats, now)
     if withdrawn is not None:
         ref = withdrawn.payment_ref
-    confirmed = tx.bookings.confirm(booking.id, now, ref)
-    if confirmed is None or not tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now):
-        raise StaleRead
+    confirmed = ensure_changed(tx.bookings.confirm(booking.id, now, ref))
+    ensure_changed(tx.locks.change(booking.lock, LockStatus.ACTIVE, LockStatus.CONSUMED, now))
     return confirmed, withdrawn
 
 
@@ -144,9 +143,7 @@ def _pay_again(tx: Store, booking: Booking, ref: str | None, now: datetime) -> P
         reason = f"booking {booking.id} was paid before, as {shorten(booking.payment_ref)!r}"
         return PayResult(booking, changed=False, refused=refuse(tx, payment, reason, now))
     withdrawn = withdraw_late(tx, booking, ref, seats, now)
-    named = tx.bookings.set_payment(booking, ref, now)
-    if named is None:
-        raise StaleRead
+    named = ensure_changed(tx.bookings.set_payment(booking, ref, now))
     _record(tx, "pay", booking.event, booking, named, lock, now, withdrawn)
     return PayResult(named, changed=False)
 
@@ -199,9 +196,7 @@ def _fail_within(tx: Store, booking_id: BookingId) -> PayResult:
     is_active = lock is not None and lock.status is LockStatus.ACTIVE
     if lock is not None and is_active and not is_kept_by_another(tx, booking, lock, now):
         ended_lock, doubt = end_by_decision(tx, lock, now, LockStatus.EXPIRED)
-    ended = tx.bookings.change(booking_id, pending, failed, now, ended_by=tx.operations.id)
-    if ended is None:
-        raise StaleRead
+    ended = ensure_changed(tx.bookings.change(booking_id, pending, failed, now, ended_by=tx.operations.id))
     before, after = {"status": pending.value}, {"status": failed.value}
     ids = booking.event, booking.lock, booking_id
     tx.operations.record("pay --failed", now, *ids, before=before, after=after)
@@ -254,8 +249,7 @@ def _sell_consumed(
     rules.check_sold_without_booking(lock, found)
     get_event(tx, lock.event)
     # The write that makes this and a cancellation of the same lock exclude each other.
-    if not tx.locks.touch(lock, now):
-        raise StaleRead
+    ensure_changed(tx.locks.touch(lock, now))
     if found is None:
         return tx.bookings.insert(lock, now, now, BookingStatus.CONFIRMED, ref), None
     if found.status not in (BookingStatus.PAYMENT_PENDING, BookingStatus.INITIATED):
@@ -264,7 +258,6 @@ def _sell_consumed(
             f"returns the seats, then `seatctl rebook {found.id}` sells them"
         )
     withdrawn = withdraw_late(tx, found, ref, lock.seats, now)
-    confirmed = tx.bookings.set_payment(found, withdrawn.payment_ref if withdrawn else ref, now)
-    if confirmed is None:
-        raise StaleRead
-    return confirmed, withdrawn
+    if withdrawn is not None:
+        ref = withdrawn.payment_ref
+    return ensure_changed(tx.bookings.set_payment(found, ref, now)), withdrawn

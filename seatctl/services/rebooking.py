@@ -10,7 +10,7 @@ from seatctl.domain.documents import Booking, BookingId, EventId, Refund, SeatLo
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.domain.validation import payment_ref
-from seatctl.errors import StaleRead, WrongState
+from seatctl.errors import WrongState, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import bookings_of, get_booking, get_event, lock_of, readable
 from seatctl.services.events import too_few_seats
@@ -85,8 +85,7 @@ def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
     new = tx.bookings.insert(sold, deadline, now, BookingStatus.CONFIRMED, ref)
     kept = None if paid is None else reduce_refund(tx, paid, _seats_due(paid, old, lock), now, ref)
     # A payment for the old booking that is refused at once writes it, too, and one of them starts over.
-    if not tx.bookings.stamp(old, "rebookedAt", now):
-        raise StaleRead
+    ensure_changed(tx.bookings.stamp(old, "rebookedAt", now))
     after = {"status": new.status.value, "seats": sold.seats}
     tx.operations.record("rebook", now, event.id, sold.id, new.id, refund=kept, others=[old.id], after=after)
     return RebookResult(new, sold, created=True, available=event.available, refund=kept)
@@ -110,9 +109,8 @@ def _rebooked_before(tx: Store, old: Booking, lock: SeatLock, ref: str | None) -
     if ref is None or booking.payment_ref is not None:
         return RebookResult(booking, lock, created=False)
     now, paid = tx.now(), find_due_refund(old, tx.refunds.of_booking(old.id), ref)
-    named = tx.bookings.set_payment(booking, ref, now)
-    if named is None or not tx.bookings.stamp(old, "rebookedAt", now):
-        raise StaleRead
+    named = ensure_changed(tx.bookings.set_payment(booking, ref, now))
+    ensure_changed(tx.bookings.stamp(old, "rebookedAt", now))
     kept = None if paid is None else reduce_refund(tx, paid, _seats_due(paid, old, lock), now, ref)
     after = {"paymentRef": ref}
     tx.operations.record(

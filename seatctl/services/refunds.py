@@ -12,7 +12,7 @@ from seatctl.domain.states import BookingStatus, RefundCause, RefundStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.validation import text
 from seatctl.domain.words import count, ref_option, shorten
-from seatctl.errors import DamagedDocument, RefundDue, Refused, StaleRead, WrongState
+from seatctl.errors import DamagedDocument, RefundDue, Refused, WrongState, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import booking_of, not_found
 
@@ -55,8 +55,7 @@ def refuse(tx: Store, payment: Payment, reason: str, now: datetime) -> Refused:
             tx.operations.record("pay", now, event, booking=booking.id, refund=refund, after=after)
     else:
         # Whatever makes the payment count after all writes the booking, too: only one of them is true.
-        if not tx.bookings.stamp(booking, "paymentRefusedAt", now):
-            raise StaleRead
+        ensure_changed(tx.bookings.stamp(booking, "paymentRefusedAt", now))
         refund = tx.refunds.record(booking, seats, cause, ref, now)
         ids, after = (booking.event, booking.lock, booking.id), {"refund": refund.status.value}
         tx.operations.record("pay", now, *ids, refund=refund, after=after)
@@ -86,10 +85,7 @@ def _named(tx: Store, refund: Refund, ref: str | None, now: datetime) -> Refund:
     """A refund with its payment's reference, if that is known only now."""
     if ref is None or refund.payment_ref is not None:
         return refund
-    named = tx.refunds.set_payment(refund.id, ref, now)
-    if named is None:
-        raise StaleRead
-    return named
+    return ensure_changed(tx.refunds.set_payment(refund.id, ref, now))
 
 
 def _rebooked(tx: Store, booking: Booking) -> Booking | None:
@@ -162,14 +158,7 @@ def reduce_refund(tx: Store, refund: Refund, seats: int, now: datetime, ref: str
     refund = _named(tx, refund, ref, now)
     if refund.seats > seats:
         return tx.refunds.change_seats(refund, refund.seats - seats, now)
-    return _finish(tx, refund, RefundStatus.WITHDRAWN, now)
-
-
-def _finish(tx: Store, refund: Refund, status: RefundStatus, now: datetime, ref: str | None = None) -> Refund:
-    finished = tx.refunds.finish(refund.id, status, now, ref)
-    if finished is None:
-        raise StaleRead
-    return finished
+    return ensure_changed(tx.refunds.finish(refund.id, RefundStatus.WITHDRAWN, now, None))
 
 
 def mark_done(store: Store, refund_id: RefundId, ref: str) -> RefundResult:
@@ -202,7 +191,7 @@ def _settle_within(tx: Store, refund_id: RefundId, to: RefundStatus, ref: str | 
     if found.status is not RefundStatus.DUE:
         raise WrongState(f"booking {found.booking}: {_how_it_ended(found)}")
     now = tx.now()
-    settled = _finish(tx, found, to, now, ref)
+    settled = ensure_changed(tx.refunds.finish(refund_id, to, now, ref))
     before, after = {"status": found.status.value}, {"status": to.value}
     if ref is not None:
         after["doneRef"] = ref

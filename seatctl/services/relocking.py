@@ -11,7 +11,14 @@ from seatctl.domain.states import ENDED_LOCK, LIVE, BookingStatus, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.validation import seat_count
 from seatctl.domain.words import count
-from seatctl.errors import DamagedDocument, DeadlinePassed, SoldOut, StaleRead, Usage, WrongState
+from seatctl.errors import (
+    DamagedDocument,
+    DeadlinePassed,
+    SoldOut,
+    Usage,
+    WrongState,
+    ensure_changed,
+)
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_booking, get_event, lock_of, seats_without_lock
 from seatctl.services.closing import take_unheld
@@ -65,12 +72,12 @@ def _relock_within(tx: Store, booking_id: BookingId, wanted: int | None) -> Relo
     seats = _seats_of(tx, booking, old, wanted)
     if booking.status in LIVE:
         _take(tx, get_event(tx, booking.event), seats, now)
-    if old is not None and not tx.locks.touch(old, now):  # two bookings must not both leave it
-        raise StaleRead
+    if old is not None:  # two bookings must not both leave it
+        ensure_changed(tx.locks.touch(old, now))
     lock = tx.locks.insert_for(booking, seats, status, now, under_its_id=old is None)
-    moved = booking if lock.id == booking.lock else tx.bookings.move_to_lock(booking, lock.id, now)
-    if moved is None:
-        raise StaleRead
+    moved = booking
+    if lock.id != booking.lock:
+        moved = ensure_changed(tx.bookings.move_to_lock(booking, lock.id, now))
     others = [] if old is None else [old.id]
     before = {"seatLockId": None if old is None else old.id}
     after = {"seatLockId": lock.id, "seats": seats, "status": status.value}

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from seatctl.domain.documents import Booking, BookingId, Event, EventId, LockId, RunId, SeatLock, Unreadable
 from seatctl.domain.states import ENDED_LOCK, HOLDING, BookingStatus, Fault, LockStatus
 from seatctl.domain.words import count
-from seatctl.errors import StaleRead
+from seatctl.errors import ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.clearance import Clearance, Doubt
 from seatctl.services.closing import block_available, take_unheld
@@ -58,8 +58,7 @@ def consume_lock(tx: Store, violation: Violation, run: Run) -> Repair:
         return NOTHING
     if isinstance(tx.events.get(lock.event), Unreadable):
         return NEEDS_PERSON
-    if tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.CONSUMED, run.now, by_job=True) is None:
-        raise StaleRead
+    ensure_changed(tx.locks.change(lock.id, LockStatus.ACTIVE, LockStatus.CONSUMED, run.now, by_job=True))
     return Repair("lock CONSUMED", repairs=1)
 
 
@@ -79,10 +78,8 @@ def take_again(tx: Store, violation: Violation, run: Run) -> Repair:
         return NEEDS_PERSON
     if not take_unheld(tx, event, held, lock.seats, run.now, run.id):
         return OVERSOLD
-    if tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True) is None:
-        raise StaleRead
-    if not tx.bookings.stamp(booking, "updatedAt", run.now):  # `cancel` writes no lock that has ended
-        raise StaleRead
+    ensure_changed(tx.locks.change(lock.id, lock.status, LockStatus.CONSUMED, run.now, by_job=True))
+    ensure_changed(tx.bookings.stamp(booking, "updatedAt", run.now))  # `cancel` writes no lock that has ended
     return Repair(f"{count(lock.seats, 'seat')} taken again, lock CONSUMED", repairs=1)
 
 
@@ -137,8 +134,7 @@ def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
 
 def _expire_booking(tx: Store, booking_id: BookingId, run: Run) -> None:
     pending, expired = BookingStatus.PAYMENT_PENDING, BookingStatus.EXPIRED
-    if tx.bookings.change(booking_id, pending, expired, run.now, ended_by=run.id) is None:
-        raise StaleRead
+    ensure_changed(tx.bookings.change(booking_id, pending, expired, run.now, ended_by=run.id))
 
 
 def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:

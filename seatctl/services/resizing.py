@@ -8,7 +8,7 @@ from typing import NamedTuple
 from seatctl.domain.documents import Event, EventId, SeatLock, StoredDocument
 from seatctl.domain.validation import seat_count
 from seatctl.domain.words import count
-from seatctl.errors import DamagedDocument, SeatsHeld, StaleRead
+from seatctl.errors import DamagedDocument, SeatsHeld, ensure_changed
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import get_event, stored_event
 from seatctl.services.clearance import Cause, Clearance
@@ -90,9 +90,7 @@ def _resize_within(tx: Store, request: ResizeRequest, overdue: int) -> ResizeRes
         if doubt is not None and doubt.cause not in CURED:
             raise refusal(f"event {event.id} cannot get more seats", doubt)
     available = 0 if event.is_closed else free
-    resized = tx.events.set_counter(event, available, now, total=request.seats)
-    if resized is None:
-        raise StaleRead
+    resized = ensure_changed(tx.events.set_counter(event, available, now, total=request.seats))
     if event.is_closed:
         set_block(tx, event.id, plan.blocks, free, now, tx.operations.id)
     before = {"totalSeats": event.total, "availableSeats": event.available}

@@ -14,7 +14,7 @@ from seatctl.domain.states import LockStatus
 from seatctl.domain.timespec import format_duration, to_milliseconds
 from seatctl.domain.validation import idempotency_key, moment, seat_count, ttl
 from seatctl.domain.words import shorten
-from seatctl.errors import DamagedDocument, StaleRead, Usage
+from seatctl.errors import DamagedDocument, Usage, ensure_changed
 from seatctl.mongo.ids import new_key
 from seatctl.mongo.store import Store
 from seatctl.services.by_id import booking_of, bookings_of, get_event, get_lock, readable
@@ -163,8 +163,7 @@ def confirm_within(tx: Store, found: SeatLock, payment_ttl: timedelta | None, no
     if unreadable := protected_by_text(tx, found.id, found.event):
         raise DamagedDocument(f"lock {found.id} may already have a booking: {unreadable}")
     deadline = moment("payment-ttl", rules.payment_deadline(found, payment_ttl, now), now)
-    if not tx.locks.move_deadline(found.id, deadline, now):
-        raise StaleRead
+    ensure_changed(tx.locks.move_deadline(found.id, deadline, now))
     booking = tx.bookings.insert(found, deadline, now)
     return ConfirmResult(booking, created=True, shortened=deadline < found.deadline)
 
@@ -203,8 +202,7 @@ def _wait_for_confirmations(store: Store, lock_id: LockId) -> None:
             doubt_to_ignore(tx, found)
             deadline = min(found.deadline, now)
             if deadline == now:
-                if not tx.locks.bring_forward(found, now):
-                    raise StaleRead
+                ensure_changed(tx.locks.bring_forward(found, now))
                 before, after = {"expiresAt": found.deadline}, {"expiresAt": now}
                 tx.operations.record("release", now, found.event, lock_id, before=before, after=after)
     if (left := deadline + store.settings.grace - now) > timedelta():
