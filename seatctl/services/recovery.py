@@ -98,8 +98,8 @@ class Recovery:
             self._record(violation, done)
 
     def _record(self, violation: Violation, done: Repair) -> None:
-        self._report.locks += done.locks
-        self._report.bookings += done.bookings
+        self._report.locks += sum(one.lock is not None for one in done.ended)
+        self._report.bookings += sum(one.booking is not None for one in done.ended)
         self._report.repairs += done.repairs
         if done.seats is not None:
             event_id, returned = done.seats

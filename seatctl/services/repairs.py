@@ -31,9 +31,8 @@ class Repair(NamedTuple):
 
     words: str = ""
     outcome: Outcome = Outcome.REPAIRED
-    locks: int = 0
-    bookings: int = 0
     repairs: int = 0
+    """Documents that it changed beside what ended."""
     seats: tuple[EventId, int] | None = None
     """The seats that went back to an event."""
     ended: tuple[Ended, ...] = ()
@@ -102,10 +101,10 @@ def _end_lock(tx: Store, lock: SeatLock, run: Run) -> Repair:
         return _left_alone(doubt)
     end_lock(tx, lock, run.now, with_seats=doubt is None, by_job=True, ended_by=run.id)
     if doubt is not None:
-        return Repair("lock EXPIRED, no counter raised", locks=1, ended=(Ended(lock.id),))
+        return Repair("lock EXPIRED, no counter raised", ended=(Ended(lock.id),))
     words = f"lock EXPIRED, {count(lock.seats, 'seat')} returned"
     ended = Ended(lock.id, seats=lock.seats)
-    return Repair(words, locks=1, seats=(lock.event, lock.seats), ended=(ended,))
+    return Repair(words, seats=(lock.event, lock.seats), ended=(ended,))
 
 
 def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
@@ -125,11 +124,11 @@ def end_booking(tx: Store, violation: Violation, run: Run) -> Repair:
     if isinstance(lock, SeatLock) and lock.status is LockStatus.ACTIVE and protecting == [booking.id]:
         ended = _end_lock(tx, lock, run)
     _expire_booking(tx, booking.id, run)
-    if not ended.locks:
-        return Repair("booking EXPIRED", bookings=1, ended=(Ended(None, booking.id),))
+    if not ended.ended:
+        return Repair("booking EXPIRED", ended=(Ended(None, booking.id),))
     together = ended.ended[0]._replace(booking=booking.id)
     words = f"booking EXPIRED, {ended.words}"
-    return Repair(words, locks=1, bookings=1, seats=ended.seats, ended=(together,))
+    return Repair(words, seats=ended.seats, ended=(together,))
 
 
 def _expire_booking(tx: Store, booking_id: BookingId, run: Run) -> None:
@@ -156,7 +155,7 @@ def end_orphan(tx: Store, violation: Violation, run: Run) -> Repair:
     with_bookings = f" with booking {', '.join(map(str, waiting))}" if waiting else ""
     words = f"lock EXPIRED{with_bookings}, its event does not exist"
     ended = (*(Ended(None, booking_id) for booking_id in waiting), Ended(lock.id))
-    return Repair(words, locks=1, bookings=len(waiting), ended=ended)
+    return Repair(words, ended=ended)
 
 
 def block_seats(tx: Store, violation: Violation, run: Run) -> Repair:
