@@ -3,7 +3,6 @@ every other program respects that."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 from seatctl.domain import rules
@@ -47,22 +46,18 @@ def block(store: Store, request: BlockRequest) -> LockResult:
     if request.key is not None:
         store.locks.ensure_collection()
     for returned in before_and_after_return(store, request.event, dry_run=request.dry_run):
-        if result := _block(store, request, returned):
+        for attempt in store.transaction_attempts(dry_run=request.dry_run):
+            with attempt as tx:
+                if returned:
+                    tx.events.add_seats(returned, tx.now())
+                result = _block_within(tx, request)
+        if result is not None:
             return result
     raise too_few_seats(store, request.event, request.seats)
 
 
-def _block(store: Store, request: BlockRequest, returned: Counter[EventId]) -> LockResult | None:
-    """None when there are too few seats."""
-    for attempt in store.transaction_attempts(dry_run=request.dry_run):
-        with attempt as tx:
-            if returned:
-                tx.events.add_seats(returned, tx.now())
-            result = _block_within(tx, request)
-    return result
-
-
 def _block_within(tx: Store, request: BlockRequest) -> LockResult | None:
+    """None when there are too few seats."""
     if earlier := earlier_lock(tx, request.event, tx.locks.block_user, request.key, request.seats):
         return LockResult(earlier, created=False)
     event = tx.events.take_seats(request.event, request.seats)

@@ -58,10 +58,6 @@ class JobHealth:
         return self.last.executed_at if self.last else None
 
     @property
-    def last_status(self) -> str | None:
-        return self.last.status if self.last else None
-
-    @property
     def last_error(self) -> str | None:
         """Why the last run failed; None when it did not."""
         if not self.last or self.last.status != JobStatus.FAILED:
@@ -109,7 +105,7 @@ class JobHealth:
             "statuses": dict(self.statuses),
             "failures": self.failures,
             "lastRun": self.last_run,
-            "lastStatus": self.last_status,
+            "lastStatus": self.last.status if self.last else None,
             "lastSuccess": self.last_success,
             "lastError": self.last_error,
             "ageSeconds": None if self.age is None else _seconds(self.age),

@@ -83,17 +83,17 @@ def expire_locks(
     store: Store, options: JobOptions, progress: Progress = SILENT, listener: Listener | None = None
 ) -> JobReport:
     """Expire ACTIVE locks past their deadline that no live booking keeps (invariants 3 and 4)."""
-    return _sweep(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress, listener)
+    return _run_expiry(store, JobType.LOCK_EXPIRY, LockSweep(), options, progress, listener)
 
 
 def expire_bookings(
     store: Store, options: JobOptions, progress: Progress = SILENT, listener: Listener | None = None
 ) -> JobReport:
     """Expire PAYMENT_PENDING bookings past their deadline, with their locks (invariants 3 and 5)."""
-    return _sweep(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress, listener)
+    return _run_expiry(store, JobType.BOOKING_EXPIRY, BookingSweep(), options, progress, listener)
 
 
-def _sweep(
+def _run_expiry(
     store: Store,
     job: JobType,
     sweep: Sweep,
@@ -105,12 +105,12 @@ def _sweep(
     with _logged(store, job, options, listener) as (report, stop):
         clearance = SweepClearance(store, report.before if job is JobType.BOOKING_EXPIRY else None)
         run = SweepRun.at(store, sweep, report.before, report.started, clearance)
-        _carry_out(store, run, options, report, stop, progress)
+        _sweep_into_report(store, run, options, report, stop, progress)
         _keep_closed(store, report)
     return report
 
 
-def _carry_out(
+def _sweep_into_report(
     store: Store, run: SweepRun, options: JobOptions, report: JobReport, stop: Stop, progress: Progress
 ) -> None:
     """One sweep, batch by batch, into the report. Raises Interrupted if it was asked to stop."""
@@ -164,7 +164,7 @@ def recover(
         for sweep in (BookingSweep(), LockSweep()):
             clearance = recovery.clearance(report.before if isinstance(sweep, BookingSweep) else None)
             run = SweepRun.at(store, sweep, report.before, report.started, clearance)
-            _carry_out(store, run, options, report, stop, progress)
+            _sweep_into_report(store, run, options, report, stop, progress)
         recovery.repair_all()
         _keep_closed(store, report)
     return report

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 from seatctl.domain import rules
-from seatctl.domain.documents import Booking, BookingId, EventId, Refund, SeatLock
+from seatctl.domain.documents import Booking, BookingId, Refund, SeatLock
 from seatctl.domain.states import BookingStatus, LockStatus, RefundCause
 from seatctl.domain.timespec import to_milliseconds
 from seatctl.domain.validation import payment_ref
@@ -48,25 +47,21 @@ def rebook(store: Store, request: RebookRequest) -> RebookResult:
     request = request._replace(ref=payment_ref(request.ref))
     event_id = get_booking(store, request.booking).event
     for returned in before_and_after_return(store, event_id, dry_run=request.dry_run):
-        if result := _try_to_rebook(store, request, returned):
+        for attempt in store.transaction_attempts(dry_run=request.dry_run):
+            with attempt as tx:
+                if returned:
+                    tx.events.add_seats(returned, tx.now())
+                result = _rebook_within(tx, request)
+        if result is not None:
+            if result.available is not None and not request.dry_run:
+                log_counter(event_id, result.available, -result.lock.seats)
             return result
     lock = lock_of(store, get_booking(store, request.booking))
     raise too_few_seats(store, event_id, 0 if lock is None else lock.seats)
 
 
-def _try_to_rebook(store: Store, request: RebookRequest, returned: Counter[EventId]) -> RebookResult | None:
-    """None when the event has too few seats."""
-    for attempt in store.transaction_attempts(dry_run=request.dry_run):
-        with attempt as tx:
-            if returned:
-                tx.events.add_seats(returned, tx.now())
-            result = _rebook_within(tx, request)
-    if result is not None and result.available is not None and not request.dry_run:
-        log_counter(result.lock.event, result.available, -result.lock.seats)
-    return result
-
-
 def _rebook_within(tx: Store, request: RebookRequest) -> RebookResult | None:
+    """None when the event has too few seats."""
     old = get_booking(tx, request.booking)
     key = f"{rules.REBOOK_KEY}{old.id}"
     # Of the transaction's snapshot: whoever rebooks it at once writes the event too, and one starts over.

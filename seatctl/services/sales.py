@@ -84,22 +84,18 @@ def lock(store: Store, request: LockRequest) -> LockResult:
     if request.key is not None:
         store.locks.ensure_collection()
     for _ in before_and_after_return(store, request.event):
-        if result := _take_seats(store, request):
+        for attempt in store.transaction_attempts():
+            with attempt as tx:
+                result = _lock_within(tx, request)
+        if result is not None:
+            if result.available is not None:
+                log_counter(request.event, result.available, -request.seats)
             return result
     raise too_few_seats(store, request.event, request.seats)
 
 
-def _take_seats(store: Store, request: LockRequest) -> LockResult | None:
-    """Seats and lock in one transaction, or what the key got before; None when there are too few seats."""
-    for attempt in store.transaction_attempts():
-        with attempt as tx:
-            result = _take_seats_within(tx, request)
-    if result and result.available is not None:
-        log_counter(request.event, result.available, -request.seats)
-    return result
-
-
-def _take_seats_within(tx: Store, request: LockRequest) -> LockResult | None:
+def _lock_within(tx: Store, request: LockRequest) -> LockResult | None:
+    """Seats and their lock, or what the key got before; None when there are too few seats."""
     if earlier := earlier_lock(tx, request.event, request.user, request.key, request.seats):
         return LockResult(earlier, created=False)
     event = tx.events.take_seats(request.event, request.seats)
