@@ -40,7 +40,7 @@ from seatctl.services import (
     sales,
 )
 from seatctl.services.cancellation import CancelRequest, CancelResult
-from seatctl.services.event_cancellation import CancelEventRequest, Cancellation
+from seatctl.services.event_cancellation import CancelEventRequest, CancelEventResult
 from seatctl.services.extension import ExtendRequest, ExtendResult
 from seatctl.services.job_report import JobReport
 from seatctl.services.jobs import JobOptions
@@ -202,7 +202,7 @@ def resize(store: Store, event: EventId, seats: int) -> ResizeResult:
     return resizing.resize(store, ResizeRequest(event, seats))
 
 
-def cancel_event(store: Store, event: EventId, name: str, batch_size: int = BATCH) -> Cancellation:
+def cancel_event(store: Store, event: EventId, name: str, batch_size: int = BATCH) -> CancelEventResult:
     return event_cancellation.cancel_event(store, CancelEventRequest(event, name, batch_size=batch_size))
 
 

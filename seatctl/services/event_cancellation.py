@@ -57,7 +57,7 @@ class CancelEventRequest(NamedTuple):
 
 
 @dataclass(slots=True)
-class Cancellation:
+class CancelEventResult:
     """What cancelling an event did, or in a dry run would do."""
 
     event: StoredDocument
@@ -105,7 +105,7 @@ class Cancellation:
         }
 
 
-def cancel_event(store: Store, request: CancelEventRequest, progress: Progress = SILENT) -> Cancellation:
+def cancel_event(store: Store, request: CancelEventRequest, progress: Progress = SILENT) -> CancelEventResult:
     """Stop the sales of an event for good, and end all its bookings and locks. Again: goes on where it
     stopped. What cannot be read, or may be paid, is skipped and named.
 
@@ -125,7 +125,7 @@ def cancel_event(store: Store, request: CancelEventRequest, progress: Progress =
     return result
 
 
-def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
+def _close_within(tx: Store, request: CancelEventRequest) -> CancelEventResult:
     event, now = get_event(tx, request.event), tx.now()
     if request.name.strip() != event.name.strip():
         raise Usage(
@@ -133,93 +133,91 @@ def _close_within(tx: Store, request: CancelEventRequest) -> Cancellation:
             "changed"
         )
     if event.cancelled_at is not None:
-        return Cancellation(stored_event(tx, event.id), already=True)
+        return CancelEventResult(stored_event(tx, event.id), already=True)
     cancelled, seats = take_off_sale(tx, event, now, cancel=True)
     before = {"cancelledAt": None, "availableSeats": event.available}
     after = {"cancelledAt": now, "availableSeats": cancelled["availableSeats"]}
     tx.operations.record(COMMAND, now, event.id, before=before, after=after)
     log.info("event %s is cancelled, %s taken off sale", event.id, count(seats, "seat"))
-    return Cancellation(cancelled, already=False)
+    return CancelEventResult(cancelled, already=False)
 
 
+@dataclass(slots=True)
 class _Run:
     """One run of the command after the event was cancelled."""
 
-    def __init__(
-        self, store: Store, request: CancelEventRequest, result: Cancellation, progress: Progress
-    ) -> None:
-        self._store, self._request, self._result, self._progress = store, request, result, progress
-        self._event = request.event
-        self._scope = scope_of([request.event])
-        self._protected: dict[LockId, Unreadable] = {}
-        self._kept: set[LockId] = set()
-        self._ended: set[BookingId] = set()
-        """In a dry run, bookings that would have ended by then, if another one names their lock."""
-        self._advanced = 0
-        self._planned: dict[RefundId, Refund] = {}
-        """In a dry run, refunds as they would be: all that increase, and of the new ones as many as are
-        listed."""
+    store: Store
+    request: CancelEventRequest
+    result: CancelEventResult
+    progress: Progress
+    protected: dict[LockId, Unreadable] = field(default_factory=dict)
+    """Locks that a booking names by something that is no ObjectId."""
+    kept: set[LockId] = field(default_factory=set)
+    """Locks that were confirmed behind this pass: it takes another one."""
+    ended: set[BookingId] = field(default_factory=set)
+    """In a dry run, bookings that would have ended by then, if another one names their lock."""
+    advanced: int = 0
+    planned: dict[RefundId, Refund] = field(default_factory=dict)
+    """In a dry run, refunds as they would be: all that increase, and as many new ones as are listed."""
 
     def end_everything(self, stop: Stop) -> None:
         """Pass after pass until one ends nothing: a buyer may have confirmed a lock behind the first."""
-        self._progress.start("bookings and locks", self._count)
+        self.progress.start("bookings and locks", self._count)
         failures = 0
         try:
             while stop.go_on():
-                before, kept = self._result.done, self._kept
-                self._kept = set()
+                before, kept = self.result.done, self.kept
+                self.kept = set()
                 try:
                     self._pass(stop)
                 except CursorLost:
                     failures += 1
-                    if failures == CURSOR_RETRIES or self._request.dry_run:
+                    if failures == CURSOR_RETRIES or self.request.dry_run:
                         raise
                     continue
-                if self._request.dry_run or (before == self._result.done and self._kept <= kept):
+                if self.request.dry_run or (before == self.result.done and self.kept <= kept):
                     break
         finally:
-            self._progress.stop()
-        if not self._request.dry_run:
-            for attempt in self._store.transaction_attempts():
+            self.progress.stop()
+        if not self.request.dry_run:
+            for attempt in self.store.transaction_attempts():
                 with attempt as tx:
                     now = tx.now()
-                    if seats := block_available(tx, self._event, now):
-                        tx.operations.record(COMMAND, now, self._event, after={"seatsBlocked": seats})
+                    if seats := block_available(tx, self.request.event, now):
+                        tx.operations.record(COMMAND, now, self.request.event, after={"seatsBlocked": seats})
 
     def say_who_is_owed(self) -> None:
         """Put what is due into the result, and in a dry run what would be, the oldest first."""
-        result, refunds = self._result, self._store.refunds
-        due = islice(refunds.due_of_event(self._event), LISTED + 1)
-        planned = dict(self._planned)
+        result, refunds = self.result, self.store.refunds
+        due = islice(refunds.due_of_event(self.request.event), LISTED + 1)
+        planned = dict(self.planned)
         shown = [planned.pop(refund.id, refund) for refund in due]
         result.owed = [refund.stored for refund in [*shown, *planned.values()][: LISTED + 1]]
-        result.due = refunds.count_due_of(self._event)
-        if self._request.dry_run:
+        result.due = refunds.count_due_of(self.request.event)
+        if self.request.dry_run:
             result.due += result.refunds - result.increased
 
     def _count(self) -> int:
         """What is left: a booking that waits goes with its ACTIVE lock, and the event's block stays. A dry
         run ends nothing of what is counted."""
-        paid = self._store.bookings.count_of(self._event, BookingStatus.CONFIRMED)
-        locks = self._store.locks.count_of(self._event, LockStatus.ACTIVE)
-        left = paid + locks - len(self._store.locks.of_closing(self._event))
-        return left - (self._advanced if self._request.dry_run else 0)
+        paid = self.store.bookings.count_of(self.request.event, BookingStatus.CONFIRMED)
+        locks = self.store.locks.count_of(self.request.event, LockStatus.ACTIVE)
+        left = paid + locks - len(self.store.locks.of_closing(self.request.event))
+        return left - (self.advanced if self.request.dry_run else 0)
 
     def _pass(self, stop: Stop) -> None:
-        self._result.skipped = []
-        self._protected = self._store.bookings.protecting_by_text(self._scope)
+        scope = scope_of([self.request.event])
+        self.result.skipped = []
+        self.protected = self.store.bookings.protecting_by_text(scope)
         for status in LISTS:
-            self._in_batches(stop, Kind.BOOKING, self._store.bookings.ids_of(self._event, status))
-        self._in_batches(stop, Kind.LOCK, self._store.locks.ids_of(self._event, LockStatus.ACTIVE))
-        for unreadable in (
-            *self._store.bookings.unreadable(self._scope),
-            *self._store.locks.unreadable(self._scope),
-        ):
+            self._in_batches(stop, Kind.BOOKING, self.store.bookings.ids_of(self.request.event, status))
+        self._in_batches(stop, Kind.LOCK, self.store.locks.ids_of(self.request.event, LockStatus.ACTIVE))
+        for unreadable in (*self.store.bookings.unreadable(scope), *self.store.locks.unreadable(scope)):
             self._skip(unreadable.kind, unreadable.id, unreadable.reason)
         self._name_sold_without_booking()
 
     def _in_batches(self, stop: Stop, kind: Kind, ids: Iterable[object]) -> None:
-        for batch in chunks(ids, self._request.batch_size):
+        for batch in chunks(ids, self.request.batch_size):
             if not stop.go_on():
                 return
             self._end(kind, batch)
@@ -237,47 +235,47 @@ class _Run:
             self._end(kind, ids[middle:])
 
     def _end_at_once(self, kind: Kind, ids: Sequence[object]) -> None:
-        for attempt in self._store.transaction_attempts(BATCH_PATIENCE, dry_run=self._request.dry_run):
+        for attempt in self.store.transaction_attempts(BATCH_PATIENCE, dry_run=self.request.dry_run):
             with attempt as tx:
                 batch = self._plan(tx, kind, ids)
                 if batch.bookings or batch.locks:
-                    end_batch(tx, self._event, batch)
-                planned = self._plan_refunds(tx, batch) if self._request.dry_run else []
-        if self._request.dry_run:
-            self._planned |= {refund.id: refund for refund in planned}
-            self._ended.update(batch.beside_others)
-        result = self._result
+                    end_batch(tx, self.request.event, batch)
+                planned = self._plan_refunds(tx, batch) if self.request.dry_run else []
+        if self.request.dry_run:
+            self.planned |= {refund.id: refund for refund in planned}
+            self.ended.update(batch.beside_others)
+        result = self.result
         result.increased += batch.increased
         result.bookings += len(batch.bookings)
         result.locks += len(batch.locks)
         result.seats += batch.seats
         result.refunds += len(batch.paid)
         result.skipped += batch.skipped
-        self._kept.update(() if self._request.dry_run else batch.kept)
+        self.kept.update(() if self.request.dry_run else batch.kept)
         log.info("%s ended so far", result.done)
         ended = len(batch.bookings if kind is Kind.BOOKING else batch.locks)
-        self._advanced += ended
-        self._progress.advance(ended)
+        self.advanced += ended
+        self.progress.advance(ended)
 
     def _plan_refunds(self, tx: Store, batch: CancellationBatch) -> list[Refund]:
-        wanted = max(LISTED + 1 - len(self._planned), 0)
+        wanted = max(LISTED + 1 - len(self.planned), 0)
         increased = [booking.id for booking in batch.paid if booking.seats_cancelled]
         return tx.refunds.due_of_bookings([*increased, *(booking.id for booking in batch.paid[:wanted])])
 
     def _plan(self, tx: Store, kind: Kind, ids: Sequence[object]) -> CancellationBatch:
         if kind is Kind.BOOKING:
             booking_ids = [BookingId(each) for each in ids]
-            return plan_bookings(tx, self._event, booking_ids, self._protected, self._ended)
-        return plan_locks(tx, self._event, [LockId(each) for each in ids], self._protected)
+            return plan_bookings(tx, self.request.event, booking_ids, self.protected, self.ended)
+        return plan_locks(tx, self.request.event, [LockId(each) for each in ids], self.protected)
 
     def _name_sold_without_booking(self) -> None:
         """CONSUMED locks that no booking was paid for: someone may have paid, and a person must say."""
-        for lock_ids in chunks(self._store.locks.ids_of(self._event, LockStatus.CONSUMED), BATCH):
-            booked = {lock_id for lock_id, _ in self._store.bookings.protecting(lock_ids)}
+        for lock_ids in chunks(self.store.locks.ids_of(self.request.event, LockStatus.CONSUMED), BATCH):
+            booked = {lock_id for lock_id, _ in self.store.bookings.protecting(lock_ids)}
             for lock_id in lock_ids:
                 if lock_id not in booked:
                     reason = "it is CONSUMED without a booking: `seatctl explain consumed_without_booking`"
                     self._skip(Kind.LOCK, lock_id, reason)
 
     def _skip(self, kind: Kind, item: object, reason: str) -> None:
-        self._result.skipped.append(SkippedItem(kind, item, reason))
+        self.result.skipped.append(SkippedItem(kind, item, reason))

@@ -29,7 +29,7 @@ from seatctl.errors import ItemsLeft
 from seatctl.output import console, progress, tables
 
 if TYPE_CHECKING:
-    from seatctl.services.event_cancellation import Cancellation
+    from seatctl.services.event_cancellation import CancelEventResult
 
 commands = typer.Typer()
 PAST = "warning: the date of this event is past: {}"
@@ -245,7 +245,7 @@ def cancel_event(
         raise ItemsLeft(done.error)
 
 
-def _cancelled(event: EventId, done: Cancellation, dry_run: bool) -> str:
+def _cancelled(event: EventId, done: CancelEventResult, dry_run: bool) -> str:
     """`Event … is cancelled; 1 booking and 3 locks were ended; refunds: 1 new, 1 increased, 2 due in all.`"""
     if done.already and not (done.bookings or done.locks):
         refunds = count(done.due, "refund")
