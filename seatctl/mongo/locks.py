@@ -63,8 +63,7 @@ class SeatLocks(ExpiringDocuments[LockId, LockStatus, SeatLock, OverdueLock]):
         lock = codec.lock(document)
         if isinstance(lock, Unreadable):
             return lock
-        assert lock.expires_at is not None  # it is ACTIVE
-        return OverdueLock(lock.id, lock.event, lock.seats, lock.expires_at)
+        return OverdueLock(lock.id, lock.event, lock.seats, lock.deadline)
 
     def _may_count(self) -> Document:
         return may_hold(self._documents)

@@ -59,7 +59,7 @@ def block(store: Store, request: BlockRequest) -> LockResult:
 def _block_within(tx: Store, request: BlockRequest) -> LockResult | None:
     """None when there are too few seats."""
     if earlier := earlier_lock(tx, request.event, tx.locks.block_user, request.key, request.seats):
-        return LockResult(earlier, created=False)
+        return LockResult(earlier)
     event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
@@ -67,7 +67,7 @@ def _block_within(tx: Store, request: BlockRequest) -> LockResult | None:
     now = event.updated_at
     made = tx.locks.insert_block(event.id, request.seats, request.key or new_key(), now)
     tx.operations.record("block", now, event.id, made.id, after={"seats": request.seats})
-    return LockResult(made, created=True, available=event.available)
+    return LockResult(made, event.available)
 
 
 def unblock(store: Store, lock_id: LockId) -> UnblockResult:

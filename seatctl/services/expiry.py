@@ -31,7 +31,6 @@ from seatctl.services.sweeps import (
     Item,
     LockSweep,
     SkippedItem,
-    SweepClearance,
     SweepRun,
 )
 
@@ -111,8 +110,7 @@ def _return_shared_within(tx: Store, run: SweepRun, lock_id: LockId) -> Batch:
 
 
 def _is_overdue(booking: Booking, before: datetime) -> bool:
-    deadline = booking.payment_expires_at
-    return booking.status is BookingStatus.PAYMENT_PENDING and deadline is not None and deadline < before
+    return booking.status is BookingStatus.PAYMENT_PENDING and booking.deadline < before
 
 
 def _event_of(item: Item) -> EventId | None:
@@ -242,8 +240,8 @@ def return_overdue(store: Store, event_id: EventId, *, dry_run: bool = False) ->
     """Expire whatever is overdue on one event (invariant 6); a dry run only plans it."""
     now = store.now()
     done = Batch()
-    for sweep, bookings_before in ((BookingSweep(), now), (LockSweep(), None)):
-        run = SweepRun.at(store, sweep, now, now, SweepClearance(store, bookings_before))
+    for sweep in (BookingSweep(), LockSweep()):
+        run = SweepRun.at(store, sweep, now, now)
         for batch in run_sweep(store, run._replace(event=event_id, dry_run=dry_run)):
             done.add(batch)
     return done

@@ -20,7 +20,7 @@ from seatctl.mongo.schema import EVENTS
 from seatctl.mongo.store import Store
 from seatctl.services.expiry import run_sweep
 from seatctl.services.lists import events as list_events
-from seatctl.services.sweeps import BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
+from seatctl.services.sweeps import BookingSweep, LockSweep, Sweep, SweepRun
 from seatctl.services.verify import verify
 from seatctl.services.violations import Violation, first_of_each
 
@@ -340,9 +340,8 @@ def _job(store: Store, job: JobType, now: datetime, window: timedelta) -> JobHea
 
 def _backlog(store: Store, sweep: Sweep, now: datetime) -> Backlog:
     """What a dry run of the sweep would expire."""
-    clearance = SweepClearance(store, now if isinstance(sweep, BookingSweep) else None)
     overdue, oldest = 0, now
-    for batch in run_sweep(store, SweepRun.at(store, sweep, now, now, clearance)._replace(dry_run=True)):
+    for batch in run_sweep(store, SweepRun.at(store, sweep, now, now)._replace(dry_run=True)):
         overdue += len(batch.endings)
         oldest = min([oldest, *(ending.deadline for ending in batch.endings)])
     return Backlog(overdue, now - oldest if overdue else None)

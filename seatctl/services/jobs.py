@@ -29,7 +29,7 @@ from seatctl.services.expiry import run_sweep
 from seatctl.services.job_report import Ended, JobReport, Listener
 from seatctl.services.seats import Ending, seats_of
 from seatctl.services.signals import Stop, listening
-from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, SweepClearance, SweepRun
+from seatctl.services.sweeps import Batch, BookingSweep, LockSweep, Sweep, SweepRun
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,7 @@ def _run_expiry(
 ) -> JobReport:
     """Raises FutureRefused, before the run begins, and whatever ends it before its time."""
     with _logged(store, job, options, listener) as (report, stop):
-        clearance = SweepClearance(store, report.before if job is JobType.BOOKING_EXPIRY else None)
-        run = SweepRun.at(store, sweep, report.before, report.started, clearance)
+        run = SweepRun.at(store, sweep, report.before, report.started)
         _sweep_into_report(store, run, options, report, stop, progress)
         _keep_closed(store, report)
     return report
@@ -162,8 +161,7 @@ def recover(
     with _logged(store, JobType.RECOVERY, options, listener) as (report, stop):
         recovery = Recovery(store, report, stop, options.settle)
         for sweep in (BookingSweep(), LockSweep()):
-            clearance = recovery.clearance(report.before if isinstance(sweep, BookingSweep) else None)
-            run = SweepRun.at(store, sweep, report.before, report.started, clearance)
+            run = SweepRun.at(store, sweep, report.before, report.started, recovery.clearance)
             _sweep_into_report(store, run, options, report, stop, progress)
         recovery.repair_all()
         _keep_closed(store, report)

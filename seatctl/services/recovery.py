@@ -49,9 +49,9 @@ class Recovery:
         self._stop = stop
         self._settle = settle
 
-    def clearance(self, overdue_before: datetime | None) -> SweepClearance:
+    def clearance(self, store: Store, overdue_before: datetime | None) -> SweepClearance:
         """Clearance for the sweeps of recovery, which may also end what no counter went down for."""
-        return _RecoveryClearance(self, self._store, overdue_before, dry_run=self._report.dry_run)
+        return _RecoveryClearance(self, store, overdue_before, dry_run=self._report.dry_run)
 
     def repair_all(self) -> None:
         """Repair what `verify` finds, the counters last. A dry run only says what it would do."""

@@ -37,11 +37,14 @@ class LockRequest(NamedTuple):
 
 
 class LockResult(NamedTuple):
-    """The lock; whether this call made it; and how many seats the event has left if so."""
+    """The lock, and how many seats the event has left; None: an earlier call has made it."""
 
     lock: SeatLock
-    created: bool
     available: int | None = None
+
+    @property
+    def created(self) -> bool:
+        return self.available is not None
 
 
 class ConfirmRequest(NamedTuple):
@@ -97,7 +100,7 @@ def lock(store: Store, request: LockRequest) -> LockResult:
 def _lock_within(tx: Store, request: LockRequest) -> LockResult | None:
     """Seats and their lock, or what the key got before; None when there are too few seats."""
     if earlier := earlier_lock(tx, request.event, request.user, request.key, request.seats):
-        return LockResult(earlier, created=False)
+        return LockResult(earlier)
     event = tx.events.take_seats(request.event, request.seats)
     if event is None:
         return None
@@ -105,7 +108,7 @@ def _lock_within(tx: Store, request: LockRequest) -> LockResult | None:
     now, key = event.updated_at, request.key or new_key()
     deadline = to_milliseconds(now + request.ttl)
     made = tx.locks.insert(event.id, request.user, request.seats, deadline, key, now)
-    return LockResult(made, created=True, available=event.available)
+    return LockResult(made, event.available)
 
 
 def earlier_lock(tx: Store, event: EventId, user: UserId, key: str | None, seats: int) -> SeatLock | None:

@@ -150,13 +150,8 @@ def doubt_to_ignore(tx: Store, lock: SeatLock) -> Doubt | None:
     any other."""
     doubt = doubt_about(tx, lock)
     if doubt is not None and doubt.cause not in NO_COUNTER:
-        raise not_returnable(lock, doubt)
+        raise refusal(f"the seats of lock {lock.id} cannot be returned", doubt)
     return doubt
-
-
-def not_returnable(lock: SeatLock, doubt: Doubt) -> SeatctlError:
-    """Why an operator's command returns no seats of this lock (invariant 11)."""
-    return refusal(f"the seats of lock {lock.id} cannot be returned", doubt)
 
 
 def refusal(what: str, doubt: Doubt) -> SeatctlError:

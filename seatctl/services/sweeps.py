@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -150,8 +150,7 @@ class BookingSweep(Sweep):
         )
         perhaps_paid = []
         for booking in bookings:
-            lock, deadline = locks.get(booking.lock), booking.payment_expires_at
-            assert deadline is not None  # it is PAYMENT_PENDING
+            lock, deadline = locks.get(booking.lock), booking.deadline
             if isinstance(lock, Unreadable):
                 batch.skipped.append(SkippedItem(Kind.BOOKING, booking.id, f"its {lock}"))
             elif lock and lock.status is LockStatus.CONSUMED:
@@ -201,9 +200,15 @@ class SweepRun(NamedTuple):
 
     @classmethod
     def at(
-        cls, store: Store, sweep: Sweep, moment: datetime, now: datetime, clearance: SweepClearance
+        cls,
+        store: Store,
+        sweep: Sweep,
+        moment: datetime,
+        now: datetime,
+        clearance: Callable[[Store, datetime | None], SweepClearance] = SweepClearance,
     ) -> SweepRun:
         """A run as of a moment. Locks get the grace of an adopted database on top of their deadline: another
         program's `confirm` in flight may have read the lock in time, and does not write it."""
         grace = store.settings.grace if isinstance(sweep, LockSweep) else timedelta()
-        return cls(sweep, moment - grace, now, clearance)
+        bookings_before = moment if isinstance(sweep, BookingSweep) else None
+        return cls(sweep, moment - grace, now, clearance(store, bookings_before))

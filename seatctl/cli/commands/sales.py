@@ -61,10 +61,8 @@ def lock(
     result = sales.lock(call.store(), request)
     locked = result.lock
     what = f"{count(locked.seats, 'seat')} until {_time(locked.expires_at)}"
-    if not result.created:
+    if result.available is None:
         sentence = f"This key already locked {what} (unchanged); the lock is {locked.status}."
-    elif result.available is None:
-        sentence = f"Locked {what}."
     else:
         sentence = f"Locked {what}; {format_number(result.available)} left."
     call.tell(locked.stored, f"{sentence} Lock {locked.id}.", quiet=locked.id)
