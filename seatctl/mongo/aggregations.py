@@ -157,8 +157,10 @@ class Aggregations:
         where = {"eventId": scope, **(_in(HOLDING) if known_states else may_hold(self._locks))}
         for event_id, group in self._by_event(self._locks, where, "eventId", sums):
             found = HeldSeats(int(group["seats"]), group["unreadable"], group["digest"])
-            before = held.get(event_id, HeldSeats())
-            held[event_id] = HeldSeats(*map(sum, zip(before, found, strict=True)))
+            before = held.get(event_id)
+            held[event_id] = (
+                found if before is None else HeldSeats(*map(sum, zip(before, found, strict=True)))
+            )
         return held
 
     def held_by(self, event_id: EventId) -> HeldSeats:
@@ -177,8 +179,10 @@ class Aggregations:
         where = {"event": scope, **(_in(LIVE) if known_states else may_protect(self._bookings))}
         for event_id, group in self._by_event(self._bookings, where, "event", sums):
             found = BookingCounts(group["digest"], group["unreadable"], group["malformed"])
-            before = counts.get(event_id, BookingCounts())
-            counts[event_id] = BookingCounts(*map(sum, zip(before, found, strict=True)))
+            before = counts.get(event_id)
+            counts[event_id] = (
+                found if before is None else BookingCounts(*map(sum, zip(before, found, strict=True)))
+            )
         return counts
 
     def _by_event(

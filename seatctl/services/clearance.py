@@ -53,7 +53,8 @@ class Clearance:
     def __init__(self, store: Store, overdue_before: datetime | None = None) -> None:
         self.store = store
         self._overdue_before = overdue_before
-        self._doubts: dict[EventId, Doubt | None] = {}
+        self._assessed: set[EventId] = set()
+        self._doubts: dict[EventId, Doubt] = {}
         self._protected: dict[LockId, Unreadable] = {}
         self._one_at_a_time = RLock()
         """Two batches of a run share what it has looked at."""
@@ -62,10 +63,10 @@ class Clearance:
         """Those of these events whose counter must not be raised, and why."""
         wanted = set(event_ids)
         with self._one_at_a_time:
-            unknown = [event_id for event_id in wanted if event_id not in self._doubts]
-            if unknown:
-                self._doubts.update(self._assess(unknown))
-            return {event_id: doubt for event_id in wanted if (doubt := self._doubts[event_id])}
+            if new := wanted - self._assessed:
+                self._doubts.update(self._assess(new))
+                self._assessed |= new
+            return {event_id: self._doubts[event_id] for event_id in self._doubts.keys() & wanted}
 
     def doubt(self, event_id: EventId) -> Doubt | None:
         """Why this event's counter must not be raised, or None."""
@@ -75,6 +76,7 @@ class Clearance:
         """Look at these events again when they are needed next."""
         with self._one_at_a_time:
             for event_id in event_ids:
+                self._assessed.discard(event_id)
                 self._doubts.pop(event_id, None)
 
     def protecting_by_text(
@@ -116,14 +118,14 @@ class Clearance:
         ]
         return {each.event: each for each in found if each.event is not None}
 
-    def _assess(self, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
+    def _assess(self, event_ids: set[EventId]) -> dict[EventId, Doubt]:
         if self.database is not None:
             return dict.fromkeys(event_ids, self.database)
         return self.store.read_snapshot(
             lambda at: self._assess_at(at, event_ids), f"the locks of {count(len(event_ids), 'event')}"
         )
 
-    def _assess_at(self, at: Store, event_ids: list[EventId]) -> dict[EventId, Doubt | None]:
+    def _assess_at(self, at: Store, event_ids: set[EventId]) -> dict[EventId, Doubt]:
         """Sums tell of nearly all events that nothing is wrong. Only the others are read themselves."""
         scope = scope_of(event_ids)
         taken, held, booked = (
@@ -138,22 +140,23 @@ class Clearance:
             for booking, lock_ids in at.bookings.with_malformed_lock_id(scope_of(malformed)):
                 self._protected.update(dict.fromkeys(lock_ids, booking))
         without_locks = at.bookings.events_without_locks(scope, self._overdue_before)
-        suspects = without_locks | self._naming_event_by_text.keys()
-        doubts: dict[EventId, Doubt | None] = dict.fromkeys(event_ids)
-        closer: dict[EventId, tuple[HeldSeats, BookingCounts]] = {}
+        suspects = event_ids & (without_locks | self._naming_event_by_text.keys())
         for event_id in event_ids:
             holds, books = held.get(event_id, NOTHING_HELD), booked.get(event_id, NOTHING_BOOKED)
             fits = not holds.unreadable and holds.seats <= taken.get(event_id, -1) and not books.unreadable
-            if not fits or holds.sold_digest != books.paid_digest or event_id in suspects:
-                closer[event_id] = holds, books
-        events = at.events.by_id(closer)
-        for event_id, (holds, books) in closer.items():
+            if not fits or holds.sold_digest != books.paid_digest:
+                suspects.add(event_id)
+        events = at.events.by_id(suspects)
+        doubts: dict[EventId, Doubt] = {}
+        for event_id in suspects:
+            holds, books = held.get(event_id, NOTHING_HELD), booked.get(event_id, NOTHING_BOOKED)
             doubt = _doubt_of_documents(event_id, events.get(event_id), holds)
             if not doubt and books.unreadable:
                 doubt = _doubt_of_unreadable(at, event_id)
             differs = holds.sold_digest != books.paid_digest
             doubt = doubt or self._doubt_of_references(at, event_id, without_locks, differs=differs)
-            doubts[event_id] = doubt or _doubt_of_counter(events.get(event_id), holds.seats)
+            if doubt := doubt or _doubt_of_counter(events.get(event_id), holds.seats):
+                doubts[event_id] = doubt
         return doubts
 
     def _doubt_of_references(
