@@ -1,40 +1,87 @@
-"""The program: its commands, put together. Each is built when it is asked for, and imports what it needs
-when it runs."""
+"""The program: all of its commands, and where each of them is."""
 
 from __future__ import annotations
 
 import gc
-import inspect
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
-from typer.main import get_command, get_command_from_info, get_group_from_info
-from typer.models import CommandInfo, TyperInfo
+from typer.main import get_command
 
 from seatctl import __version__
 from seatctl.cli import boundary
-from seatctl.cli.commands import (
-    aftersales,
-    batch,
-    checks,
-    database,
-    events,
-    follow,
-    help,  # noqa: A004 - the command's name
-    host,
-    jobs,
-    lists,
-    sales,
-)
-from seatctl.cli.invocation import HELP_OPTION
-from seatctl.cli.options import CHECK, SET_UP
+from seatctl.cli.command import HELP_OPTION, Group, registered
 
+CONTENTS = (
+    ("Operate", "events", "create-event edit-event resize block unblock close reopen cancel-event"),
+    ("Operate", "sales", "lock confirm pay release extend"),
+    ("Operate", "bookings", "cancel rebook refund relock"),
+    ("Operate", "batch", "batch"),
+    ("Inspect", "lists", "events locks bookings refunds jobs show watch"),
+    ("Inspect", "follow", "follow"),
+    ("Inspect", "lists", "history"),
+    ("Jobs (for cron and systemd)", "jobs", "expire-locks expire-bookings recover"),
+    ("Check and schedule", "checks", "verify health explain"),
+    ("Check and schedule", "schedule", "schedule"),
+    ("Set up and try", "setup", "init adopt roles demo"),
+    ("Set up and try", "db", "db"),
+    ("Set up and try", "help", "help"),
+)
+"""The list of commands as `--help` shows it: a heading, the module in `cli/commands/`, and its commands."""
+INDEX = {name: (heading, module) for heading, module, names in CONTENTS for name in names.split()}
+
+OBJECTS_PER_COLLECTION = 100_000
+"""So many new objects before Python looks for cycles that are garbage; seatctl makes next to none. By default
+it looks after 700, which took up to half of the time that a sweep spent in Python."""
 NARROW = 52
 """Columns of a window below which help has lines that are too long for it, unless it is told."""
+
+
+@cache
+def load(name: str) -> Any:
+    """Import the module of a command, and build the command from its function. A module that has only
+    commands of two words, such as `db start`, is the group of these. Raises KeyError."""
+    heading, module_name = INDEX[name]
+    module = import_module(f"seatctl.cli.commands.{module_name}")
+    if name in registered:
+        loaded = registered[name]()
+    else:
+        group = f"{name} "
+        below = {full.removeprefix(group): build() for full, build in registered.items() if group in full}
+        loaded = Group(name=name, help=module.__doc__, commands=below, rich_markup_mode=None)
+    loaded.rich_help_panel = heading
+    return loaded
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each loaded when it is asked for: to load all takes 30 ms, a quarter of what
+    `seatctl lock` takes."""
+
+    def __getitem__(self, name: str) -> Any:
+        return load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(INDEX)
+
+    def __len__(self) -> int:
+        return len(INDEX)
+
+
+class Program(Group):
+    """`seatctl` itself: its `--help` lists the guides below the commands."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        from seatctl.help import TOPICS
+
+        super().format_commands(ctx, formatter)
+        longest = max(map(len, self.commands))
+        with formatter.section("Guides (seatctl help TOPIC)"):
+            formatter.write_dl([(topic.ljust(longest), about) for topic, about in TOPICS.items()])
 
 
 def _narrow() -> int | None:
@@ -42,12 +89,8 @@ def _narrow() -> int | None:
     return columns - 1 if columns < NARROW else None
 
 
-OBJECTS_PER_COLLECTION = 100_000
-"""So many new objects before Python looks for cycles that are garbage; seatctl makes next to none. By default
-it looks after 700, which took up to half of the time that a sweep spent in Python."""
-
 root = typer.Typer(
-    cls=help.Program,
+    cls=Program,
     context_settings={**HELP_OPTION, "terminal_width": _narrow()},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -56,14 +99,6 @@ root = typer.Typer(
     "10 database unreachable · 11 configuration · 130/143 interrupted. "
     "`seatctl COMMAND --help` has an example for each command.",
 )
-
-
-def main() -> NoReturn:
-    """The console script."""
-    gc.set_threshold(OBJECTS_PER_COLLECTION)
-    boundary.open_streams()
-    boundary.silence_threads()
-    boundary.leave(boundary.run(program, sys.argv[1:]))
 
 
 def _print_version(requested: bool) -> None:
@@ -82,62 +117,13 @@ def _seatctl(
     pass
 
 
-class Commands(Mapping[str, Any]):
-    """Commands by name, each built when it is asked for: to build all takes 17 ms, a tenth of what
-    `seatctl lock` takes to start."""
-
-    def __init__(self, parts: typer.Typer) -> None:
-        self._infos: dict[str, CommandInfo | TyperInfo] = {}
-        self._built: dict[str, Any] = {}
-        for part in parts.registered_groups:
-            if isinstance(part.name, str):
-                self._infos[part.name] = part
-            elif part.typer_instance:
-                for info in part.typer_instance.registered_commands:
-                    self._infos[str(info.name)] = info
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._built:
-            info = self._infos[name]
-            if isinstance(info, TyperInfo):
-                self._built[name] = get_group_from_info(
-                    info, pretty_exceptions_short=False, rich_markup_mode=None, suggest_commands=True
-                )
-            else:
-                self._built[name] = get_command_from_info(
-                    info, pretty_exceptions_short=False, rich_markup_mode=None
-                )
-        return self._built[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._infos)
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
-    def outlines(self) -> Iterable[tuple[str, TyperCommand]]:
-        """Each command with its help, and without what its options are."""
-        for name, info in self._infos.items():
-            text = info.help if isinstance(info, TyperInfo) else inspect.getdoc(info.callback)
-            yield name, TyperCommand(name, help=text, rich_help_panel=info.rich_help_panel)
-
-
-app = typer.Typer()
-# In the order of `seatctl --help`.
-app.add_typer(events.commands)
-app.add_typer(sales.commands)
-app.add_typer(aftersales.commands)
-app.add_typer(batch.commands)
-app.add_typer(lists.commands)
-app.add_typer(follow.commands)
-app.add_typer(lists.history_commands)
-app.add_typer(jobs.commands)
-app.add_typer(checks.commands)
-app.add_typer(host.schedule, name="schedule", help=host.SCHEDULE, rich_help_panel=CHECK)
-app.add_typer(database.commands)
-app.add_typer(host.commands)
-app.add_typer(host.db, name="db", help=host.DB, rich_help_panel=SET_UP)
-app.add_typer(help.commands)
-
 program: Any = get_command(root)
-program.commands = Commands(app)
+program.commands = Commands()
+
+
+def main() -> NoReturn:
+    """The console script."""
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
+    boundary.open_streams()
+    boundary.silence_threads()
+    boundary.leave(boundary.run(program, sys.argv[1:]))

@@ -1,32 +1,26 @@
-"""What all commands share: the common options and what they mean, the form of `--help`, and the
-decorator that registers a command. Knows no command.
-
-Help is plain text: Typer's Rich form doubles the time of `--help`.
-"""
+"""One command line: the values of its common options, the database that it works on, and what it prints.
+Knows no command."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from seatctl.cli.boundary import log_steps
 from seatctl.cli.session import Session
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.validation import text
 from seatctl.domain.words import printable, wrapped
-from seatctl.errors import Misconfigured, Unreachable, Usage
+from seatctl.errors import Misconfigured, Unreachable
 from seatctl.mongo.target import DEFAULT_DATABASE, Target, find_target
 from seatctl.output.formats import print_json
 
@@ -35,17 +29,11 @@ if TYPE_CHECKING:
 
     from seatctl.mongo.store import Store
 
-COMMON = "Common options"
-HELP_OPTION = {"help_option_names": ["-h", "--help"]}
-SHORT_HELP = 57
-"""Letters that a command's line in `--help` may have."""
 SYSTEM_DATABASES = ("admin", "config", "local")
 NO_EMBEDDED_DATABASE = (
     "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
     "(the embedded MongoDB has no database {}, and only init and create-event create one)"
 )
-
-Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class Invocation(typer.Context):
@@ -62,7 +50,7 @@ class Invocation(typer.Context):
     verbose: bool = False
     reason: str | None = None
     """Why an operator's command changes something."""
-    unused: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     """Options with a value that were given and change nothing."""
 
     @property
@@ -203,164 +191,3 @@ class Invocation(typer.Context):
     def tell_plan(self, document: Mapping[str, object], sentence: str) -> None:
         """Print what a dry run would make, without the id that it would not have."""
         self.tell({field: value for field, value in document.items() if field != "_id"}, sentence)
-
-
-# --- the common options -----------------------------------------------------------------------------
-
-
-def common_option(
-    *names: str,
-    metavar: str | None = None,
-    parse: Callable[[str], Any] = str,
-    help: str,  # noqa: A002 - Typer's word
-) -> TyperOption:
-    """An option whose value becomes an attribute of the invocation; without a metavar it is a flag."""
-
-    def keep(call: Any, option: Any, value: Any) -> None:
-        try:
-            setattr(call, option.name, parse(value) if isinstance(value, str) else value)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), ctx=call, param=option) from error
-
-    default = False if metavar is None else None
-    return TyperOption(
-        param_decls=list(names),
-        metavar=metavar,
-        is_flag=metavar is None,
-        default=default,
-        help=help,
-        expose_value=False,
-        callback=keep,
-    )
-
-
-COMMON_OPTIONS = (
-    common_option("--uri", metavar="URI", help="MongoDB URI [env: SEATCTL_URI]."),
-    common_option("--uri-file", metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE]."),
-    common_option("--database", metavar="NAME", help="Database name [env: SEATCTL_DATABASE]."),
-    common_option("--json", help="Print one JSON document."),
-    common_option("--quiet", "-q", help="Print only ids; jobs print nothing."),
-    common_option("--verbose", "-v", help="Log each step on stderr."),
-)
-
-
-def _unused(option: TyperOption) -> TyperOption:
-    """The same, for a command that it changes nothing of: taken, so that a script may add it to every line,
-    and not shown."""
-    hidden: Any = copy.copy(option)
-    hidden.hidden, hidden.callback = True, _remember_unused
-    return hidden  # type: ignore[no-any-return]
-
-
-def _remember_unused(invocation: Any, option: Any, value: object) -> None:
-    if value is not None and not option.is_flag:
-        invocation.unused += (option.opts[0],)
-
-
-REASON = common_option("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
-FIND_DATABASE = frozenset({"--uri", "--uri-file", "--database"})
-
-
-class Command(TyperCommand):
-    """A command that also takes the common options, in any order; its `--help` shows them last. Of those
-    that say where the database is, it uses only `finds`, and of the others those that are not `without`."""
-
-    context_class = Invocation
-
-    def __init__(
-        self,
-        *args: Any,
-        params: list[Any],
-        finds: Collection[str] = FIND_DATABASE,
-        without: Collection[str] = (),
-        changes: bool = False,
-        **settings: Any,
-    ) -> None:
-        unused = (FIND_DATABASE - set(finds)).union(without)
-        common = [
-            _unused(option) if unused.intersection(option.opts) else option for option in COMMON_OPTIONS
-        ]
-        reason = [REASON] if changes else []
-        super().__init__(*args, params=[*params, *reason, *common], **settings)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """An option without its value is an error of this command, whose --help it should name."""
-        try:
-            return super().parse_args(ctx, args)
-        except typer.TyperException as error:
-            if getattr(error, "ctx", ctx) is None:
-                error.ctx = ctx  # type: ignore[attr-defined] # of a usage error, which has no public name
-            raise
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """`EVENT_ID` as everywhere else; Typer writes `{EVENT_ID}`."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
-
-    def invoke(self, ctx: Any) -> Any:
-        if ctx.verbose:
-            log_steps()
-        if ctx.unused:
-            ctx.note(f"`{ctx.command_path}` ignores {' and '.join(ctx.unused)}")
-        return super().invoke(ctx)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        headings: dict[str, list[Any]] = {"Arguments": [], "Options": [], COMMON: []}
-        for parameter in self.get_params(ctx):
-            is_common = parameter in COMMON_OPTIONS or parameter.name == "help"
-            heading = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            if record := parameter.get_help_record(ctx):  # None for one that is not shown
-                headings[COMMON if is_common else heading].append(record)
-        for heading, records in headings.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
-
-
-class Group(TyperGroup):
-    """A group whose `--help` shows its commands under headings. Without a command it shows its help, as
-    an error: a script that lost its arguments must not go on."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
-            print(ctx.get_help(), file=sys.stderr)
-            ctx.exit(Usage.exit_code)
-        return super().parse_args(ctx, args)
-
-    def outlines(self) -> Iterable[tuple[str, Any]]:
-        """The commands by name, as far as a list shows them."""
-        return self.commands.items()
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
-        panels: dict[str, list[tuple[str, str]]] = {}
-        longest = max(map(len, self.commands))
-        for name, each in self.outlines():
-            # In a narrow window it has several lines, rather than half of its words.
-            text = each.get_short_help_str(max(SHORT_HELP, formatter.width - longest - 6))
-            panel = getattr(each, "rich_help_panel", None) or "Commands"
-            panels.setdefault(panel, []).append((name.ljust(longest), text))
-        for panel, rows in panels.items():
-            with formatter.section(panel):
-                formatter.write_dl(rows)
-
-
-def command(
-    app: typer.Typer,
-    name: str,
-    *,
-    panel: str | None = None,
-    example: str,
-    finds: Collection[str] = FIND_DATABASE,
-    without: Collection[str] = (),
-    changes: bool = False,
-    cls: Callable[..., Command] = Command,
-) -> Callable[[Function], Function]:
-    """Register a function as a command with the common options. Its docstring is the help, with `example`
-    below. One that changes something by an operator's decision takes `--reason`."""
-    made: Any = partial(cls, finds=finds, without=without, changes=changes)
-    return app.command(
-        name,
-        cls=made,
-        context_settings=HELP_OPTION,
-        rich_help_panel=panel,
-        epilog=f"\b\nExample:\n  {example}",
-    )

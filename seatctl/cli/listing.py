@@ -10,7 +10,8 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from seatctl.cli.boundary import reader_has_left
-from seatctl.cli.invocation import Command, Function, Invocation, command, common_option
+from seatctl.cli.command import Command, Function, command, common_option
+from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
 from seatctl.domain.timespec import PastTime, parse_past
 from seatctl.domain.validation import ListRequest
@@ -19,7 +20,6 @@ from seatctl.errors import Usage
 from seatctl.output.formats import Format
 
 if TYPE_CHECKING:
-    import typer
     from typer.core import TyperOption
 
     from seatctl.domain.documents import StoredDocument
@@ -141,9 +141,8 @@ class ListCommand(Command):
 
 
 def list_command(
-    app: typer.Typer, name: str, listing: str, *, panel: str, example: str, page: bool = True
+    name: str, listing: str, *, example: str, page: bool = True
 ) -> Callable[[Function], Function]:
     """Register a function as a command that lists `listing`, whose columns are in `tables.LISTS`. Without
     `page` it takes no options for a part of the list."""
-    cls = partial(ListCommand, listing=listing, page=page)
-    return command(app, name, panel=panel, example=example, cls=cls)
+    return command(name, example=example, cls=partial(ListCommand, listing=listing, page=page))

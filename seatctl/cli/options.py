@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seatctl.cli.invocation import Invocation
 from seatctl.domain.documents import EventId, LockId, UserId
 from seatctl.domain.rules import LARGEST_BATCH, MAX_SEATS
 from seatctl.domain.states import JobType, LockStatus
@@ -20,9 +19,8 @@ from seatctl.domain.timespec import format_duration, parse_duration, parse_time
 from seatctl.domain.words import format_number, shorten
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
 
-OPERATE, INSPECT, JOBS = "Operate", "Inspect", "Jobs (for cron and systemd)"
-CHECK, SET_UP = "Check and schedule", "Set up and try"
-"""Headings in the list of commands."""
+if TYPE_CHECKING:
+    from seatctl.cli.invocation import Invocation
 
 LIST_LIMIT, LARGEST_LIMIT = 100, 1_000_000_000
 WINDOW = timedelta(hours=24)
@@ -186,7 +184,3 @@ AsOf = Annotated[
 EndedList = Annotated[bool, flag("--list", "Print a line of JSON for each lock or booking that was ended.")]
 Force = Annotated[bool, flag("--force", "Allow an --as-of in the future without --dry-run.")]
 BatchSize = Annotated[int, option("--batch-size N", between(1, LARGEST_BATCH), "Items in one transaction.")]
-
-ScheduleUser = Annotated[
-    str | None, option("--user USER", str, "The user who runs the jobs.  [default: you]")
-]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, flag
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import flag
 from seatctl.cli.session import Session
 from seatctl.domain.words import count, format_number
 from seatctl.errors import Interrupted, ItemsLeft, Usage
@@ -27,10 +28,8 @@ NAMED = 5
 BETWEEN_STEPS = 0.5
 """Seconds between two steps of the progress bar, so that a short batch has none."""
 
-commands = typer.Typer()
 
-
-@command(commands, "batch", panel=OPERATE, example="seatctl batch scenario.txt")
+@command("batch", example="seatctl batch scenario.txt")
 def batch(
     call: Invocation,
     file: Annotated[

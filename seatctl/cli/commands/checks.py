@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
 from seatctl.cli.listing import ListCall, list_command
-from seatctl.cli.options import CHECK, WINDOW, duration, flag, option
+from seatctl.cli.options import WINDOW, duration, flag, option
 from seatctl.domain.states import Fault
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured, Unhealthy, Unreachable, Usage
@@ -23,10 +24,8 @@ RECOVER_AS = (
     "This database user may not run `seatctl recover`: use the URI of the jobs' user (role seatctlJobs)"
 )
 
-commands = typer.Typer()
 
-
-@list_command(commands, "verify", "violations", panel=CHECK, example="seatctl verify --json", page=False)
+@list_command("verify", "violations", example="seatctl verify --json", page=False)
 def verify(call: ListCall) -> None:
     """Check all invariants; change nothing.
 
@@ -62,7 +61,7 @@ def verify(call: ListCall) -> None:
         raise Unhealthy(problem)
 
 
-@command(commands, "health", panel=CHECK, example="seatctl health --max-age 3m")
+@command("health", example="seatctl health --max-age 3m")
 def health(
     call: Invocation,
     max_age: Annotated[timedelta, duration("Maximum age of an expiry job's last run.", MAX_AGE)] = MAX_AGE,
@@ -107,7 +106,7 @@ def _in_short(problem: str) -> str:
     return re.split(r": | \(|; ", problem, maxsplit=1)[0]
 
 
-@command(commands, "explain", panel=CHECK, example="seatctl explain consumed_without_booking")
+@command("explain", example="seatctl explain consumed_without_booking")
 def explain(
     call: Invocation,
     fault: Annotated[

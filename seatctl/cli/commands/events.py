@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import (
     LIST_LIMIT,
-    OPERATE,
     BatchSize,
     DryRun,
     EventArgument,
@@ -31,10 +30,7 @@ from seatctl.output import console, progress, tables
 if TYPE_CHECKING:
     from seatctl.services.event_cancellation import CancelEventResult
 
-commands = typer.Typer()
 PAST = "warning: the date of this event is past: {}"
-operate = partial(command, commands, panel=OPERATE, changes=True)
-"""Registers a command that changes something by an operator's decision."""
 
 Date = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions
@@ -43,7 +39,11 @@ Date = Annotated[
 Description = Annotated[str | None, option("--description TEXT", str, "A longer description.")]
 
 
-@operate("create-event", example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z')
+@command(
+    "create-event",
+    takes_reason=True,
+    example='seatctl create-event "Spring gala" --seats 100 --date 2027-05-01T19:30Z',
+)
 def create_event(
     call: Invocation,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The event's name.")],
@@ -81,8 +81,10 @@ def create_event(
     call.tell(result.event, sentence, quiet=result.id)
 
 
-@operate(
-    "edit-event", example='seatctl edit-event EVENT_ID --date 2027-05-08T19:30Z --reason "the hall is taken"'
+@command(
+    "edit-event",
+    takes_reason=True,
+    example='seatctl edit-event EVENT_ID --date 2027-05-08T19:30Z --reason "the hall is taken"',
 )
 def edit_event(
     call: Invocation,
@@ -107,7 +109,7 @@ def edit_event(
     call.tell(result.event, sentence, quiet=event)
 
 
-@operate("resize", example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"')
+@command("resize", example='seatctl resize EVENT_ID --seats 150 --reason "balcony opened"', takes_reason=True)
 def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: DryRun = False) -> None:
     """Set the number of seats of an event.
 
@@ -130,7 +132,7 @@ def resize(call: Invocation, event: EventArgument, seats: TotalSeats, dry_run: D
     call.tell(result.event, sentence, quiet=event)
 
 
-@operate("block", example='seatctl block EVENT_ID --seats 4 --reason "for the press"')
+@command("block", example='seatctl block EVENT_ID --seats 4 --reason "for the press"', takes_reason=True)
 def block(
     call: Invocation,
     event: EventArgument,
@@ -160,7 +162,7 @@ def block(
         call.tell(held.stored, f"{sentence} Block {held.id}.", quiet=held.id)
 
 
-@operate("unblock", example="seatctl unblock BLOCK_ID")
+@command("unblock", example="seatctl unblock BLOCK_ID", takes_reason=True)
 def unblock(
     call: Invocation, lock_id: Annotated[LockId, id_of("block", "seatLocks", LockStatus.ACTIVE, BLOCK)]
 ) -> None:
@@ -179,7 +181,7 @@ def unblock(
     call.tell(held.stored, sentence, quiet=held.id)
 
 
-@operate("close", example='seatctl close EVENT_ID --reason "the band is ill"')
+@command("close", example='seatctl close EVENT_ID --reason "the band is ill"', takes_reason=True)
 def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
     """Stop sales of an event.
 
@@ -197,7 +199,7 @@ def close(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> No
     call.tell(result.event, sentence, quiet=event)
 
 
-@operate("reopen", example="seatctl reopen EVENT_ID")
+@command("reopen", example="seatctl reopen EVENT_ID", takes_reason=True)
 def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> None:
     """Restart sales of a closed event."""
     from seatctl.services import closing
@@ -212,8 +214,10 @@ def reopen(call: Invocation, event: EventArgument, dry_run: DryRun = False) -> N
     call.tell(result.event, sentence, quiet=event)
 
 
-@operate(
-    "cancel-event", example='seatctl cancel-event EVENT_ID --confirm Gala --reason "the hall is flooded"'
+@command(
+    "cancel-event",
+    takes_reason=True,
+    example='seatctl cancel-event EVENT_ID --confirm Gala --reason "the hall is flooded"',
 )
 def cancel_event(
     call: Invocation,

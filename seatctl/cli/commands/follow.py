@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from seatctl.cli.boundary import Terminated, loss_of_output, reader_is_gone
-from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import INSPECT, EventFilter, option
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import EventFilter, option
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import HistoryLost, Interrupted, Misconfigured, SeatctlError
@@ -22,8 +21,6 @@ from seatctl.output import formats
 
 if TYPE_CHECKING:
     from seatctl.services.following import Step
-
-commands = typer.Typer()
 
 
 class TokenFile:
@@ -61,7 +58,7 @@ class TokenFile:
         return format_time(datetime.fromtimestamp(int(self.path.stat().st_mtime), UTC))
 
 
-@command(commands, "follow", panel=INSPECT, example="seatctl follow --event EVENT_ID --resume follow.token")
+@command("follow", example="seatctl follow --event EVENT_ID --resume follow.token")
 def follow(
     call: Invocation,
     event: EventFilter = None,

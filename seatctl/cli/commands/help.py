@@ -1,32 +1,16 @@
-"""The `help` command, and the list of guides in `seatctl --help`."""
+"""The command `help`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
-from seatctl.cli.invocation import Group, Invocation, command
-from seatctl.cli.options import SET_UP
+from seatctl.cli.command import DATABASE_OPTIONS, command
+from seatctl.cli.invocation import Invocation
 from seatctl.domain.words import shorten
 from seatctl.errors import Usage
 from seatctl.help import TOPICS
-
-commands = typer.Typer()
-
-
-class Program(Group):
-    """`seatctl` itself: its `--help` lists the guides below the commands."""
-
-    def outlines(self) -> Iterable[tuple[str, Any]]:
-        return self.commands.outlines()  # type: ignore[attr-defined, no-any-return] # of cli/app.py
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        super().format_commands(ctx, formatter)
-        longest = max(map(len, self.commands))
-        with formatter.section("Guides (seatctl help TOPIC)"):
-            formatter.write_dl([(topic.ljust(longest), about) for topic, about in TOPICS.items()])
 
 
 def _complete(invocation: Invocation) -> list[str]:
@@ -34,11 +18,8 @@ def _complete(invocation: Invocation) -> list[str]:
 
 
 @command(
-    commands,
     "help",
-    panel=SET_UP,
-    finds=(),
-    without=("--quiet", "--verbose"),
+    ignores=(*DATABASE_OPTIONS, "--quiet", "--verbose"),
     example="seatctl help scripting",
 )
 def show_help(

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import JOBS, AsOf, BatchSize, DryRun, EndedList, Force, duration
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import AsOf, BatchSize, DryRun, EndedList, Force, duration
 from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.words import count
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
 
     Job = Callable[[Store, JobOptions, Progress, Listener | None], JobReport]
 
-commands = typer.Typer()
 
-
-@command(commands, "expire-locks", panel=JOBS, example="seatctl expire-locks --dry-run --as-of +11m")
+@command("expire-locks", example="seatctl expire-locks --dry-run --as-of +11m")
 def expire_locks(
     call: Invocation,
     dry_run: DryRun = False,
@@ -45,7 +42,7 @@ def expire_locks(
     _finish(_run(call, jobs.expire_locks, call.store(), options, listed))
 
 
-@command(commands, "expire-bookings", panel=JOBS, example="seatctl expire-bookings -v")
+@command("expire-bookings", example="seatctl expire-bookings -v")
 def expire_bookings(
     call: Invocation,
     dry_run: DryRun = False,
@@ -63,7 +60,7 @@ def expire_bookings(
     _finish(_run(call, jobs.expire_bookings, call.store(), options, listed))
 
 
-@command(commands, "recover", panel=JOBS, example="seatctl recover --dry-run")
+@command("recover", example="seatctl recover --dry-run")
 def recover(
     call: Invocation,
     dry_run: DryRun = False,

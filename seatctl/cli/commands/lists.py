@@ -7,15 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
 from seatctl.cli.listing import ListCall, list_command
 from seatctl.cli.options import (
-    INSPECT,
     JOB_COMMANDS,
     STATUS,
     WINDOW,
@@ -44,12 +43,8 @@ SortByDeadline = Annotated[
     typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: earliest first."),
 ]
 
-commands, history_commands = typer.Typer(), typer.Typer()
-inspect = partial(list_command, commands, panel=INSPECT)
-"""Registers a command that lists documents of this collection."""
 
-
-@inspect("events", "events", example="seatctl events --sort fullest --limit 10")
+@list_command("events", "events", example="seatctl events --sort fullest --limit 10")
 def events(
     call: ListCall,
     sort: Annotated[
@@ -65,7 +60,7 @@ def events(
     call.show(lambda store, request: lists.events(store, lists.Order(sort), request))
 
 
-@inspect("locks", "seatLocks", example="seatctl locks --event EVENT_ID --status active")
+@list_command("locks", "seatLocks", example="seatctl locks --event EVENT_ID --status active")
 def locks(
     call: ListCall,
     event: EventFilter = None,
@@ -82,7 +77,7 @@ def locks(
     call.show(lambda store, request: lists.locks(store, event, status, user, request, order, overdue=overdue))
 
 
-@inspect("bookings", "bookings", example="seatctl bookings --overdue --format csv")
+@list_command("bookings", "bookings", example="seatctl bookings --overdue --format csv")
 def bookings(
     call: ListCall,
     event: EventFilter = None,
@@ -108,7 +103,7 @@ def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
         raise Usage(f"only {open_status} {what} can be overdue; leave out --status or --overdue")
 
 
-@inspect("refunds", "refunds", example="seatctl refunds --event EVENT_ID --format csv")
+@list_command("refunds", "refunds", example="seatctl refunds --event EVENT_ID --format csv")
 def refunds(
     call: ListCall,
     event: EventFilter = None,
@@ -128,7 +123,7 @@ def refunds(
     call.show(lambda store, request: lists.refunds(store, event, wanted, request, order))
 
 
-@inspect("jobs", "jobLogs", example="seatctl jobs --type expire-locks --status failed")
+@list_command("jobs", "jobLogs", example="seatctl jobs --type expire-locks --status failed")
 def jobs(
     call: ListCall,
     job: Annotated[
@@ -170,7 +165,7 @@ def jobs(
         console.show(tables.list_table(totals, tables.SUMMARY))
 
 
-@command(commands, "show", panel=INSPECT, example="seatctl show LOCK_ID")
+@command("show", example="seatctl show LOCK_ID")
 def show(
     call: Invocation,
     document_id: Annotated[Any, typer.Argument(metavar="ID", parser=parser(parse_id), help="Any id.")],
@@ -198,10 +193,8 @@ def show(
 
 
 @command(
-    commands,
     "watch",
-    panel=INSPECT,
-    without=("--json", "--quiet", "--verbose"),
+    ignores=("--json", "--quiet", "--verbose"),
     example="seatctl watch --interval 5s",
 )
 def watch(
@@ -218,7 +211,7 @@ def watch(
     watch(call.store(writes=False), interval)
 
 
-@list_command(history_commands, "history", "history", panel=INSPECT, example="seatctl history BOOKING_ID")
+@list_command("history", "history", example="seatctl history BOOKING_ID")
 def history(
     call: ListCall,
     document_id: Annotated[

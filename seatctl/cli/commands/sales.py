@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import (
-    OPERATE,
     DryRun,
     EventArgument,
     LockArgument,
@@ -36,14 +35,8 @@ from seatctl.output import formats
 if TYPE_CHECKING:
     from seatctl.services.extension import ExtendResult
 
-commands = typer.Typer()
-operate = partial(command, commands, panel=OPERATE, changes=True)
-"""Registers a command that changes something by an operator's decision."""
 
-
-@command(
-    commands, "lock", panel=OPERATE, example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017"
-)
+@command("lock", example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017")
 def lock(
     call: Invocation,
     event: EventArgument,
@@ -68,7 +61,7 @@ def lock(
     call.tell(locked.stored, f"{sentence} Lock {locked.id}.", quiet=locked.id)
 
 
-@operate("confirm", example="seatctl confirm LOCK_ID --payment-ttl 15m")
+@command("confirm", example="seatctl confirm LOCK_ID --payment-ttl 15m", takes_reason=True)
 def confirm(
     call: Invocation,
     lock_id: LockArgument,
@@ -122,7 +115,7 @@ def _record_sale(call: Invocation, lock_id: LockId, payment_ttl: timedelta | Non
     call.tell(booking.stored, sentence, quiet=booking.id)
 
 
-@operate("pay", example="seatctl pay BOOKING_ID --ref pi_3QK")
+@command("pay", example="seatctl pay BOOKING_ID --ref pi_3QK", takes_reason=True)
 def pay(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.PAYMENT_PENDING)],
@@ -146,7 +139,7 @@ def pay(
     call.tell(booking.stored, f"{sentence}{not_raised(result.doubt)}", quiet=booking.id)
 
 
-@operate("release", example="seatctl release LOCK_ID")
+@command("release", example="seatctl release LOCK_ID", takes_reason=True)
 def release(call: Invocation, lock_id: LockArgument) -> None:
     """Return the seats of a lock before its deadline."""
     from seatctl.services import sales
@@ -167,7 +160,7 @@ def _time(deadline: datetime | None) -> str:
     return format_time(deadline) if deadline else "an unknown time"
 
 
-@operate("extend", example="seatctl extend LOCK_ID --for 30m")
+@command("extend", example="seatctl extend LOCK_ID --for 30m", takes_reason=True)
 def extend(
     call: Invocation,
     document_id: Annotated[

@@ -1,28 +1,29 @@
-"""Commands that prepare a database: init for one of its own, adopt for one that another program uses."""
+"""Commands that set up and try: init, adopt, roles, demo."""
 
 from __future__ import annotations
 
+import secrets
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import SET_UP, duration, flag, option
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import duration, flag, option
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
-from seatctl.errors import Refused, Unhealthy, Usage
-from seatctl.output import console
+from seatctl.errors import Refused, SeatctlError, Unhealthy, Usage
+from seatctl.mongo.target import DEFAULT_DATABASE, find_target
+from seatctl.output import console, formats, tables
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
     from seatctl.services.adoption_findings import Findings
 
-commands = typer.Typer()
 
-
-@command(commands, "init", panel=SET_UP, example="seatctl init --retention 30d")
+@command("init", example="seatctl init --retention 30d")
 def init(
     call: Invocation,
     retention: Annotated[
@@ -130,7 +131,7 @@ CONSENT, DELETE = "yes", "delete"
 """What a person types to agree; the second where locks are deleted then, so that nobody agrees unread."""
 
 
-@command(commands, "adopt", panel=SET_UP, example="seatctl adopt --dry-run")
+@command("adopt", example="seatctl adopt --dry-run")
 def adopt(
     call: Invocation,
     dry_run: Annotated[
@@ -220,3 +221,51 @@ def _ask(call: Invocation, question: str, consent: str = CONSENT, *, yes: bool) 
     print(f"{question} Type {consent}: ", end="", flush=True)
     if sys.stdin.readline().strip().lower() != consent:
         raise Refused("nothing was changed")
+
+
+@command(
+    "roles",
+    ignores=("--uri", "--uri-file", "--verbose"),
+    example="seatctl roles --database shop",
+)
+def roles(call: Invocation) -> None:
+    """Print the database roles for mongosh.
+
+    A script that creates the roles and users of the guide `privileges`. Paste it as one block, or save it
+    and run `mongosh --file`. It asks for the passwords."""
+    from seatctl.help import role_script
+
+    database = find_target(None, None, call.database, {}).database or DEFAULT_DATABASE
+    script = role_script(database, DEFAULT_DATABASE).rstrip()
+    call.tell({"database": database, "script": script}, script, quiet=script)
+
+
+@command("demo", ignores=("--database",), example="seatctl demo")
+def demo(call: Invocation) -> None:
+    """Play all scenarios in a throwaway database.
+
+    Ignores the environment and uses the embedded MongoDB, unless --uri or --uri-file is given."""
+    from seatctl.mongo import embedded
+    from seatctl.mongo.client import connect
+    from seatctl.mongo.store import Store
+    from seatctl.ops.demo import play
+
+    uri = find_target(call.uri, call.uri_file, None, environment={}).uri or embedded.ensure_running()
+    store = Store(connect(uri, f"seatctl_demo_{secrets.token_hex(6)}", DEFAULT_DATABASE))
+    scenarios = []
+    try:
+        for number, scenario in enumerate(play(store), 1):
+            scenarios.append(scenario)
+            if not (call.json or call.quiet):
+                checks = tables.checks_table(scenario.checks)
+                console.show(f"{number}. {scenario.title}", *scenario.parts, checks, "")
+    finally:
+        store.drop()
+    ok = all(scenario.ok for scenario in scenarios)
+    if call.json:
+        formats.print_json({"ok": ok, "scenarios": [scenario.as_document() for scenario in scenarios]})
+    elif ok and not call.quiet:
+        hint = "" if call.uri or call.uri_file else " `seatctl db stop` stops the MongoDB that it ran on."
+        print(f"All numbers are as expected, and the throwaway database is dropped.{hint}")
+    if not ok:
+        raise SeatctlError("a number is not as expected; please report this")

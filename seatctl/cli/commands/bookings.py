@@ -1,14 +1,12 @@
-"""Commands that undo a sale or set it right: cancel, rebook, refund, relock."""
+"""Commands on a booking after its sale: cancel, rebook, refund, relock."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from seatctl.cli.invocation import Invocation, command
-from seatctl.cli.options import OPERATE, DryRun, PaymentRef, flag, id_of, option, parse_seats, parse_total
+from seatctl.cli.command import command
+from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import DryRun, PaymentRef, flag, id_of, option, parse_seats, parse_total
 from seatctl.domain.documents import BookingId, Refund, RefundId
 from seatctl.domain.states import BookingStatus, RefundStatus
 from seatctl.domain.words import count, format_number, not_raised
@@ -17,12 +15,8 @@ from seatctl.errors import Usage
 if TYPE_CHECKING:
     from seatctl.services.cancellation import CancelResult
 
-commands = typer.Typer()
-operate = partial(command, commands, panel=OPERATE, changes=True)
-"""Registers a command that changes something by an operator's decision."""
 
-
-@operate("cancel", example="seatctl cancel BOOKING_ID --reason refunded")
+@command("cancel", example="seatctl cancel BOOKING_ID --reason refunded", takes_reason=True)
 def cancel(
     call: Invocation,
     document_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.CONFIRMED)],
@@ -81,7 +75,7 @@ def _refund_in_words(refund: Refund) -> str:
     return f"{refund.id}, {seats}"
 
 
-@operate("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK")
+@command("rebook", example="seatctl rebook BOOKING_ID --ref pi_3QK", takes_reason=True)
 def rebook(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings", BookingStatus.EXPIRED)],
@@ -120,7 +114,7 @@ def _kept(refund: Refund | None, *, dry_run: bool) -> str:
     return f"; refund {refund.id} {'would be' if dry_run else 'is'} withdrawn"
 
 
-@operate("refund", example="seatctl refund REFUND_ID --ref re_1Nx")
+@command("refund", example="seatctl refund REFUND_ID --ref re_1Nx", takes_reason=True)
 def refund(
     call: Invocation,
     refund_id: Annotated[RefundId, id_of("refund", "refunds", RefundStatus.DUE)],
@@ -141,7 +135,7 @@ def refund(
     call.tell(done.stored, f"{sentence}{'.' if result.changed else ' already (unchanged).'}", quiet=done.id)
 
 
-@operate("relock", example="seatctl relock BOOKING_ID")
+@command("relock", example="seatctl relock BOOKING_ID", takes_reason=True)
 def relock(
     call: Invocation,
     booking_id: Annotated[BookingId, id_of("booking", "bookings")],
