@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from seatctl.cli.session import Session
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.validation import text
 from seatctl.domain.words import printable, wrapped
@@ -27,6 +26,7 @@ from seatctl.output.formats import print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from seatctl.cli.commands.batch import Session
     from seatctl.mongo.store import Store
 
 SYSTEM_DATABASES = ("admin", "config", "local")
@@ -56,7 +56,8 @@ class Invocation(typer.Context):
     @property
     def session(self) -> Session | None:
         """What this line shares with the others of its batch; None for a command line of its own."""
-        return self.obj if isinstance(self.obj, Session) else None
+        session: Session | None = self.obj
+        return session
 
     @cached_property
     def target(self) -> Target:
@@ -107,7 +108,7 @@ class Invocation(typer.Context):
         if self.session is not None and (known := self.session.known_store(self.target)):
             return known.for_reason(reason)
         uri, database = self.target.uri or self._start_embedded(create), self.target.database
-        reach = connect if self.session is None else self.session.reach
+        reach = connect if self.session is None else self.session.connect
         store = Store.open(reach(uri, database, DEFAULT_DATABASE), reason)
         if self.target.uri is None:
             store.deployment.revive = partial(self._start_embedded, create=False)

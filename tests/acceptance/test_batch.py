@@ -16,7 +16,7 @@ from stories import NOBODY, database_of, new_event, new_lock, new_shell, one_lin
 from terminal import Result, Shell, here
 
 from seatctl.cli.app import program
-from seatctl.cli.batch import NOT_HERE
+from seatctl.cli.batch_lines import NOT_HERE
 from seatctl.services.sales import ConfirmRequest, confirm
 from seatctl.services.verify import verify
 

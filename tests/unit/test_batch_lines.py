@@ -7,14 +7,15 @@ import subprocess
 
 import pytest
 
-from seatctl.cli import batch
+from seatctl.cli import batch_lines
 from seatctl.cli.app import program
+from seatctl.cli.commands import batch
 
 ID = "a" * 24
 
 
 def read(*texts: str) -> list[object]:
-    return list(batch.read([f"{text}\n" for text in texts], program))
+    return list(batch_lines.read([f"{text}\n" for text in texts], program))
 
 
 def reason(*texts: str) -> str:
@@ -41,7 +42,7 @@ SHELL = [
 def test_the_words_of_a_line_are_those_that_bash_passes(line: str) -> None:
     script = f'E=65f0; set -- {line}\nprintf "%s\\0" "$@"'
     passed = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True).stdout  # noqa: S607
-    assert batch.words_of(line, {"E": "65f0"}) == passed.split("\0")[:-1]
+    assert batch_lines.words_of(line, {"E": "65f0"}) == passed.split("\0")[:-1]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_line_that_expects_to_be_refused_as_usage_is_none_that_cannot_be_read(
             [
                 line
                 for line in read("!2 lock", "! lock", "!2 events --limit -1")
-                if isinstance(line, batch.Line)
+                if isinstance(line, batch_lines.Line)
             ]
         )
         == 3

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seatctl.cli import batch_lines, boundary
+from seatctl.cli.batch_lines import Line
 from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import flag
-from seatctl.cli.session import Session
 from seatctl.domain.words import count, format_number
-from seatctl.errors import Interrupted, ItemsLeft, Usage
+from seatctl.errors import Interrupted, ItemsLeft, SeatctlError, Usage
+from seatctl.mongo import secrets
 from seatctl.output import formats
 from seatctl.output.progress import Progress
 
 if TYPE_CHECKING:
-    from seatctl.cli.batch import Line, Outcome
+    from seatctl.mongo.store import Store
+    from seatctl.mongo.target import Target
 
+SETTING_UP = frozenset({"adopt", "init"})
+"""Commands after which a database may be another one."""
+OTHER_OUTPUT = frozenset({"--format", "--list", "--prometheus"})
+"""Options that say what is printed: beside them --json would be another format."""
+GOOD_FOR = 1.0
+"""Seconds."""
 NAMED = 5
 """Lines that a message names; their number is always complete."""
 BETWEEN_STEPS = 0.5
@@ -47,14 +63,12 @@ def batch(
 
     One command per line: `NAME = lock …` keeps the new id as `$NAME`; `!3 lock …` expects exit code 3.
     Prints a line of JSON for each; -q prints only the ids. See `seatctl help scripting`."""
-    from seatctl.cli import batch as lines
-
     program = call.find_root().command
-    found = list(lines.read(_text(file), program))
+    found = list(batch_lines.read(_text(file), program))
     wrong = [f"line {each[0]}: {each[1]}" for each in found if isinstance(each, tuple)]
     if wrong:
         raise Usage(f"{count(len(wrong), 'line')} cannot be parsed, nothing was run; {_first(wrong)}")
-    todo = [line for line in found if isinstance(line, lines.Line)]
+    todo = [line for line in found if isinstance(line, Line)]
     if check:
         call.tell({"lines": len(todo)}, f"{count(len(todo), 'line')} can be run.")
         return
@@ -65,7 +79,6 @@ def batch(
 
 def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: bool) -> None:
     """Run the lines; print an outcome for each, and what became of all. Raises ItemsLeft, Interrupted."""
-    from seatctl.cli import batch as lines
     from seatctl.services.signals import Stop, listening
 
     session, values, done, clock = Session(call), dict[str, str](), 0, time.monotonic()
@@ -75,12 +88,12 @@ def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: boo
     def outcomes(stopped: Stop) -> Iterator[Outcome]:
         nonlocal done, signal
         for line in todo:
-            outcome = lines.run(line, program, session, values)
+            outcome = _run_line(line, program, session, values)
             done += 1
             if not outcome.is_as_expected:
                 unexpected.append(outcome)
             yield outcome
-            signal = lines.signal_of(outcome) or stopped.signal
+            signal = outcome.signal or stopped.signal
             if signal or (unexpected and stop_on_error):
                 return
 
@@ -152,3 +165,147 @@ def _described(outcome: Outcome) -> str:
 def _first(described: list[str]) -> str:
     more = f"; and {format_number(len(described) - NAMED)} more" if len(described) > NAMED else ""
     return "; ".join(described[:NAMED]) + more
+
+
+# --- one line --------------------------------------------------------------------------------------
+
+
+class Session:
+    """What the lines of a batch share: its connections, and the options of `batch` itself."""
+
+    def __init__(self, batch: Invocation) -> None:
+        from seatctl.mongo.client import connect
+
+        self.batch = batch
+        self.connect = cache(connect)
+        self.made: object = None
+        """The id that the last line made."""
+        self._warnings: set[str] = set()
+        self._checked: dict[Target, tuple[float, Store]] = {}
+
+    def known_store(self, target: Target) -> Store | None:
+        """A database that a line opened and checked a moment ago. A command alone relies for longer on what
+        it checked at its start; asking each time would make a line half as fast."""
+        checked, store = self._checked.get(target, (0.0, None))
+        return store if time.monotonic() - checked < GOOD_FOR else None
+
+    def keep(self, target: Target, store: Store) -> None:
+        self._checked[target] = time.monotonic(), store
+
+    def unheard(self, warnings: Sequence[str]) -> list[str]:
+        """Those that no line gave yet."""
+        new = [warning for warning in warnings if warning not in self._warnings]
+        self._warnings.update(new)
+        return new
+
+    def forget(self) -> None:
+        """Check each database again: a line may have changed what it is."""
+        self._checked.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a line ended: its exit code, None where it could not be run; the command as it was run; what it
+    printed, and what went wrong."""
+
+    line: Line
+    code: int | None
+    command: str
+    result: object = None
+    error: Mapping[str, object] | None = None
+    made: object = None
+    """The id that it made."""
+
+    @property
+    def is_as_expected(self) -> bool:
+        return self.line.is_met_by(self.code) and (self.error is None or self.code != 0)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the line."""
+        interrupted = self.error is not None and self.error["code"] == Interrupted.code
+        return self.code - 128 if interrupted and self.code else None
+
+    def as_document(self) -> dict[str, object]:
+        document: dict[str, object] = {
+            "line": self.line.number,
+            "command": self.command,
+            "exitCode": self.code,
+            "expected": self.line.expected,
+        }
+        if self.result is not None or self.error is None:
+            document["result"] = self.result
+        return document if self.error is None else {**document, "error": self.error}
+
+
+class _Captured(io.StringIO):
+    encoding = "utf-8"
+
+
+def _run_line(line: Line, program: Any, session: Session, values: dict[str, str]) -> Outcome:
+    """Run one line; the id that it makes is in `values` afterwards under its name."""
+    if line.name:
+        values.pop(line.name, None)
+    printed, session.made = _Captured(), None
+    command, code, error, made = line.text, None, None, None
+    try:
+        words = batch_lines.words_of(line.text, values)
+        command = shlex.join(words)
+        with redirect_stdout(printed), _own_log():
+            code = boundary.execute(program, _as_json(words, program), session)
+        error = boundary.as_document(SeatctlError()) if code else None
+    except batch_lines.NoValue as missing:
+        error = _no_value(str(missing))
+    except BaseException as failure:  # noqa: BLE001 - the next line is run all the same
+        reason = boundary.in_words(failure)
+        code, error = reason.exit_code, boundary.as_document(reason)
+    if command.partition(" ")[0] in SETTING_UP:  # also where it failed halfway
+        session.forget()
+    result = _result(printed.getvalue())
+    if error is None:
+        made = session.made or _only_id(result)
+        if line.name and made is None:
+            error = _no_value("it printed no id, or several")
+        elif line.name:
+            values[line.name] = str(made)
+    return Outcome(line, code, secrets.scrub(command), result, error, made)
+
+
+def _no_value(message: str) -> dict[str, object]:
+    return {"code": "no_value", "message": message, "exitCode": None}
+
+
+def _as_json(words: list[str], program: Any) -> list[str]:
+    """The command line with --json, which comes behind the command's name."""
+    if any(word.partition("=")[0] in OTHER_OUTPUT for word in words):
+        return words
+    name = 2 if hasattr(program.commands.get(words[0]), "commands") else 1
+    return [*words[:name], "--json", *words[name:]]
+
+
+def _result(printed: str) -> object:
+    """One JSON document, or a list of one for each line, or the text."""
+    with suppress(ValueError):
+        return json.loads(printed)
+    with suppress(ValueError):
+        return [json.loads(line) for line in printed.splitlines()] or None
+    return printed
+
+
+def _only_id(result: object) -> object:
+    """The id that -q would print alone."""
+    if isinstance(result, list) and len(result) == 1 and isinstance(result[0], dict):
+        return result[0].get("_id")
+    return None
+
+
+@contextmanager
+def _own_log() -> Iterator[None]:
+    """`-v` of one line ends with it."""
+    logger = logging.getLogger("seatctl")
+    handlers, level = list(logger.handlers), logger.level
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

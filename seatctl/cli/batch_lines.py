@@ -1,30 +1,21 @@
-"""Lines of a batch: read as a shell reads them, and run by the functions of the command line."""
+"""The lines of a batch, read as a shell reads them."""
 
 from __future__ import annotations
 
 import io
-import json
-import logging
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import typer
 
 from seatctl.cli import boundary
-from seatctl.cli.session import Session
-from seatctl.errors import Interrupted, SeatctlError, Usage
-from seatctl.mongo import secrets
+from seatctl.errors import SeatctlError, Usage
 
 NOT_HERE = frozenset({"watch", "follow", "demo", "db", "batch"})
 """Commands that need a terminal, never end, or make a database or a batch of their own."""
-SETTING_UP = frozenset({"adopt", "init"})
-"""Commands after which a database may be another one."""
-OTHER_OUTPUT = frozenset({"--format", "--list", "--prometheus"})
-"""Options that say what is printed: beside them --json would be another format."""
 ANY_FAILURE = "failure"
 SOME_ID = "0" * 24
 
@@ -60,38 +51,6 @@ class Line:
 
     def is_met_by(self, code: int | None) -> bool:
         return code not in (0, None) if self.expected == ANY_FAILURE else code == self.expected
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a line ended: its exit code, None where it could not be run; the command as it was run; what it
-    printed, and what went wrong."""
-
-    line: Line
-    code: int | None
-    command: str
-    result: object = None
-    error: Mapping[str, object] | None = None
-    made: object = None
-    """The id that it made."""
-
-    @property
-    def is_as_expected(self) -> bool:
-        return self.line.is_met_by(self.code) and (self.error is None or self.code != 0)
-
-    def as_document(self) -> dict[str, object]:
-        document: dict[str, object] = {
-            "line": self.line.number,
-            "command": self.command,
-            "exitCode": self.code,
-            "expected": self.line.expected,
-        }
-        if self.result is not None or self.error is None:
-            document["result"] = self.result
-        return document if self.error is None else {**document, "error": self.error}
-
-
-# --- reading ------------------------------------------------------------------------------------------
 
 
 def read(texts: Iterable[str], program: Any) -> Iterator[Line | tuple[int, str]]:
@@ -211,86 +170,3 @@ def _parse(words: list[str], program: Any) -> None:
         raise Usage(f"{words[-1]} is incomplete (see `seatctl {words[-1]} --help`)")
     with redirect_stdout(io.StringIO()), suppress(typer.Exit):
         command.make_context(name, rest, parent=context)
-
-
-# --- running ------------------------------------------------------------------------------------------
-
-
-class _Captured(io.StringIO):
-    encoding = "utf-8"
-
-
-def run(line: Line, program: Any, session: Session, values: dict[str, str]) -> Outcome:
-    """Run one line; the id that it makes is in `values` afterwards under its name."""
-    if line.name:
-        values.pop(line.name, None)
-    printed, session.made = _Captured(), None
-    command, reason, code = line.text, None, None
-    try:
-        words = words_of(line.text, values)
-        command = shlex.join(words)
-        with redirect_stdout(printed), _own_log():
-            code = boundary.execute(program, _as_json(words, program), session)
-            reason = SeatctlError() if code else None
-    except NoValue as error:
-        return Outcome(line, None, secrets.scrub(command), error=_no_value(str(error)))
-    except BaseException as error:  # noqa: BLE001 - the next line is run all the same
-        reason = boundary.in_words(error)
-        code = reason.exit_code
-    if command.partition(" ")[0] in SETTING_UP:  # also where it failed halfway
-        session.forget()
-    result = _result(printed.getvalue())
-    if reason is not None:
-        return Outcome(line, code, secrets.scrub(command), result, boundary.as_document(reason))
-    made = session.made or _only_id(result)
-    if line.name and made is not None:
-        values[line.name] = str(made)
-    elif line.name:
-        return Outcome(line, code, secrets.scrub(command), result, _no_value("it printed no id, or several"))
-    return Outcome(line, code, secrets.scrub(command), result, made=made)
-
-
-def signal_of(outcome: Outcome) -> int | None:
-    """The signal that ended the line."""
-    interrupted = outcome.error is not None and outcome.error["code"] == Interrupted.code
-    return outcome.code - 128 if interrupted and outcome.code else None
-
-
-def _no_value(message: str) -> dict[str, object]:
-    return {"code": "no_value", "message": message, "exitCode": None}
-
-
-def _as_json(words: list[str], program: Any) -> list[str]:
-    """The command line with --json, which comes behind the command's name."""
-    if any(word.partition("=")[0] in OTHER_OUTPUT for word in words):
-        return words
-    name = 2 if hasattr(program.commands.get(words[0]), "commands") else 1
-    return [*words[:name], "--json", *words[name:]]
-
-
-def _result(printed: str) -> object:
-    """One JSON document, or a list of one for each line, or the text."""
-    with suppress(ValueError):
-        return json.loads(printed)
-    with suppress(ValueError):
-        return [json.loads(line) for line in printed.splitlines()] or None
-    return printed
-
-
-def _only_id(result: object) -> object:
-    """The id that -q would print alone."""
-    if isinstance(result, list) and len(result) == 1 and isinstance(result[0], dict):
-        return result[0].get("_id")
-    return None
-
-
-@contextmanager
-def _own_log() -> Iterator[None]:
-    """`-v` of one line ends with it."""
-    logger = logging.getLogger("seatctl")
-    handlers, level = list(logger.handlers), logger.level
-    try:
-        yield
-    finally:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
