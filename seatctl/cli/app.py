@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -14,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from seatctl import __version__
-from seatctl.cli import boundary
+from seatctl.cli import boundary, streams
 from seatctl.cli.command import HELP_OPTION, Group, registered
 
 CONTENTS = (
@@ -124,6 +125,6 @@ program.commands = Commands()
 def main() -> NoReturn:
     """The console script."""
     gc.set_threshold(OBJECTS_PER_COLLECTION)
-    boundary.open_streams()
-    boundary.silence_threads()
+    streams.open_streams()
+    threading.excepthook = lambda _: None  # a thread of the driver that cannot start: what needed it says so
     boundary.leave(boundary.run(program, sys.argv[1:]))

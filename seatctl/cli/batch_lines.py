@@ -153,7 +153,7 @@ def _check(words: list[str], program: Any, line: Line) -> None:
     try:
         _parse(words, program)
     except Exception as error:
-        reason = boundary.in_words(error)
+        reason = boundary.as_seatctl_error(error)
         if not line.is_met_by(reason.exit_code):
             raise Usage(str(boundary.as_document(reason)["message"])) from error
 

@@ -101,13 +101,13 @@ REASON = common_option("--reason", metavar="TEXT", help="Why, for the record (`s
 
 def _ignored(option: TyperOption) -> TyperOption:
     hidden: Any = copy.copy(option)
-    hidden.hidden, hidden.callback = True, _remember_ignored
+    hidden.hidden, hidden.callback = True, _remember_unused
     return hidden  # type: ignore[no-any-return]
 
 
-def _remember_ignored(invocation: Any, option: Any, value: object) -> None:
+def _remember_unused(invocation: Any, option: Any, value: object) -> None:
     if value is not None and not option.is_flag:
-        invocation.ignored += (option.opts[0],)
+        invocation.unused += (option.opts[0],)
 
 
 # --- commands and groups ----------------------------------------------------------------------------
@@ -141,8 +141,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         if ctx.verbose:
             log_steps()
-        if ctx.ignored:
-            ctx.note(f"`{ctx.command_path}` ignores {' and '.join(ctx.ignored)}")
+        if ctx.unused:
+            ctx.note(f"`{ctx.command_path}` ignores {' and '.join(ctx.unused)}")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

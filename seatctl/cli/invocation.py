@@ -50,7 +50,7 @@ class Invocation(typer.Context):
     verbose: bool = False
     reason: str | None = None
     """Why an operator's command changes something."""
-    ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     """Options with a value that were given and change nothing."""
 
     @property

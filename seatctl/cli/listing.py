@@ -9,10 +9,10 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-from seatctl.cli.boundary import reader_has_left
 from seatctl.cli.command import Command, Function, command, common_option
 from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
+from seatctl.cli.streams import reader_has_left
 from seatctl.domain.timespec import PastTime, parse_past
 from seatctl.domain.validation import ListRequest
 from seatctl.domain.words import count, shorten

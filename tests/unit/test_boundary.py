@@ -10,7 +10,7 @@ from pymongo import errors as driver
 from terminal import here
 
 from seatctl import errors
-from seatctl.cli import boundary
+from seatctl.cli import streams
 from seatctl.cli.invocation import Invocation
 from seatctl.services import jobs  # noqa: F401 - so that every error of ours is known
 
@@ -100,7 +100,7 @@ def test_a_line_gets_out_at_once_also_with_pythonunbuffered():
     os.set_blocking(reader, False)
     with io.FileIO(reader) as read, io.FileIO(writer, "w") as write:
         unbuffered = io.TextIOWrapper(io.BufferedWriter(write), write_through=True)
-        stream = boundary._open_stream(unbuffered, writer)
+        stream = streams._open_stream(unbuffered, writer)
         print("connection lost", file=stream)
         assert read.read() == b"connection lost\n"
 

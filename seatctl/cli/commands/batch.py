@@ -257,7 +257,7 @@ def _run_line(line: Line, program: Any, session: Session, values: dict[str, str]
     except batch_lines.NoValue as missing:
         error = _no_value(str(missing))
     except BaseException as failure:  # noqa: BLE001 - the next line is run all the same
-        reason = boundary.in_words(failure)
+        reason = boundary.as_seatctl_error(failure)
         code, error = reason.exit_code, boundary.as_document(reason)
     if command.partition(" ")[0] in SETTING_UP:  # also where it failed halfway
         session.forget()

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from seatctl.cli.boundary import Terminated, loss_of_output, reader_is_gone
+from seatctl.cli.boundary import Terminated
 from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import EventFilter, option
+from seatctl.cli.streams import loss_of_output, reader_is_gone
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import HistoryLost, Interrupted, Misconfigured, SeatctlError
