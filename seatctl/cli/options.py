@@ -41,19 +41,15 @@ def parse_whole_number(text: str) -> int:
     return int(text)
 
 
-def parse_seats(text: str) -> int:
-    return _without_sign(text, "--seats is a number of seats, without a sign")
+def parse_seats(text: str, refusal: str = "--seats is a number of seats, without a sign") -> int:
+    if text.strip().startswith(("+", "-")):
+        raise ValueError(refusal)
+    return parse_whole_number(text)
 
 
 def parse_total(text: str) -> int:
     """A number of seats in all: +50 would be read as 50 more, and is refused."""
-    return _without_sign(text, "--seats takes the total, without a sign")
-
-
-def _without_sign(text: str, refusal: str) -> int:
-    if text.strip().startswith(("+", "-")):
-        raise ValueError(refusal)
-    return parse_whole_number(text)
+    return parse_seats(text, "--seats takes the total, without a sign")
 
 
 def between(smallest: int, largest: int) -> Callable[[str], int]:
@@ -133,6 +129,10 @@ def duration(help: str, default: timedelta | str | None = None) -> Any:  # noqa:
         shown = format_duration(default) if isinstance(default, timedelta) else default
         help = f"{help}  [default: {shown}]"  # noqa: A001 - Typer's word
     return typer.Option(parser=parser(parse_duration), metavar="DURATION", help=help, show_default=False)
+
+
+def key_of(what: str) -> Any:
+    return option("--key KEY", str, f"Idempotency key: the same request again returns the same {what}.")
 
 
 def id_of(what: str, collection: str, status: str | None = None, kind: str | None = None) -> Any:

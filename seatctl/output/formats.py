@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from seatctl.domain.timespec import format_time
-from seatctl.domain.words import is_text, printable
+from seatctl.domain.words import count, is_text, printable
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
@@ -128,6 +128,12 @@ def print_ids(documents: Iterable[StoredDocument]) -> None:
     """The `_id` of each document on a line of its own."""
     for document in documents:
         print(text(document["_id"]))
+
+
+def sizes_in_words(sizes: Mapping[str, int]) -> str:
+    """`3 events, 2 locks, 1 booking` of the sizes of these collections."""
+    names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
+    return ", ".join(count(sizes[collection], name) for collection, name in names.items())
 
 
 def stdout_is_utf8() -> bool:

@@ -10,7 +10,7 @@ import typer
 
 from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
-from seatctl.cli.listing import ListCall, list_command
+from seatctl.cli.list_command import ListCall, list_command
 from seatctl.cli.options import WINDOW, duration, flag, option
 from seatctl.domain.states import Fault
 from seatctl.domain.words import count
@@ -49,9 +49,7 @@ def verify(call: ListCall) -> None:
         where = "the table" if form is Format.TABLE else where
         lists.print_list("violations", violations, form, columns)
     if not wrong and form is Format.TABLE:
-        names = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
-        checked = ", ".join(count(sizes[collection], name) for collection, name in names.items())
-        print(f"All invariants hold ({checked}).")
+        print(f"All invariants hold ({formats.sizes_in_words(sizes)}).")
         if not any(sizes.values()):
             call.note(f"database {store.name} is empty; check its name if it should not be")
     if wrong:

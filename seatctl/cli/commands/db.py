@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from seatctl.cli.command import DATABASE_OPTIONS, command
 from seatctl.cli.invocation import SYSTEM_DATABASES, Invocation
-from seatctl.domain.words import count
 from seatctl.mongo.target import DEFAULT_DATABASE
+from seatctl.output import formats
 
 IGNORED = (*DATABASE_OPTIONS, "--verbose")
-SHOWN_SIZES = {"events": "event", "seatLocks": "lock", "bookings": "booking"}
 
 
 @command("db start", ignores=IGNORED, example="seatctl db start")
@@ -48,8 +47,7 @@ def db_status(call: Invocation) -> None:
     if status["running"]:
         status["databases"] = contents = _contents()
         for name, sizes in contents.items():
-            held = ", ".join(count(sizes[collection], what) for collection, what in SHOWN_SIZES.items())
-            lines.append(f"holds {name}: {held}")
+            lines.append(f"holds {name}: {formats.sizes_in_words(sizes)}")
         lines += [] if contents else ["holds nothing"]
     call.tell(status, "\n".join(lines))
 

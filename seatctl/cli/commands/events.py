@@ -16,6 +16,7 @@ from seatctl.cli.options import (
     Seats,
     TotalSeats,
     id_of,
+    key_of,
     option,
     parse_moment,
 )
@@ -50,10 +51,7 @@ def create_event(
     seats: Seats,
     date: Date,
     description: Description = None,
-    key: Annotated[
-        str | None,
-        option("--key KEY", str, "Idempotency key: the same request again returns the same event."),
-    ] = None,
+    key: Annotated[str | None, key_of("event")] = None,
 ) -> None:
     """Create an event with all seats available."""
     from seatctl.services import events
@@ -137,10 +135,7 @@ def block(
     call: Invocation,
     event: EventArgument,
     seats: Seats,
-    key: Annotated[
-        str | None,
-        option("--key KEY", str, "Idempotency key: the same request again returns the same block."),
-    ] = None,
+    key: Annotated[str | None, key_of("block")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Take seats off sale without a deadline, for house seats.

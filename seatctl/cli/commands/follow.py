@@ -80,7 +80,9 @@ def follow(
         for step in _connected(call, following.follow(call.store(writes=False), event, token)):
             with listening() as stop:  # an interrupted line would be written twice
                 if step.line is not None:
-                    _print(step)
+                    formats.print_json_lines([step.line])
+                    if lost := loss_of_output():
+                        raise SeatctlError(f"the output cannot be written: {lost}")
                     printed += 1
                 if file and not (step.line and reader_is_gone()):  # perhaps before it read the line
                     file.save(step.token)
@@ -111,14 +113,6 @@ def _connected(call: Invocation, steps: Iterator[Step]) -> Iterator[Step]:
             call.note("connected again, continuing after the last line")
         lost = step.lost is not None
         yield step
-
-
-def _print(step: Step) -> None:
-    """Raises SeatctlError where the line did not get out."""
-    assert step.line is not None
-    formats.print_json_lines([step.line])
-    if lost := loss_of_output():
-        raise SeatctlError(f"the output cannot be written: {lost}")
 
 
 def _what_to_do(error: HistoryLost, file: TokenFile | None) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
-from seatctl.cli.listing import ListCall, list_command
+from seatctl.cli.list_command import ListCall, list_command
 from seatctl.cli.options import (
     JOB_COMMANDS,
     STATUS,
@@ -93,7 +93,7 @@ def bookings(
     order = lists.Order(sort)
     call.show(
         lambda store, request: lists.bookings(store, event, status, user, request, order, overdue=overdue),
-        extend=None if call.columns else lists.with_seats_of_locks,
+        extend=lists.with_seats_of_locks,
     )
 
 
@@ -107,10 +107,7 @@ def _check_overdue(status: str | None, open_status: str, overdue: bool) -> None:
 def refunds(
     call: ListCall,
     event: EventFilter = None,
-    status: Annotated[
-        Literal["due", "done", "withdrawn", "all"],
-        typer.Option("--status", case_sensitive=False, help="Only those with this status."),
-    ] = "due",
+    status: Annotated[Literal["due", "done", "withdrawn", "all"], STATUS] = "due",
     sort: Annotated[
         Literal["oldest", "newest"], typer.Option(case_sensitive=False, help="Sort order.")
     ] = "oldest",

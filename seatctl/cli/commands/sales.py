@@ -18,6 +18,7 @@ from seatctl.cli.options import (
     duration,
     flag,
     id_of,
+    key_of,
     option,
     parse_id,
     parse_moment,
@@ -33,7 +34,7 @@ from seatctl.errors import ItemsLeft, Usage
 from seatctl.output import formats
 
 if TYPE_CHECKING:
-    from seatctl.services.extension import ExtendResult
+    from seatctl.services.extension import ExtendAllRequest, ExtendResult
 
 
 @command("lock", example="seatctl lock EVENT_ID --user ada --seats 2 --key order-1017")
@@ -42,9 +43,7 @@ def lock(
     event: EventArgument,
     user: Annotated[UserId, option("--user USER", parse_user, "Who the seats are for.")],
     seats: Seats,
-    key: Annotated[
-        str | None, option("--key KEY", str, "Idempotency key: the same request again returns the same lock.")
-    ] = None,
+    key: Annotated[str | None, key_of("lock")] = None,
     ttl: Annotated[timedelta, duration("How long the seats stay locked.", LOCK_TTL)] = LOCK_TTL,
 ) -> None:
     """Lock seats for a buyer until a deadline."""
@@ -239,14 +238,12 @@ def _tell_extended(
     call.tell(shown.stored, sentence, quiet=shown.id)
 
 
-def _extend_all(call: Invocation, request: Any) -> None:
+def _extend_all(call: Invocation, request: ExtendAllRequest) -> None:
     from seatctl.services import extension
 
     result = extension.extend_all(call.store(), request)
-    what, deadline = (
-        "lock" if request.status is LockStatus.ACTIVE else "booking",
-        format_time(result.deadline),
-    )
+    what = "lock" if request.status is LockStatus.ACTIVE else "booking"
+    deadline = format_time(result.deadline)
     verb = "Would extend" if request.dry_run else "Extended"
     document = {
         "extended": result.extended,

@@ -51,21 +51,22 @@ class ListCall(Invocation):
         return form
 
     def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:
-        """Print what `read` finds. In a table, `fold` makes rows of several documents, and `extend` gives
-        each what only people need."""
+        """Print what `read` finds. In a table whose columns were not chosen, `fold` makes one row of several
+        documents, and `extend` gives each what only people need."""
         from seatctl.output import lists
 
         name, form, columns = self.command.listing, self.form, self.columns  # type: ignore[attr-defined]
         limit = self.limit
         if limit is None:  # a program cannot see that a list is not complete
             limit = LIST_LIMIT if form is Format.TABLE else 0
-        folds = fold is not None and form is Format.TABLE and not columns
+        if form is not Format.TABLE or columns:
+            fold = extend = None
         fields = lists.fields_of(name, form, columns)
         store = self.store(writes=False)
-        found = read(store, ListRequest(0 if folds else limit, self.since, self.until, fields))
-        if fold is not None and folds:
+        found = read(store, ListRequest(0 if fold else limit, self.since, self.until, fields))
+        if fold:
             found = islice(fold(found), limit or None)
-        if extend is not None and form is Format.TABLE:
+        if extend:
             found = extend(store, found)
         found = takewhile(lambda _: not reader_has_left(), found)
         shown = lists.print_list(name, found, form, columns, store.now)
