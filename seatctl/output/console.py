@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from seatctl.domain.words import printable, wrapped
-from seatctl.output.fitting import ANY_WIDTH, Spare, fit
+from seatctl.output.fitting import ANY_WIDTH, FlexibleTable, fit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    Part: TypeAlias = RenderableType | Spare
+    Part: TypeAlias = RenderableType | FlexibleTable
     """A table or a line."""
     Drawing: TypeAlias = RenderableType
     """What can stand on a live screen."""

@@ -25,7 +25,7 @@ NEVER = 9999
 OVERDUE = "overdue"
 
 
-def presented(name: str, document: StoredDocument, now: datetime | None) -> StoredDocument:
+def with_time_left(name: str, document: StoredDocument, now: datetime | None) -> StoredDocument:
     """A document as a table shows it: with what is left until its deadline, an overdue one in red."""
     from rich.text import Text
 

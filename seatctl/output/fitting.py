@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,11 @@ SECONDS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d):\d\dZ")
 
 
 @dataclass(frozen=True)
-class Spare:
+class FlexibleTable:
     """A table with the headings of the columns that it can do without, the least needed first."""
 
     table: Table
-    columns: Sequence[str] = ()
+    expendable: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Column:
     least: int
 
 
-def fit(screen: Console, part: Cell | Spare, width: int) -> tuple[Cell, Sequence[str]]:
+def fit(screen: Console, part: Cell | FlexibleTable, width: int) -> tuple[Cell, Sequence[str]]:
     """`part`, and if it is a table that is wider than `width`, a narrower one: without empty columns, then
-    with times to the minute, then without columns that it can spare, whose headings are the second result.
+    with times to the minute, then without expendable columns, whose headings are the second result.
     Where that is not enough, all of it as cards."""
     from rich.measure import Measurement
     from rich.table import Table
 
-    table, spare = (part.table, part.columns) if isinstance(part, Spare) else (part, ())
+    table, expendable = (part.table, part.expendable) if isinstance(part, FlexibleTable) else (part, ())
     if not isinstance(table, Table):
         return table, ()
     natural = Measurement.get(screen, screen.options.update(max_width=ANY_WIDTH), table).maximum
@@ -63,18 +63,20 @@ def fit(screen: Console, part: Cell | Spare, width: int) -> tuple[Cell, Sequence
         """For the texts of these columns: borders take the same of each."""
         return width - math.ceil(frame * len(shown) / len(columns))
 
+    def fits(shown: Sequence[Column]) -> bool:
+        return sum(column.least for column in shown) <= room(shown)
+
     filled = [column for column in columns if any(str(cell) for cell in column.cells)] or columns
     short = [_to_the_minute(column) for column in filled]
     for candidates in (filled, short):
-        if _least(candidates) <= room(candidates):
+        if fits(candidates):
             return _narrowed(table, candidates, room(candidates)), ()
-    kept = _without_spare(short, spare, room)
-    if _least(kept) <= room(kept):
+    kept = _without_expendable(short, expendable, fits)
+    if fits(kept):
         shown = {column.heading for column in kept}
         hidden = [column.heading for column in short if column.heading not in shown]
         whole = [column for column in filled if column.heading in shown]
-        has_room = _least(whole) <= room(whole)  # for the seconds, again
-        return _narrowed(table, whole if has_room else kept, room(kept)), hidden
+        return _narrowed(table, whole if fits(whole) else kept, room(kept)), hidden  # the seconds, again
     if len(columns) > LABEL_AND_VALUE:
         return _cards(table, filled, width), ()
     return table, ()
@@ -94,10 +96,6 @@ def _columns(screen: Console, table: Table) -> list[Column]:
     return found
 
 
-def _least(columns: Sequence[Column]) -> int:
-    return sum(column.least for column in columns)
-
-
 def _to_the_minute(column: Column) -> Column:
     """The same column, if it is one of times, without their seconds."""
     texts = [str(cell) for cell in column.cells]
@@ -108,26 +106,23 @@ def _to_the_minute(column: Column) -> Column:
     return replace(column, cells=short, width=width, least=width)
 
 
-def _without_spare(
-    columns: Sequence[Column], spare: Sequence[str], room: Callable[[Sequence[Column]], int]
+def _without_expendable(
+    columns: Sequence[Column], expendable: Sequence[str], fits: Callable[[Sequence[Column]], bool]
 ) -> list[Column]:
-    """The columns without as many of the spare ones as it takes."""
+    """The columns without as many of the expendable ones as it takes."""
     hidden: list[str] = []
 
     def kept() -> list[Column]:
         return [column for column in columns if column.heading not in hidden]
 
-    def fits() -> bool:
-        return _least(kept()) <= room(kept())
-
-    for heading in spare:
-        if fits():
+    for heading in expendable:
+        if fits(kept()):
             break
         hidden.append(heading)
-    if fits():  # a wide column was left out last: a narrow one may have room again
+    if fits(kept()):  # a wide column was left out last: a narrow one may have room again
         for heading in hidden[::-1]:
             hidden.remove(heading)
-            if not fits():
+            if not fits(kept()):
                 hidden.append(heading)
     return kept()
 
@@ -161,15 +156,11 @@ def _cards(wide: Table, columns: Sequence[Column], width: int) -> Table:
     cards.add_column(style="dim")
     cards.add_column(overflow="fold")
     for row in zip(*(column.cells for column in columns), strict=True):
-        for heading, cell in _filled(columns, row):
-            cards.add_row(heading, cell)
+        for column, cell in zip(columns, row, strict=True):
+            if str(cell):
+                cards.add_row(column.heading, cell)
         if has_lines:
             cards.add_section()
         else:
             cards.add_row()
     return cards
-
-
-def _filled(columns: Sequence[Column], row: Iterable[Cell]) -> list[tuple[str, Cell]]:
-    pairs = zip(columns, row, strict=True)
-    return [(column.heading, cell) for column, cell in pairs if str(cell)]

@@ -72,7 +72,7 @@ def _print_table(
     columns: Sequence[str] | None,
     clock: Callable[[], datetime] | None,
 ) -> Shown:
-    chosen = None if columns is None else tables.headed(name, columns)
+    chosen = None if columns is None else tables.chosen_columns(name, columns)
     rows, number = iter(documents), 0
     hidden: list[str] = []
     while some := list(islice(rows, ROWS_AT_ONCE)):

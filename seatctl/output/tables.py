@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from seatctl.domain.states import JobStatus, RefundStatus
 from seatctl.domain.timespec import format_duration, format_time
 from seatctl.domain.words import format_number
-from seatctl.output.deadlines import presented
-from seatctl.output.fitting import Spare
+from seatctl.output.deadlines import with_time_left
+from seatctl.output.fitting import FlexibleTable
 from seatctl.output.formats import stdout_is_utf8, text, value_of, whole_number
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def _to_the_minute(moment: object) -> object:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A cell that is made of fields of a document."""
+class Computed:
+    """A cell that is computed from stored fields."""
 
     make: Callable[[Mapping[str, Any]], object]
     fields: tuple[str, ...]
@@ -143,21 +143,21 @@ class Made:
 
 
 Field: TypeAlias = "str | Callable[[Mapping[str, Any]], object]"
-"""What a cell shows of a document: a field, `details.duration` for one in another, or what is made of it."""
+"""What a cell shows of a document: a field, `details.duration` for one in another, or what is computed."""
 
-SEATS_OF_REFUND = Made(lambda refund: refund.get("seats") or "unknown", ("seats",))
+SEATS_OF_REFUND = Computed(lambda refund: refund.get("seats") or "unknown", ("seats",))
 
 LISTS: dict[str, dict[str, Field]] = {
     "events": {
         "id": "_id",
         "name": "name",
-        "date": Made(lambda event: _to_the_minute(event.get("eventDate")), ("eventDate",)),
-        "state": Made(state_of_event, ("closedAt", "cancelledAt")),
-        "filled": Made(occupancy, ("totalSeats", "sold", "locked", "cancelledAt")),
+        "date": Computed(lambda event: _to_the_minute(event.get("eventDate")), ("eventDate",)),
+        "state": Computed(state_of_event, ("closedAt", "cancelledAt")),
+        "filled": Computed(occupancy, ("totalSeats", "sold", "locked", "cancelledAt")),
         "available #": "availableSeats",
         "locked #": "locked",
         "sold #": "sold",
-        "unaccounted #": Made(unaccounted, ("totalSeats", "availableSeats", "locked", "sold")),
+        "unaccounted #": Computed(unaccounted, ("totalSeats", "availableSeats", "locked", "sold")),
         "total #": "totalSeats",
     },
     "seatLocks": {
@@ -225,7 +225,7 @@ MORE: dict[str, tuple[str, ...]] = {
 """Fields of each list that its table shows only if it is asked for them."""
 
 
-SPARE: dict[str, tuple[str, ...]] = {
+EXPENDABLE: dict[str, tuple[str, ...]] = {
     "events": ("filled", "total", "date", "state"),
     "seatLocks": ("key", "expires", "event", "user", "kind"),
     "bookings": ("lock", "pay by", "event", "user"),
@@ -254,7 +254,7 @@ def fields_by_heading(name: str) -> dict[str, str]:
     }
 
 
-def headed(name: str, columns: Sequence[str]) -> dict[str, Field]:
+def chosen_columns(name: str, columns: Sequence[str]) -> dict[str, Field]:
     """These fields of a list as columns of a table, with the headings that they have in it."""
     headings = {field: heading for heading, field in LISTS[name].items() if isinstance(field, str)}
     return {headings.get(column, column): column for column in columns}
@@ -312,10 +312,10 @@ def list_of(
     *,
     now: datetime | None = None,
     title: str | None = None,
-) -> Spare:
+) -> FlexibleTable:
     """A list with its columns, or with those that are `chosen`. A column of RARE is there only if a document
     has it: without it a list fits 120 columns. `now`, by the server, is for what is left until deadlines."""
-    shown = [presented(name, document, now) for document in documents]
+    shown = [with_time_left(name, document, now) for document in documents]
     columns = (
         dict(chosen)
         if chosen
@@ -327,10 +327,10 @@ def list_of(
     )
     if name == "refunds" and not chosen and all(refund.get("status") == RefundStatus.DUE for refund in shown):
         del columns["status"]
-    spare = SPARE.get(name, ())
+    expendable = EXPENDABLE.get(name, ())
     if name == "jobLogs" and all(run.get("status") == JobStatus.SUCCESS for run in shown):
-        spare = (*spare[:-1], "status", spare[-1])  # what they did says more
-    return Spare(list_table(shown, columns, title), () if chosen else spare)
+        expendable = (*expendable[:-1], "status", expendable[-1])  # what they did says more
+    return FlexibleTable(list_table(shown, columns, title), () if chosen else expendable)
 
 
 def ago(moment: object, now: datetime) -> str:
