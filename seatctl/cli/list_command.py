@@ -40,7 +40,7 @@ class ListCall(Invocation):
     until: PastTime | None = None
 
     @property
-    def form(self) -> Format:
+    def output_format(self) -> Format:
         """What --format says, or its short forms. Raises Usage where they contradict each other."""
         short = Format.JSON if self.json else Format.IDS if self.quiet else None
         if short and self.format not in (None, short):
@@ -55,7 +55,7 @@ class ListCall(Invocation):
         documents, and `extend` gives each what only people need."""
         from seatctl.output import lists
 
-        name, form, columns = self.command.listing, self.form, self.columns  # type: ignore[attr-defined]
+        name, form, columns = self.command.listing, self.output_format, self.columns  # type: ignore[attr-defined]
         limit = self.limit
         if limit is None:  # a program cannot see that a list is not complete
             limit = LIST_LIMIT if form is Format.TABLE else 0
@@ -133,17 +133,15 @@ def columns_option(name: str) -> TyperOption:
 class ListCommand(Command):
     context_class = ListCall
 
-    def __init__(
-        self, *args: Any, params: list[Any], listing: str, page: bool = True, **settings: Any
-    ) -> None:
+    def __init__(self, *args: Any, params: list[Any], listing: str, in_part: bool, **settings: Any) -> None:
         self.listing = listing
-        more = [LIMIT, *TIMES] if page else []
+        more = [LIMIT, *TIMES] if in_part else []
         super().__init__(*args, params=[*params, FORMAT, columns_option(listing), *more], **settings)
 
 
 def list_command(
-    name: str, listing: str, *, example: str, page: bool = True
+    name: str, listing: str, *, example: str, in_part: bool = True
 ) -> Callable[[Function], Function]:
-    """Register a function as a command that lists `listing`, whose columns are in `tables.LISTS`. Without
-    `page` it takes no options for a part of the list."""
-    return command(name, example=example, cls=partial(ListCommand, listing=listing, page=page))
+    """Register a function as a command that lists `listing`, whose columns are in `tables.LISTS`: `in_part`
+    with --limit, --since and --until, else always all of it."""
+    return command(name, example=example, cls=partial(ListCommand, listing=listing, in_part=in_part))

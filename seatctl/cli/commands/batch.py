@@ -38,7 +38,7 @@ SETTING_UP = frozenset({"adopt", "init"})
 OTHER_OUTPUT = frozenset({"--format", "--list", "--prometheus"})
 """Options that say what is printed: beside them --json would be another format."""
 GOOD_FOR = 1.0
-"""Seconds."""
+"""Seconds for which a line relies on what another one checked."""
 NAMED = 5
 """Lines that a message names; their number is always complete."""
 BETWEEN_STEPS = 0.5

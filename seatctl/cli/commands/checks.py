@@ -25,7 +25,7 @@ RECOVER_AS = (
 )
 
 
-@list_command("verify", "violations", example="seatctl verify --json", page=False)
+@list_command("verify", "violations", example="seatctl verify --json", in_part=False)
 def verify(call: ListCall) -> None:
     """Check all invariants; change nothing.
 
@@ -34,7 +34,7 @@ def verify(call: ListCall) -> None:
     from seatctl.services import verify as verification
     from seatctl.services.explain import with_recorded_sales
 
-    form, columns, store = call.form, call.columns, call.store(writes=False)
+    form, columns, store = call.output_format, call.columns, call.store(writes=False)
     found = list(with_recorded_sales(store, verification.verify(store)))
     violations = [violation.as_document() for violation in found]
     wrong = sum(not violation.accepted for violation in found)

@@ -89,8 +89,8 @@ def recover(
 
 
 def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: bool) -> JobReport:
-    """Run a job and print what it did, or where it is `listed` what ended. A bar shows how far it is, where
-    there is a person to see it. Raises Usage where --json was asked for, too."""
+    """Run a job, with a progress bar for a person, and print what it did; with `listed`, a line for each lock
+    or booking that it ended."""
     from seatctl.services.job_report import ended_items
     from seatctl.services.jobs import SILENT
 

@@ -153,12 +153,13 @@ def jobs(
         call.show(lambda store, request: lists.job_runs(store, job, status, request, order), fold)
         return
     given = (status, call.limit, call.until, call.columns)
-    if any(value is not None for value in given) or call.form not in (Format.TABLE, Format.JSON, Format.IDS):
+    form = call.output_format
+    if any(value is not None for value in given) or form not in (Format.TABLE, Format.JSON, Format.IDS):
         raise Usage("--summary counts all runs of a job; combine it only with --type and --since")
     totals = lists.summarize(call.store(writes=False), [job] if job else list(JobType), call.since or WINDOW)
-    if call.form is Format.JSON:
+    if form is Format.JSON:
         formats.print_json(totals)
-    elif call.form is Format.TABLE:
+    elif form is Format.TABLE:
         console.show(tables.list_table(totals, tables.SUMMARY))
 
 
@@ -224,7 +225,7 @@ def history(
     jobs, newest first. `--format ids` prints the ids of the records: operations and job runs."""
     from seatctl.services import history as entries
 
-    form = call.form
+    form = call.output_format
 
     def read(store: Store, request: ListRequest) -> Iterator[StoredDocument]:
         now = store.now()
