@@ -123,6 +123,10 @@ def flag(name: str, help: str) -> Any:  # noqa: A002 - Typer's word
     return typer.Option(name, help=help)
 
 
+def choice(help: str) -> Any:  # noqa: A002 - Typer's word
+    return typer.Option(case_sensitive=False, help=help)
+
+
 def duration(help: str, default: timedelta | str | None = None) -> Any:  # noqa: A002 - Typer's word
     """An option that takes a duration. Its default is shown as people type it."""
     if default is not None:
@@ -133,6 +137,10 @@ def duration(help: str, default: timedelta | str | None = None) -> Any:  # noqa:
 
 def key_of(what: str) -> Any:
     return option("--key KEY", str, f"Idempotency key: the same request again returns the same {what}.")
+
+
+def any_id(help: str, metavar: str = "ID") -> Any:  # noqa: A002 - Typer's word
+    return typer.Argument(metavar=metavar, parser=parser(parse_id), help=help)
 
 
 def id_of(what: str, collection: str, status: str | None = None, kind: str | None = None) -> Any:
@@ -175,7 +183,7 @@ PaymentRef = Annotated[str | None, option("--ref REF", str, "The payment provide
 
 EventFilter = Annotated[EventId | None, option("--event ID", parse_id, "Only those of this event.")]
 UserFilter = Annotated[UserId | None, option("--user USER", _parse_user_filter, "Only those of this user.")]
-STATUS = typer.Option("--status", case_sensitive=False, help="Only those with this status.")
+STATUS = choice("Only those with this status.")
 DryRun = Annotated[bool, flag("--dry-run", "Report what would be done; change nothing.")]
 AsOf = Annotated[
     Any,  # a datetime, a timedelta or None, but Typer knows no unions

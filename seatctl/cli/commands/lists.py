@@ -20,9 +20,10 @@ from seatctl.cli.options import (
     WINDOW,
     EventFilter,
     UserFilter,
+    any_id,
+    choice,
     duration,
     flag,
-    parse_id,
     parse_job,
     parser,
 )
@@ -39,17 +40,14 @@ if TYPE_CHECKING:
 INTERVAL = timedelta(seconds=2)
 
 SortByDeadline = Annotated[
-    Literal["newest", "oldest", "deadline"],
-    typer.Option("--sort", case_sensitive=False, help="Sort order; deadline: earliest first."),
+    Literal["newest", "oldest", "deadline"], choice("Sort order; deadline: earliest first.")
 ]
 
 
 @list_command("events", "events", example="seatctl events --sort fullest --limit 10")
 def events(
     call: ListCall,
-    sort: Annotated[
-        Literal["newest", "oldest", "fullest", "date"], typer.Option(case_sensitive=False, help="Sort order.")
-    ] = "newest",
+    sort: Annotated[Literal["newest", "oldest", "fullest", "date"], choice("Sort order.")] = "newest",
 ) -> None:
     """List events, newest first, with their seats.
 
@@ -108,9 +106,7 @@ def refunds(
     call: ListCall,
     event: EventFilter = None,
     status: Annotated[Literal["due", "done", "withdrawn", "all"], STATUS] = "due",
-    sort: Annotated[
-        Literal["oldest", "newest"], typer.Option(case_sensitive=False, help="Sort order.")
-    ] = "oldest",
+    sort: Annotated[Literal["oldest", "newest"], choice("Sort order.")] = "oldest",
 ) -> None:
     """List refunds that are due, oldest first."""
     from seatctl.services import lists
@@ -134,9 +130,7 @@ def jobs(
         ),
     ] = None,
     status: Annotated[JobStatus | None, STATUS] = None,
-    sort: Annotated[
-        Literal["newest", "oldest"], typer.Option(case_sensitive=False, help="Sort order.")
-    ] = "newest",
+    sort: Annotated[Literal["newest", "oldest"], choice("Sort order.")] = "newest",
     every: Annotated[bool, flag("--all", "In a table, show every run that found nothing to do.")] = False,
     summary: Annotated[
         bool, flag("--summary", "Summarize the runs of the last 24 hours, or --since: one row per job.")
@@ -166,7 +160,7 @@ def jobs(
 @command("show", example="seatctl show LOCK_ID")
 def show(
     call: Invocation,
-    document_id: Annotated[Any, typer.Argument(metavar="ID", parser=parser(parse_id), help="Any id.")],
+    document_id: Annotated[Any, any_id("Any id.")],
 ) -> None:
     """Show any document by its id, with related documents."""
     from seatctl.services import lists
@@ -212,12 +206,7 @@ def watch(
 @list_command("history", "history", example="seatctl history BOOKING_ID")
 def history(
     call: ListCall,
-    document_id: Annotated[
-        Any,
-        typer.Argument(
-            metavar="[ID]", parser=parser(parse_id), help="Any id.  [default: latest changes of all]"
-        ),
-    ] = None,
+    document_id: Annotated[Any, any_id("Any id.  [default: latest changes of all]", "[ID]")] = None,
 ) -> None:
     """Show what happened to a document, who did it, and why.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
 from seatctl.cli.options import (
@@ -15,6 +13,8 @@ from seatctl.cli.options import (
     LockArgument,
     PaymentRef,
     Seats,
+    any_id,
+    choice,
     duration,
     flag,
     id_of,
@@ -23,7 +23,6 @@ from seatctl.cli.options import (
     parse_id,
     parse_moment,
     parse_user,
-    parser,
 )
 from seatctl.domain.documents import BookingId, EventId, LockId, SeatLock, UserId
 from seatctl.domain.rules import LOCK_TTL, PAYMENT_TTL
@@ -162,9 +161,7 @@ def _time(deadline: datetime | None) -> str:
 @command("extend", example="seatctl extend LOCK_ID --for 30m", takes_reason=True)
 def extend(
     call: Invocation,
-    document_id: Annotated[
-        Any, typer.Argument(metavar="[ID]", parser=parser(parse_id), help="The id of a lock or booking.")
-    ] = None,
+    document_id: Annotated[Any, any_id("The id of a lock or booking.", "[ID]")] = None,
     time: Annotated[
         timedelta | None, option("--for DURATION", parse_duration, "New deadline, counted from now.")
     ] = None,
@@ -181,9 +178,7 @@ def extend(
     ] = None,
     status: Annotated[
         Literal["active", "payment_pending"] | None,
-        typer.Option(
-            case_sensitive=False, help="With --event: all locks (active) or all bookings (payment_pending)."
-        ),
+        choice("With --event: all locks (active) or all bookings (payment_pending)."),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
