@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seatctl.domain.states import Fault, JobStatus
 from seatctl.errors import Misconfigured
-from seatctl.ops import files
+from seatctl.ops import atomic_file
 from seatctl.output.formats import whole_number
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def write(health: Health, path: str) -> None:
             with target.open("w") as file:
                 file.writelines(metrics)
             return
-        files.replace(
-            target.resolve(), metrics
-        )  # a link stays: as root, /dev/stdout of a shell's `> file` is one
+        # A link stays: as root, /dev/stdout of a shell's `> file` is one.
+        atomic_file.replace(target.resolve(), metrics)
     except OSError as error:
         raise Misconfigured(f"cannot write the metrics to {path}: {error.strerror}") from error
 

@@ -6,9 +6,13 @@ import re
 import subprocess
 import sysconfig
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from seatctl.cli.app import program
+from seatctl.cli.command import registered
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "seatctl").rglob("*.py"))
@@ -36,6 +40,12 @@ def test_only_health_reads_the_clock_of_the_host():
     """It compares it with the server's, which decides everything (invariant 10)."""
     clocks = re.compile(r"datetime\.now|datetime\.utcnow|date\.today|\btime\.time\(")
     assert [path.name for path in SOURCES if clocks.search(path.read_text())] == ["health.py"]
+
+
+def test_the_table_of_commands_is_complete():
+    for path in (ROOT / "seatctl/cli/commands").glob("[!_]*.py"):
+        import_module(f"seatctl.cli.commands.{path.stem}")
+    assert {name.split()[0] for name in registered} == set(program.commands)
 
 
 # --- transactions ---------------------------------------------------------------------------------------

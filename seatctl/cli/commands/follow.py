@@ -17,7 +17,7 @@ from seatctl.cli.streams import loss_of_output, reader_is_gone
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count
 from seatctl.errors import HistoryLost, Interrupted, Misconfigured, SeatctlError
-from seatctl.ops import files
+from seatctl.ops import atomic_file
 from seatctl.output import formats
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class TokenFile:
         if token is None or token == self.saved:
             return
         try:
-            files.replace(self.path.resolve(), [f"{token}\n"])
+            atomic_file.replace(self.path.resolve(), [f"{token}\n"])
         except OSError as error:
             raise Misconfigured(f"cannot write the token to {self.path}: {error.strerror}") from error
         self.saved = token
