@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from seatctl.cli.commands.batch import Session
     from seatctl.mongo.store import Store
+    from seatctl.services.jobs import Progress
 
 SYSTEM_DATABASES = ("admin", "config", "local")
 NO_EMBEDDED_DATABASE = (
@@ -163,6 +164,14 @@ class Invocation(typer.Context):
                 f"{missing} (only init and create-event create one); check the name "
                 "in the URI, --database and SEATCTL_DATABASE, and the user's privileges"
             )
+
+    def progress(self, *, unless: bool = False) -> Progress:
+        """A bar for a person. None with -q, nor where -v or a batch shows how far the work is."""
+        from seatctl.output import progress
+        from seatctl.services.jobs import SILENT
+
+        hidden = unless or self.quiet or self.verbose or self.session
+        return SILENT if hidden else progress.Progress()
 
     def warn(self, message: str) -> None:
         """A warning on stderr, with -q and --json too."""

@@ -26,7 +26,7 @@ from seatctl.domain.states import BLOCK, LockStatus
 from seatctl.domain.timespec import format_time
 from seatctl.domain.words import count, format_number, not_raised
 from seatctl.errors import ItemsLeft
-from seatctl.output import console, progress, tables
+from seatctl.output import console, tables
 
 if TYPE_CHECKING:
     from seatctl.services.event_cancellation import CancelEventResult
@@ -226,12 +226,10 @@ def cancel_event(
     Sales stop at once and for good. Paid bookings leave refunds, which `seatctl refunds --event` lists. If
     interrupted, run the same command again to continue."""
     from seatctl.services import event_cancellation as cancellation
-    from seatctl.services.jobs import SILENT
 
     store = call.store()
     request = cancellation.CancelEventRequest(event, confirm, dry_run, batch_size)
-    shown = SILENT if call.quiet or call.verbose else progress.Progress()
-    done = cancellation.cancel_event(store, request, shown)
+    done = cancellation.cancel_event(store, request, call.progress())
     if done.owed and not (call.json or call.quiet):
         title = "refunds that would be due" if dry_run else "refunds due"
         console.show(tables.list_table(done.owed[:LIST_LIMIT], tables.OWED, title))

@@ -14,7 +14,7 @@ from seatctl.domain.rules import BATCH, SETTLE
 from seatctl.domain.states import JobType
 from seatctl.domain.words import count
 from seatctl.errors import ItemsLeft, Unhealthy, Usage
-from seatctl.output import console, formats, progress, tables
+from seatctl.output import console, formats, tables
 
 if TYPE_CHECKING:
     from seatctl.mongo.store import Store
@@ -92,7 +92,6 @@ def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: 
     """Run a job, with a progress bar for a person, and print what it did; with `listed`, a line for each lock
     or booking that it ended."""
     from seatctl.services.job_report import ended_items
-    from seatctl.services.jobs import SILENT
 
     if listed and call.json:
         raise Usage("--list and --json are two output formats; use one of them")
@@ -100,9 +99,8 @@ def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: 
     def print_ended(ended: Sequence[Ended]) -> None:
         formats.print_json_lines(ended_items(store, ended, dry_run=options.dry_run))
 
-    is_seen = not (call.quiet or call.verbose or call.session or (listed and sys.stdout.isatty()))
-    shown = progress.Progress() if is_seen else SILENT
-    report = job(store, options, shown, print_ended if listed else None)
+    bar = call.progress(unless=listed and sys.stdout.isatty())
+    report = job(store, options, bar, print_ended if listed else None)
     if listed:
         call.note(_sentence(report))
         return report
