@@ -186,9 +186,13 @@ class Invocation(typer.Context):
                 line = wrapped(line, shutil.get_terminal_size().columns)
             print(line, file=sys.stderr)
 
-    def tell(self, document: object, sentence: str, quiet: object = None) -> None:
+    def tell(
+        self, document: Mapping[str, object], sentence: str, quiet: object = None, *, planned: bool = False
+    ) -> None:
         """Print a result: the document with --json, with -q only `quiet` (None: nothing), else the
-        sentence."""
+        sentence. What is only `planned` is printed without the id that it would not have."""
+        if planned:
+            document, quiet = {field: value for field, value in document.items() if field != "_id"}, None
         if self.session is not None:
             self.session.made = quiet
         if self.json:
@@ -197,7 +201,3 @@ class Invocation(typer.Context):
             print(sentence)
         elif quiet is not None:
             print(quiet)
-
-    def tell_plan(self, document: Mapping[str, object], sentence: str) -> None:
-        """Print what a dry run would make, without the id that it would not have."""
-        self.tell({field: value for field, value in document.items() if field != "_id"}, sentence)

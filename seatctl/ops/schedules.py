@@ -56,13 +56,12 @@ def crontab(program: str, user: str, uri_file: str, database: str | None = None)
     Raises Usage for a value that no crontab can contain.
     """
     # In each line, not in a variable: pasted alone, a line must not use the embedded MongoDB.
-    options = f"--uri-file {shlex.quote(_single_line('the path', uri_file))}"
+    options = f"-q --uri-file {shlex.quote(_single_line('the path', uri_file))}"
     if database:
         options += f" --database {shlex.quote(_single_line('the database', database))}"
     # A % would end the line for cron, quoted or not.
-    command, options = (
-        words.replace("%", r"\%") for words in (shlex.quote(_absolute(program)), f"-q {options}")
-    )
+    command = shlex.quote(_absolute(program)).replace("%", r"\%")
+    options = options.replace("%", r"\%")
     settings = {"SHELL": "/bin/sh", "PATH": PATH, "MAILTO": user}
     lines = "\n".join(f"{name}={_crontab_value(name, value)}" for name, value in settings.items())
     return f"""\

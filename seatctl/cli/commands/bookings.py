@@ -98,10 +98,7 @@ def rebook(
         if result.available is not None:
             sentence += f", {format_number(result.available)} left"
         sentence += f"{_kept(result.refund, dry_run=dry_run)}."
-    if dry_run and result.created:
-        call.tell_plan(booking.stored, sentence)
-    else:
-        call.tell(booking.stored, sentence, quiet=booking.id)
+    call.tell(booking.stored, sentence, quiet=booking.id, planned=dry_run and result.created)
 
 
 def _kept(refund: Refund | None, *, dry_run: bool) -> str:

@@ -151,10 +151,9 @@ def block(
         assert result.available is not None
         left = f"{format_number(result.available)} left"
         sentence = f"{'Would block' if dry_run else 'Blocked'} {count(held.seats, 'seat')}; {left}."
-    if dry_run and result.created:
-        call.tell_plan(held.stored, sentence)
-    else:
-        call.tell(held.stored, f"{sentence} Block {held.id}.", quiet=held.id)
+    is_planned = dry_run and result.created
+    sentence += "" if is_planned else f" Block {held.id}."
+    call.tell(held.stored, sentence, quiet=held.id, planned=is_planned)
 
 
 @command("unblock", example="seatctl unblock BLOCK_ID", takes_reason=True)

@@ -104,7 +104,7 @@ def _run(call: Invocation, job: Job, store: Store, options: JobOptions, listed: 
     if listed:
         call.note(_sentence(report))
         return report
-    (call.tell_plan if report.dry_run else call.tell)(report.run, _sentence(report))
+    call.tell(report.run, _sentence(report), planned=report.dry_run)
     if report.steps and not (call.json or call.quiet):
         console.show(tables.list_table([step.as_document() for step in report.steps], tables.REPAIRS))
     return report
