@@ -9,9 +9,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -26,7 +26,7 @@ from seatctl.output.formats import print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from seatctl.cli.commands.batch import Session
+    from seatctl.mongo.client import Deployment
     from seatctl.mongo.store import Store
     from seatctl.services.jobs import Progress
 
@@ -35,6 +35,48 @@ NO_EMBEDDED_DATABASE = (
     "no database is configured: set SEATCTL_URI, SEATCTL_URI_FILE or --uri "
     "(the embedded MongoDB has no database {}, and only init and create-event create one)"
 )
+
+
+GOOD_FOR = 1.0
+"""Seconds for which a line of a batch relies on what another one checked."""
+
+
+class Session:
+    """What the command lines of a batch share: their connections, and the options of `batch` itself. A
+    command line outside of a batch has a session of its own."""
+
+    def __init__(self, batch: Invocation | None = None) -> None:
+        self.batch = batch
+        self.made: object = None
+        """The id that the last line made."""
+        self._warnings: set[str] = set()
+        self._checked: dict[Target, tuple[float, Store]] = {}
+
+    @cached_property
+    def connect(self) -> Callable[[str, str | None, str], Deployment]:
+        """As `mongo.client.connect`, once for all lines."""
+        from seatctl.mongo.client import connect
+
+        return cache(connect)
+
+    def known_store(self, target: Target) -> Store | None:
+        """A database that a line opened and checked a moment ago. A command alone relies for longer on what
+        it checked at its start; asking each time would make a line half as fast."""
+        checked, store = self._checked.get(target, (0.0, None))
+        return store if time.monotonic() - checked < GOOD_FOR else None
+
+    def keep(self, target: Target, store: Store) -> None:
+        self._checked[target] = time.monotonic(), store
+
+    def unheard(self, warnings: Sequence[str]) -> list[str]:
+        """Those that no line gave yet."""
+        new = [warning for warning in warnings if warning not in self._warnings]
+        self._warnings.update(new)
+        return new
+
+    def forget(self) -> None:
+        """Check each database again: a line may have changed what it is."""
+        self._checked.clear()
 
 
 class Invocation(typer.Context):
@@ -54,23 +96,21 @@ class Invocation(typer.Context):
     unused: tuple[str, ...] = ()
     """Options with a value that were given and change nothing."""
 
-    @property
-    def session(self) -> Session | None:
-        """What this line shares with the others of its batch; None for a command line of its own."""
-        session: Session | None = self.obj
-        return session
+    @cached_property
+    def session(self) -> Session:
+        return self.obj or Session()
 
     @cached_property
     def target(self) -> Target:
         """The configured database; warnings about its safety go to stderr, with -q and --json too.
         Raises Usage, Misconfigured."""
         uri, uri_file, database = self.uri, self.uri_file, self.database
-        if self.session is not None:
+        if batch := self.session.batch:
             if uri is None and uri_file is None:
-                uri, uri_file = self.session.batch.uri, self.session.batch.uri_file
-            database = self.session.batch.database if database is None else database
+                uri, uri_file = batch.uri, batch.uri_file
+            database = batch.database if database is None else database
         target = find_target(uri, uri_file, database)
-        for warning in target.warnings if self.session is None else self.session.unheard(target.warnings):
+        for warning in self.session.unheard(target.warnings):
             self.warn(warning)
         return target
 
@@ -102,15 +142,13 @@ class Invocation(typer.Context):
                 time.sleep(1)
 
     def _open(self, create: bool, guard: bool) -> Store:
-        from seatctl.mongo.client import connect
         from seatctl.mongo.store import Store
 
         reason = None if self.reason is None else text("reason", self.reason)
-        if self.session is not None and (known := self.session.known_store(self.target)):
+        if known := self.session.known_store(self.target):
             return known.for_reason(reason)
         uri, database = self.target.uri or self._start_embedded(create), self.target.database
-        reach = connect if self.session is None else self.session.connect
-        store = Store.open(reach(uri, database, DEFAULT_DATABASE), reason)
+        store = Store.open(self.session.connect(uri, database, DEFAULT_DATABASE), reason)
         if self.target.uri is None:
             store.deployment.revive = partial(self._start_embedded, create=False)
         if store.name in SYSTEM_DATABASES:
@@ -120,7 +158,7 @@ class Invocation(typer.Context):
             )
         if guard and not store.exists():
             self._check_new_name(store, create)
-        elif guard and self.session is not None:
+        elif guard:
             self.session.keep(self.target, store)
         return store
 
@@ -170,7 +208,7 @@ class Invocation(typer.Context):
         from seatctl.output import progress
         from seatctl.services.jobs import SILENT
 
-        hidden = unless or self.quiet or self.verbose or self.session
+        hidden = unless or self.quiet or self.verbose or self.session.batch
         return SILENT if hidden else progress.Progress()
 
     def warn(self, message: str) -> None:
@@ -193,8 +231,7 @@ class Invocation(typer.Context):
         sentence. What is only `planned` is printed without the id that it would not have."""
         if planned:
             document, quiet = {field: value for field, value in document.items() if field != "_id"}, None
-        if self.session is not None:
-            self.session.made = quiet
+        self.session.made = quiet
         if self.json:
             print_json(document)
         elif not self.quiet:

@@ -9,19 +9,18 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from seatctl.cli import batch_lines, boundary
 from seatctl.cli.batch_lines import Line
 from seatctl.cli.command import command
-from seatctl.cli.invocation import Invocation
+from seatctl.cli.invocation import Invocation, Session
 from seatctl.cli.options import flag
 from seatctl.domain.words import count, format_number
 from seatctl.errors import Interrupted, ItemsLeft, SeatctlError, Usage
@@ -29,16 +28,10 @@ from seatctl.mongo import secrets
 from seatctl.output import formats
 from seatctl.output.progress import Progress
 
-if TYPE_CHECKING:
-    from seatctl.mongo.store import Store
-    from seatctl.mongo.target import Target
-
 SETTING_UP = frozenset({"adopt", "init"})
 """Commands after which a database may be another one."""
 OTHER_OUTPUT = frozenset({"--format", "--list", "--prometheus"})
 """Options that say what is printed: beside them --json would be another format."""
-GOOD_FOR = 1.0
-"""Seconds for which a line relies on what another one checked."""
 NAMED = 5
 """Lines that a message names; their number is always complete."""
 BETWEEN_STEPS = 0.5
@@ -168,39 +161,6 @@ def _first(described: list[str]) -> str:
 
 
 # --- one line --------------------------------------------------------------------------------------
-
-
-class Session:
-    """What the lines of a batch share: its connections, and the options of `batch` itself."""
-
-    def __init__(self, batch: Invocation) -> None:
-        from seatctl.mongo.client import connect
-
-        self.batch = batch
-        self.connect = cache(connect)
-        self.made: object = None
-        """The id that the last line made."""
-        self._warnings: set[str] = set()
-        self._checked: dict[Target, tuple[float, Store]] = {}
-
-    def known_store(self, target: Target) -> Store | None:
-        """A database that a line opened and checked a moment ago. A command alone relies for longer on what
-        it checked at its start; asking each time would make a line half as fast."""
-        checked, store = self._checked.get(target, (0.0, None))
-        return store if time.monotonic() - checked < GOOD_FOR else None
-
-    def keep(self, target: Target, store: Store) -> None:
-        self._checked[target] = time.monotonic(), store
-
-    def unheard(self, warnings: Sequence[str]) -> list[str]:
-        """Those that no line gave yet."""
-        new = [warning for warning in warnings if warning not in self._warnings]
-        self._warnings.update(new)
-        return new
-
-    def forget(self) -> None:
-        """Check each database again: a line may have changed what it is."""
-        self._checked.clear()
 
 
 @dataclass(frozen=True, slots=True)
