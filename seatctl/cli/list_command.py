@@ -17,7 +17,9 @@ from seatctl.domain.timespec import PastTime, parse_past
 from seatctl.domain.validation import ListRequest
 from seatctl.domain.words import count, shorten
 from seatctl.errors import Usage
+from seatctl.output import lists
 from seatctl.output.formats import Format
+from seatctl.output.tables import columns_of, fields_by_heading
 
 if TYPE_CHECKING:
     from typer.core import TyperOption
@@ -53,8 +55,6 @@ class ListCall(Invocation):
     def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:
         """Print what `read` finds. In a table whose columns were not chosen, `fold` makes one row of several
         documents, and `extend` gives each what only people need."""
-        from seatctl.output import lists
-
         name, form, columns = self.command.listing, self.output_format, self.columns  # type: ignore[attr-defined]
         limit = self.limit
         if limit is None:  # a program cannot see that a list is not complete
@@ -109,8 +109,6 @@ TIMES = (
 
 
 def columns_option(name: str) -> TyperOption:
-    from seatctl.output.tables import columns_of, fields_by_heading
-
     known, headings = columns_of(name), fields_by_heading(name)
 
     def fields(word: str) -> list[str]:

@@ -27,6 +27,7 @@ from seatctl.errors import Interrupted, ItemsLeft, SeatctlError, Usage
 from seatctl.mongo import secrets
 from seatctl.output import formats
 from seatctl.output.progress import Progress
+from seatctl.services.signals import Stop, listening
 
 SETTING_UP = frozenset({"adopt", "init"})
 """Commands after which a database may be another one."""
@@ -72,8 +73,6 @@ def batch(
 
 def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: bool) -> None:
     """Run the lines; print an outcome for each, and what became of all. Raises ItemsLeft, Interrupted."""
-    from seatctl.services.signals import Stop, listening
-
     session, values, done, clock = Session(call), dict[str, str](), 0, time.monotonic()
     unexpected: list[Outcome] = []
     signal: int | None = None

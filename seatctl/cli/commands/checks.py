@@ -15,7 +15,7 @@ from seatctl.cli.options import WINDOW, duration, flag, option
 from seatctl.domain.states import Fault
 from seatctl.domain.words import count
 from seatctl.errors import Misconfigured, Unhealthy, Unreachable, Usage
-from seatctl.output import console, formats
+from seatctl.output import console, formats, lists
 from seatctl.output.formats import Format
 from seatctl.output.health import health_parts
 
@@ -30,7 +30,6 @@ def verify(call: ListCall) -> None:
     """Check all invariants; change nothing.
 
     NDJSON and CSV print a line for each violation, `--format ids` the id of the document with the fault."""
-    from seatctl.output import lists
     from seatctl.services import verify as verification
     from seatctl.services.explain import with_recorded_sales
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seatctl.cli.command import DATABASE_OPTIONS, command
 from seatctl.cli.invocation import SYSTEM_DATABASES, Invocation
+from seatctl.mongo import embedded
 from seatctl.mongo.target import DEFAULT_DATABASE
 from seatctl.output import formats
 
@@ -15,8 +16,6 @@ def db_start(call: Invocation) -> None:
     """Start the embedded MongoDB.
 
     The other commands start it themselves when they need it."""
-    from seatctl.mongo import embedded
-
     embedded.ensure_running()
     call.tell(_db_status(), f"The embedded MongoDB is running (pid {embedded.files().pid}).")
 
@@ -26,8 +25,6 @@ def db_stop(call: Invocation) -> None:
     """Stop the embedded MongoDB. Its data is kept.
 
     Only this user's, whatever SEATCTL_URI and SEATCTL_URI_FILE say."""
-    from seatctl.mongo import embedded
-
     files = embedded.files()
     pid = files.pid  # the file that has it goes with the process
     state = f"is stopped (pid {pid})" if embedded.stop() else "was not running"
@@ -57,8 +54,6 @@ def db_uri(call: Invocation) -> None:
     """Print a URI that mongosh or Compass can open.
 
     Starts the embedded MongoDB."""
-    from seatctl.mongo import embedded
-
     name = call.target.database or DEFAULT_DATABASE
     uri = embedded.ensure_running().replace("/?", f"/{name}?")
     call.tell({"uri": uri}, uri, quiet=uri)
@@ -66,7 +61,6 @@ def db_uri(call: Invocation) -> None:
 
 def _contents() -> dict[str, dict[str, int]]:
     """The databases in it, each with the sizes of its collections."""
-    from seatctl.mongo import embedded
     from seatctl.mongo.client import connect
     from seatctl.mongo.store import Store
 
@@ -78,8 +72,6 @@ def _contents() -> dict[str, dict[str, int]]:
 
 
 def _db_status() -> dict[str, object]:
-    from seatctl.mongo import embedded
-
     files = embedded.files()
     running = embedded.answers(files)
     return {

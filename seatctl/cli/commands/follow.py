@@ -19,6 +19,7 @@ from seatctl.domain.words import count
 from seatctl.errors import HistoryLost, Interrupted, Misconfigured, SeatctlError
 from seatctl.ops import atomic_file
 from seatctl.output import formats
+from seatctl.services.signals import listening
 
 if TYPE_CHECKING:
     from seatctl.services.following import Step
@@ -72,7 +73,6 @@ def follow(
     Prints changes of events, locks and bookings, until Ctrl-C or until the reader of a pipe exits. Survives
     a lost connection. The guide `scripting` lists the values of "what"."""
     from seatctl.services import following
-    from seatctl.services.signals import listening
 
     file = None if resume is None else TokenFile(resume)
     token, printed = file.load() if file else None, 0

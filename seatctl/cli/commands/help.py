@@ -10,7 +10,9 @@ from seatctl.cli.command import DATABASE_OPTIONS, command
 from seatctl.cli.invocation import Invocation
 from seatctl.domain.words import shorten
 from seatctl.errors import Usage
-from seatctl.help import TOPICS
+from seatctl.help import TOPICS, guide
+from seatctl.output.formats import print_json
+from seatctl.output.markdown import show_markdown
 
 
 def _complete(invocation: Invocation) -> list[str]:
@@ -35,25 +37,14 @@ def show_help(
     if words and words[0] in TOPICS:
         if len(words) > 1:
             raise Usage(f"a guide is one word: seatctl help {words[0]}")
-        _show_guide(call, words[0])
-        return
-    if words and words[0] not in program.commands:
+        if call.json:
+            print_json({"topic": words[0], "markdown": guide(words[0])})
+        else:
+            show_markdown(guide(words[0]))
+    elif words and words[0] not in program.commands:
         raise Usage(
             f"there is no command or guide {shorten(words[0])!r}; the guides are {', '.join(TOPICS)}; "
             "`seatctl help` lists the commands"
         )
-    program.main([*words, "--help"], prog_name="seatctl", standalone_mode=False)
-
-
-def _show_guide(call: Invocation, topic: str) -> None:
-    from seatctl.help import guide
-
-    text = guide(topic)
-    if call.json:
-        from seatctl.output.formats import print_json
-
-        print_json({"topic": topic, "markdown": text})
     else:
-        from seatctl.output.markdown import show_markdown
-
-        show_markdown(text)
+        program.main([*words, "--help"], prog_name="seatctl", standalone_mode=False)

@@ -32,6 +32,7 @@ from seatctl.domain.validation import ListRequest
 from seatctl.errors import Usage
 from seatctl.output import console, formats, tables
 from seatctl.output.formats import Format
+from seatctl.output.lists import fold_idle_runs
 
 if TYPE_CHECKING:
     from seatctl.domain.documents import StoredDocument
@@ -139,7 +140,6 @@ def jobs(
     """List job runs, newest first.
 
     A table folds consecutive runs that found nothing to do into one line."""
-    from seatctl.output.lists import fold_idle_runs
     from seatctl.services import lists
 
     if not summary:

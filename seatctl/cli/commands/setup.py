@@ -15,7 +15,9 @@ from seatctl.cli.options import duration, flag, option
 from seatctl.domain.timespec import format_duration
 from seatctl.domain.words import count
 from seatctl.errors import Refused, SeatctlError, Unhealthy, Usage
+from seatctl.help import role_script
 from seatctl.mongo.target import DEFAULT_DATABASE, find_target
+from seatctl.output import adoption as report
 from seatctl.output import console, formats, tables
 
 if TYPE_CHECKING:
@@ -157,7 +159,6 @@ def adopt(
 
 
 def _adopt(call: Invocation, store: Store, locks: str | None, *, dry_run: bool, yes: bool) -> None:
-    from seatctl.output import adoption as report
     from seatctl.services import adoption
 
     found = adoption.inspect(store, locks)
@@ -233,8 +234,6 @@ def roles(call: Invocation) -> None:
 
     A script that creates the roles and users of the guide `privileges`. Paste it as one block, or save it
     and run `mongosh --file`. It asks for the passwords."""
-    from seatctl.help import role_script
-
     database = find_target(None, None, call.database, {}).database or DEFAULT_DATABASE
     script = role_script(database, DEFAULT_DATABASE).rstrip()
     call.tell({"database": database, "script": script}, script, quiet=script)
