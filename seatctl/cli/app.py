@@ -6,17 +6,20 @@ import gc
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.main import get_command
 
 from seatctl import __version__
 from seatctl.cli import boundary, streams
-from seatctl.cli.command import HELP_OPTION, Group, registered
+from seatctl.cli.command import HELP_OPTION, Group, build, outline, registered
+
+if TYPE_CHECKING:
+    from typer.models import CommandInfo
 
 CONTENTS = (
     ("Operate", "events", "create-event edit-event resize block unblock close reopen cancel-event"),
@@ -44,16 +47,16 @@ NARROW = 52
 
 
 @cache
-def load(name: str) -> Any:
-    """Import the module of a command, and build the command from its function. A module that has only
+def load(name: str, make: Callable[[CommandInfo], Any] = build) -> Any:
+    """Import the module of a command, and make the command from its function. A module that has only
     commands of two words, such as `db start`, is the group of these. Raises KeyError."""
     heading, module_name = INDEX[name]
     module = import_module(f"seatctl.cli.commands.{module_name}")
     if name in registered:
-        loaded = registered[name]()
+        loaded = make(registered[name])
     else:
         group = f"{name} "
-        below = {full.removeprefix(group): build() for full, build in registered.items() if group in full}
+        below = {full.removeprefix(group): make(info) for full, info in registered.items() if group in full}
         loaded = Group(name=name, help=module.__doc__, commands=below, rich_markup_mode=None)
     loaded.rich_help_panel = heading
     return loaded
@@ -75,6 +78,9 @@ class Commands(Mapping[str, Any]):
 
 class Program(Group):
     """`seatctl` itself: its `--help` lists the guides below the commands."""
+
+    def outlines(self) -> Iterator[tuple[str, Any]]:
+        return ((name, load(name, outline)) for name in INDEX)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         from seatctl.help import TOPICS
