@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby
 from typing import NamedTuple
 
 from seatctl.domain.documents import BookingId, Event, EventId, LockId, RunId, SeatLock
@@ -91,14 +90,10 @@ def _expire_locks(
 def seats_of(endings: Sequence[Ending]) -> Counter[EventId]:
     """By event, the seats that these hold."""
     seats: Counter[EventId] = Counter()
-    locks = (ending.lock for ending in endings if ending.lock is not None)
-    for event_id, of_event in groupby(locks, _event_of):  # to hash an id costs more than all the rest
-        seats[event_id] += sum(lock.seats for lock in of_event)
+    for ending in endings:
+        if ending.lock is not None:
+            seats[ending.lock.event] += ending.lock.seats
     return seats
-
-
-def _event_of(lock: OverdueLock) -> EventId:
-    return lock.event
 
 
 # --- one lock ------------------------------------------------------------------------------------------

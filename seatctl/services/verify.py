@@ -28,7 +28,7 @@ from seatctl.services.violations import Violation
 LARGEST_RANGE = 1_000
 """Events in one range: enough that a range is worth its six queries."""
 RANGES = 8
-"""Into so many ranges a small number of events is divided, so that two threads can work on them."""
+"""Into so many ranges a small number of events is divided, so that several threads can work on them."""
 ENDS_BOOKING = frozenset({Fault.BOOKING_WITHOUT_SEATS, Fault.ORPHAN_BOOKING})
 RETURNS_SEATS = ENDS_BOOKING | {Fault.SEATS_NOT_RETURNED}
 """What recovery repairs only where a counter may be raised, or need not be."""

@@ -1,4 +1,4 @@
-"""Work in batches: ordered by event, two at a time, and none begun once somebody asked to stop."""
+"""Work in batches: ordered by event, several at a time, and none begun once somebody asked to stop."""
 
 import threading
 from itertools import pairwise, repeat
@@ -80,10 +80,10 @@ def test_a_single_portion_is_done_in_the_callers_own_thread():
     assert threads == [threading.current_thread()]
 
 
-def test_two_portions_are_under_way_at_once():
+def test_as_many_portions_as_there_are_workers_are_under_way_at_once():
     together = threading.Barrier(WORKERS, timeout=30)
 
-    assert len(list(side_by_side(alone(1, 2), lambda *_: together.wait()))) == 2
+    assert len(list(side_by_side(alone(*range(WORKERS)), lambda *_: together.wait()))) == WORKERS
 
 
 def test_a_portion_that_shares_an_event_waits_for_the_one_before():
@@ -140,17 +140,17 @@ def test_a_failure_among_the_last_ones_still_yields_the_others():
 
 def test_a_portion_that_waits_for_a_worker_does_not_begin_after_a_failure():
     """With a server that does not answer each would take a minute to fail."""
-    both, begun = threading.Barrier(WORKERS), []
+    all_of_them, begun = threading.Barrier(WORKERS), []
 
     def work(portion, _):
         begun.append(portion[0])
-        both.wait(10)
+        all_of_them.wait(10)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(side_by_side(alone(0, 1, 2, 3), work))
+        list(side_by_side(alone(*range(2 * WORKERS)), work))
 
-    assert sorted(begun) == [0, 1]
+    assert sorted(begun) == list(range(WORKERS))
 
 
 def test_whoever_asks_to_stop_for_the_second_time_does_not_wait_for_what_is_in_flight():
