@@ -1,5 +1,4 @@
-"""What all commands share: the decorator that registers a command, the common options, and the form of
-`--help`. Knows no command.
+"""What all commands share: the decorator that registers one, and the form of `--help`. Knows no command.
 
 Help is plain text: Typer's Rich form doubles the time of `--help`.
 """
@@ -20,7 +19,7 @@ from typer.models import CommandInfo
 
 from seatctl.cli.boundary import log_steps
 from seatctl.cli.invocation import Invocation
-from seatctl.cli.options import parser
+from seatctl.cli.options import COMMON_OPTIONS, REASON
 from seatctl.errors import Usage
 
 COMMON = "Common options"
@@ -68,43 +67,6 @@ def build(info: CommandInfo) -> Any:
 def outline(info: CommandInfo) -> Any:
     """The same without its options, which a list of commands does not need: they take 0.5 ms."""
     return TyperCommand(info.name, help=inspect.getdoc(info.callback))
-
-
-# --- the common options -----------------------------------------------------------------------------
-
-
-def common_option(
-    *names: str,
-    metavar: str | None = None,
-    parse: Callable[[str], Any] = str,
-    help: str,  # noqa: A002 - Typer's word
-) -> TyperOption:
-    """An option whose value becomes an attribute of the invocation; without a metavar it is a flag."""
-
-    def keep(call: Any, option: Any, value: Any) -> None:
-        setattr(call, option.name, parser(parse)(value))
-
-    return TyperOption(
-        param_decls=list(names),
-        metavar=metavar,
-        is_flag=metavar is None,
-        default=False if metavar is None else None,
-        help=help,
-        expose_value=False,
-        callback=keep,
-    )
-
-
-DATABASE_OPTIONS = ("--uri", "--uri-file", "--database")
-COMMON_OPTIONS = (
-    common_option("--uri", metavar="URI", help="MongoDB URI [env: SEATCTL_URI]."),
-    common_option("--uri-file", metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE]."),
-    common_option("--database", metavar="NAME", help="Database name [env: SEATCTL_DATABASE]."),
-    common_option("--json", help="Print one JSON document."),
-    common_option("--quiet", "-q", help="Print only ids; jobs print nothing."),
-    common_option("--verbose", "-v", help="Log each step on stderr."),
-)
-REASON = common_option("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
 
 
 def _ignored(option: TyperOption) -> TyperOption:

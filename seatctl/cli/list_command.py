@@ -9,9 +9,9 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-from seatctl.cli.command import Command, Function, command, common_option
+from seatctl.cli.command import Command, Function, command
 from seatctl.cli.invocation import Invocation
-from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between
+from seatctl.cli.options import LARGEST_LIMIT, LIST_LIMIT, between, common_option
 from seatctl.cli.streams import reader_has_left
 from seatctl.domain.timespec import PastTime, parse_past
 from seatctl.domain.validation import ListRequest

@@ -1,4 +1,5 @@
-"""Arguments and options that several commands have, as types for Typer, and what all are made of.
+"""The options of every command; arguments and options that several have, as types for Typer; and what all are
+made of.
 
 Help must not import the driver, so the parsers of ids import it when they are called.
 """
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperOption
 
 from seatctl.domain.documents import EventId, LockId, UserId
 from seatctl.domain.rules import LARGEST_BATCH, MAX_SEATS
@@ -169,6 +171,43 @@ def _newest_ids(invocation: Invocation, collection: str, status: str | None, kin
         return newest_ids(store, collection, COMPLETIONS, status=status, kind=kind)
     except Exception:  # noqa: BLE001 - a shell that completes must never see an error
         return []
+
+
+# --- what every command has ---------------------------------------------------------------------------
+
+
+def common_option(
+    *names: str,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] = str,
+    help: str,  # noqa: A002 - Typer's word
+) -> TyperOption:
+    """An option whose value becomes an attribute of the invocation; without a metavar it is a flag."""
+
+    def keep(call: Any, option: Any, value: Any) -> None:
+        setattr(call, option.name, parser(parse)(value))
+
+    return TyperOption(
+        param_decls=list(names),
+        metavar=metavar,
+        is_flag=metavar is None,
+        default=False if metavar is None else None,
+        help=help,
+        expose_value=False,
+        callback=keep,
+    )
+
+
+DATABASE_OPTIONS = ("--uri", "--uri-file", "--database")
+COMMON_OPTIONS = (
+    common_option("--uri", metavar="URI", help="MongoDB URI [env: SEATCTL_URI]."),
+    common_option("--uri-file", metavar="FILE", help="Read the URI from a file [env: SEATCTL_URI_FILE]."),
+    common_option("--database", metavar="NAME", help="Database name [env: SEATCTL_DATABASE]."),
+    common_option("--json", help="Print one JSON document."),
+    common_option("--quiet", "-q", help="Print only ids; jobs print nothing."),
+    common_option("--verbose", "-v", help="Log each step on stderr."),
+)
+REASON = common_option("--reason", metavar="TEXT", help="Why, for the record (`seatctl history`).")
 
 
 # --- what several commands have ---------------------------------------------------------------------

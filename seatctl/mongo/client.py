@@ -196,7 +196,7 @@ def _options(uri: str, patience_ms: int) -> Document:
 def _check_server(hello: Document, hosts: str) -> None:
     """Raises Misconfigured for a server on which no promise can be kept."""
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
-        raise _standalone(hosts)
+        raise failures.standalone(hosts)
     if hello["maxWireVersion"] < WIRE_VERSION_OF_6:
         raise Misconfigured(f"MongoDB at {hosts} is older than 6.0, the oldest version that seatctl supports")
 
@@ -257,7 +257,7 @@ def _why_none(client: MongoClient[Document], uri: str, said: str) -> Misconfigur
     """Why no server takes writes, where that is known."""
     hosts = failures.hosts_of(uri)
     if any(one.server_type_name == "RSGhost" for one in _servers(client)):
-        return _uninitiated(hosts)
+        return failures.uninitiated(hosts)
     if re.search(failures.OTHER_SET, said) and "," not in hosts:
         # The driver has forgotten what it saw, which has no replica set or another one.
         more: Document = {"replicaSet": None, "directConnection": True}
@@ -265,27 +265,12 @@ def _why_none(client: MongoClient[Document], uri: str, said: str) -> Misconfigur
             with suppress(PyMongoError):
                 _ = alone.address
             if any(one.server_type_name == "Standalone" for one in _servers(alone)):
-                return _standalone(hosts)
+                return failures.standalone(hosts)
     return None
 
 
 def _servers(client: MongoClient[Document]) -> Collection[ServerDescription]:
     return client.topology_description.server_descriptions().values()
-
-
-def _uninitiated(hosts: str) -> Misconfigured:
-    return Misconfigured(
-        f"MongoDB at {hosts} runs with --replSet, but its replica set is not initiated: run `rs.initiate()` "
-        "once in mongosh on that server"
-    )
-
-
-def _standalone(hosts: str) -> Misconfigured:
-    return Misconfigured(
-        f"MongoDB at {hosts} is a standalone server, which has no transactions. Make it a replica set "
-        "with one member: start it with `mongod --replSet rs0`, then run `rs.initiate()` once in "
-        "mongosh. Or unset SEATCTL_URI to use the embedded MongoDB"
-    )
 
 
 def _wait_for_primary(client: MongoClient[Document], hosts: str = "this host") -> Document:
@@ -297,6 +282,6 @@ def _wait_for_primary(client: MongoClient[Document], hosts: str = "this host") -
             return hello
         if time.monotonic() > give_up:
             if hello.get("isreplicaset"):
-                raise _uninitiated(hosts)
+                raise failures.uninitiated(hosts)
             raise Unreachable("the replica set has no primary")
         time.sleep(0.01)

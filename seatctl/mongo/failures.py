@@ -209,3 +209,18 @@ def _hosts_named_by(text: str) -> str:
 
 def _one_line(error: Exception) -> str:
     return shorten(" ".join(str(error).partition(FULL_ERROR)[0].split()), 200)
+
+
+def uninitiated(hosts: str) -> errors.Misconfigured:
+    return errors.Misconfigured(
+        f"MongoDB at {hosts} runs with --replSet, but its replica set is not initiated: run `rs.initiate()` "
+        "once in mongosh on that server"
+    )
+
+
+def standalone(hosts: str) -> errors.Misconfigured:
+    return errors.Misconfigured(
+        f"MongoDB at {hosts} is a standalone server, which has no transactions. Make it a replica set "
+        "with one member: start it with `mongod --replSet rs0`, then run `rs.initiate()` once in "
+        "mongosh. Or unset SEATCTL_URI to use the embedded MongoDB"
+    )

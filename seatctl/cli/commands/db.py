@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from seatctl.cli.command import DATABASE_OPTIONS, command
+from seatctl.cli.command import command
 from seatctl.cli.invocation import SYSTEM_DATABASES, Invocation
+from seatctl.cli.options import DATABASE_OPTIONS
 from seatctl.mongo import embedded
 from seatctl.mongo.target import DEFAULT_DATABASE
 from seatctl.output import formats

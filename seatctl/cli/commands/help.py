@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from seatctl.cli.command import DATABASE_OPTIONS, command
+from seatctl.cli.command import command
 from seatctl.cli.invocation import Invocation
+from seatctl.cli.options import DATABASE_OPTIONS
 from seatctl.domain.words import shorten
 from seatctl.errors import Usage
 from seatctl.help import TOPICS, guide
