@@ -59,6 +59,15 @@ def errors(answers: list[Answer]) -> list[Exception]:
     return [answer.error for answer in answers if answer.error is not None]
 
 
+def until_seen(wanted: set[Any], seen: set[Any], least: int) -> Iterator[None]:
+    """At least so many rounds, and up to ten times as many until each outcome was seen: who wins depends on
+    the load of the machine."""
+    for number in range(10 * least):
+        if number >= least and wanted <= seen:
+            return
+        yield
+
+
 def off_sale(store: Store, event: EventId) -> int:
     return sum(block.seats for block in store.locks.of_closing(event))
 
@@ -69,8 +78,8 @@ def test_a_capacity_that_shrinks_beside_buyers_and_a_sweep_is_never_below_what_i
     """Ten seats, of which four are overdue: the event becomes as small as what is held, while two buyers lock
     a seat each and a sweep returns what is overdue. Safe by the numbers in the update of `set_counter`, and
     by the room that `add_seats` asks for."""
-    outcomes = set()
-    for _ in range(rounds(30, 500)):
+    outcomes, was_resized = set(), set()
+    for _ in until_seen({True, False}, was_resized, rounds(30, 500)):
         event = scene.create(store, 10)
         for _ in range(4):
             scene.lock(store, event)
@@ -91,16 +100,17 @@ def test_a_capacity_that_shrinks_beside_buyers_and_a_sweep_is_never_below_what_i
         total = 10 if resized.error else 6
         assert available(store, event) == total - 5 - bought
         outcomes.add((resized.error is None, bought))
+        was_resized.add(resized.error is None)
         assert violations(store.database) == []
     print(f"resized, bought: {sorted(outcomes)}")
-    assert {resized for resized, _ in outcomes} == {True, False}
+    assert was_resized == {True, False}
 
 
 def test_two_capacities_at_once_are_one_after_the_other(
     store: Store, crew: Crew, draw: random.Random, rounds: Rounds
 ) -> None:
-    totals = set()
-    for _ in range(rounds(30, 500)):
+    totals: set[int] = set()
+    for _ in until_seen({6, 20}, totals, rounds(30, 500)):
         event = scene.create(store, 10)
         scene.lock(store, event, 4)
         sizes = (6, 20)
