@@ -28,13 +28,12 @@ def in_portions(
     left: list[T] = []
     last: object = object()
     while go_on():
-        portion = left + list(islice(items, size - len(left)))
+        portion = left + list(islice(items, size + 1 - len(left)))
         if not portion:
             return
-        ends = event_of(portion[-1])
-        cut = len(portion)
-        if cut == size and event_of(portion[0]) != ends:
-            cut = next(number for number, item in enumerate(portion) if event_of(item) == ends)
+        cut, torn = min(len(portion), size), event_of(portion[-1])
+        if len(portion) > size and event_of(portion[0]) != torn:
+            cut = next(number for number, item in enumerate(portion) if event_of(item) == torn)
         portion, left = portion[:cut], portion[cut:]
         yield portion, event_of(portion[0]) == last
         last = event_of(portion[-1])

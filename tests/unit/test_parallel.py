@@ -24,8 +24,10 @@ def portions(items, size, go_on=GO_ON):
     [
         ("", 3, []),
         ("a", 3, ["a"]),
-        ("aab", 3, ["aa", "b"]),
-        ("aabbbc", 4, ["aa", "bbb", "c"]),
+        ("aab", 3, ["aab"]),
+        ("aabb", 3, ["aa", "bb"]),
+        ("aabbbc", 4, ["aa", "bbbc"]),
+        ("aabbc", 4, ["aabb", "c"]),
         ("aaaa", 2, ["aa", "aa"]),
         ("aaaab", 3, ["aaa", "ab"]),
         ("abc", 1, ["a", "b", "c"]),
@@ -43,7 +45,7 @@ def test_a_portion_tells_whether_it_shares_an_event_with_the_one_before():
 def test_no_portion_is_begun_once_somebody_asked_to_stop():
     answers = iter([True, True, False])
 
-    assert ["".join(portion) for portion, _ in portions("abcdef", 2, answers.__next__)] == ["a", "b"]
+    assert ["".join(portion) for portion, _ in portions("abcdef", 2, answers.__next__)] == ["ab", "cd"]
 
 
 @given(st.lists(st.integers(0, 4)).map(sorted), st.integers(1, 7))
