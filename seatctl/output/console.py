@@ -8,7 +8,8 @@ anybody.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from seatctl.domain.words import printable, wrapped
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     """A table or a line."""
     Drawing: TypeAlias = RenderableType
     """What can stand on a live screen."""
+
+
+LEAVE_SCREEN = "\x1b[?25h\x1b[?1049l"
+"""Shows the cursor, and then what the terminal showed before. To do so twice changes nothing."""
 
 
 def console() -> Console:
@@ -61,14 +66,22 @@ def show(*parts: Part) -> list[str]:
     return list(dict.fromkeys(hidden))
 
 
-def live_screen() -> Live:
+@contextmanager
+def live_screen() -> Iterator[Live]:
     """The whole terminal, to be redrawn in place; at the end of its `with` it is left as it was."""
     from rich.live import Live
 
     # Not redirected: nothing prints meanwhile, and Rich's replacement of stdout has no encoding.
-    return Live(
+    live = Live(
         console=console(), screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
     )
+    try:
+        with live:
+            yield live
+    finally:
+        # Ctrl-C in the middle of a redraw: Rich then keeps in a buffer what it writes to leave the screen.
+        live.console.file.write(LEAVE_SCREEN)
+        live.console.file.flush()
 
 
 def full_screen(parts: Iterable[Drawing], last_line: str, *, stale: bool = False) -> Drawing:

@@ -16,6 +16,7 @@ import pytest
 from bson import ObjectId
 from pymongo.errors import AutoReconnect
 from rich.console import Console
+from rich.live import Live
 
 from seatctl.ops import watch
 from seatctl.ops.watch import Snapshot
@@ -235,6 +236,25 @@ def test_it_reads_again_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert waited == [5, 5]
     assert "Brand new" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_ctrl_c_in_the_middle_of_a_redraw_leaves_the_terminal_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rich then writes nothing more: it waits for the end of the redraw."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def interrupted(screen: Live, *_: object, **__: object) -> None:
+        screen.console._enter_buffer()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Live, "update", interrupted)
+    watch.watch(fake_database(monkeypatch, documents()), timedelta(seconds=2))
+
     assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l")
 
 
