@@ -84,7 +84,8 @@ class Index:
         leaves_out, ours = found.get("partialFilterExpression"), self.options.get("partialFilterExpression")
         if self.options.get("unique"):
             narrower = set(found["key"]) <= set(self.keys)
-            return narrower and bool(found.get("unique")) and leaves_out in (None, ours, ALL_KEYS)
+            as_old = leaves_out == ALL_KEYS and "idempotencyKey" in dict(self.keys)
+            return narrower and bool(found.get("unique")) and (leaves_out in (None, ours) or as_old)
         if tuple(found["key"]) != self.keys:
             return False
         return leaves_out == ours and not any(map(found.get, ("sparse", "collation", "hidden")))

@@ -13,6 +13,7 @@ from seatctl.domain.states import BookingStatus, LockStatus
 from seatctl.errors import Unreachable, WriteRefused
 from seatctl.mongo import schema
 from seatctl.mongo.client import connect
+from seatctl.mongo.collection import is_guarded
 from seatctl.mongo.failures import UNAUTHORIZED
 from seatctl.mongo.validators import create_validators, missing_validators
 
@@ -131,6 +132,15 @@ def test_a_unique_index_on_every_document_serves_as_a_guard(database):
     assert "one_booking_per_lock" not in names(database, "bookings")
     with pytest.raises(DuplicateKeyError):
         database.bookings.insert_one({"seatLockId": ObjectId("0" * 24), "status": "CONFIRMED"})
+
+
+@pytest.mark.parametrize("left_out", [{"status": "CONFIRMED"}, schema.ALL_KEYS], ids=str)
+def test_a_unique_index_that_leaves_out_some_bookings_is_no_guard(database, left_out):
+    theirs = {"unique": True, "partialFilterExpression": left_out, "name": "theirs"}
+    database.bookings.create_index([("seatLockId", 1)], **theirs)
+
+    assert "bookings.one_booking_per_lock" in missing(database)
+    assert not is_guarded(database.bookings, schema.ONE_BOOKING_PER_LOCK)
 
 
 @pytest.mark.parametrize(
