@@ -112,7 +112,7 @@ def _usage_message(error: typer.TyperException) -> str:
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context else "seatctl"
     message = _in_our_words(" ".join(error.format_message().split()).removesuffix("."))
-    if option := getattr(error, "option_name", ""):
+    if (option := getattr(error, "option_name", "")) and context:
         takers = _commands_with(option, context.find_root().command)
         if _commands_with(option, context.command):
             message = f"{option} goes after the command: {path} COMMAND {option}"

@@ -168,6 +168,7 @@ ARGUMENTS: list[tuple[int, str, tuple[str, ...]]] = [
     (2, "missing option", ("lock", "{event}", "--user", "ada")),
     (2, "requires an argument", ("events", "--database")),
     (2, "does not take a value", ("events", "--json=yes")),
+    *((2, "does not take a value", line) for line in (("--version=3",), ("--help=1",), ("db", "--help=1"))),
     (2, "--database must not be empty", ("events", "--database", "")),
     *((2, "'--user': it must not be empty", (name, "--user", " ")) for name in ("locks", "bookings")),
     (2, "--per-event requires --prometheus", ("health", "--per-event")),
