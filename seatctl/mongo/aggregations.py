@@ -7,7 +7,6 @@ seats, which are most of a past, are compared by digests without being read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
@@ -15,7 +14,7 @@ from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
 from seatctl.domain.states import HOLDING, LIVE, BookingStatus, LockStatus
 from seatctl.mongo import codec, schema
 from seatctl.mongo.bookings import may_protect
-from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, aggregate, is_guarded, none_of
+from seatctl.mongo.collection import FIRST_ID, NO_OBJECT_ID, aggregate, is_guarded
 from seatctl.mongo.document import Document
 from seatctl.mongo.locks import may_hold
 
@@ -72,11 +71,6 @@ class SharedKey(NamedTuple):
     holding: int
 
 
-def _in(states: Iterable[str]) -> Document:
-    """A condition: the document is in one of these states."""
-    return {"status": {"$in": sorted(states)}}
-
-
 def scope_of(event_ids: Iterable[EventId]) -> Scope:
     """The scope of these events."""
     return {"$in": list(event_ids)}
@@ -130,19 +124,8 @@ class Aggregations:
         found = aggregate(self._events, pipeline, self._session)
         return {EventId(event["_id"]): int(event["taken"]) for event in found}
 
-    def with_unknown_states(self) -> set[EventId]:
-        """The events that have locks or bookings in a state that nobody knows."""
-        locks = none_of(self._locks, schema.LOCKS_BY_STATUS, LockStatus)
-        bookings = none_of(self._bookings, schema.BOOKINGS_BY_STATUS, BookingStatus)
-        found = chain(
-            self._by_event(self._locks, locks, "eventId", {}),
-            self._by_event(self._bookings, bookings, "event", {}),
-        )
-        return {event_id for event_id, _ in found}
-
-    def held_seats(self, scope: Scope, *, known_states: bool = False) -> dict[EventId, HeldSeats]:
-        """By event, what its locks hold; none for an event without any. With `known_states`, those in states
-        that nobody knows are left out: see `with_unknown_states`.
+    def held_seats(self, scope: Scope) -> dict[EventId, HeldSeats]:
+        """By event, what its locks hold; none for an event without any.
 
         The index LOCKS_BY_STATUS has all that is needed. Locks that hold nothing are passed over on it.
         """
@@ -154,7 +137,7 @@ class Aggregations:
             "digest": _digest("$eventId", LockStatus.CONSUMED, "$_id"),
         }
         held: dict[EventId, HeldSeats] = {}
-        where = {"eventId": scope, **(_in(HOLDING) if known_states else may_hold(self._locks))}
+        where = {"eventId": scope, **may_hold(self._locks)}
         for event_id, group in self._by_event(self._locks, where, "eventId", sums):
             found = HeldSeats(int(group["seats"]), group["unreadable"], group["digest"])
             before = held.get(event_id)
@@ -166,9 +149,8 @@ class Aggregations:
     def held_by(self, event_id: EventId) -> HeldSeats:
         return self.held_seats(scope_of([event_id])).get(event_id, HeldSeats())
 
-    def booking_counts(self, scope: Scope, *, known_states: bool = False) -> dict[EventId, BookingCounts]:
-        """By event, what its CONFIRMED and its unreadable bookings add up to. With `known_states`, those in
-        states that nobody knows are left out: see `with_unknown_states`."""
+    def booking_counts(self, scope: Scope) -> dict[EventId, BookingCounts]:
+        """By event, what its CONFIRMED and its unreadable bookings add up to."""
         readable = {"$and": [{"$in": ["$status", sorted(LIVE)]}, _single("$event")]}
         sums = {
             "unreadable": {"$sum": {"$cond": [readable, 0, 1]}},
@@ -176,7 +158,7 @@ class Aggregations:
             "malformed": {"$sum": {"$cond": [{"$eq": [{"$type": "$seatLockId"}, "objectId"]}, 0, 1]}},
         }
         counts: dict[EventId, BookingCounts] = {}
-        where = {"event": scope, **(_in(LIVE) if known_states else may_protect(self._bookings))}
+        where = {"event": scope, **may_protect(self._bookings)}
         for event_id, group in self._by_event(self._bookings, where, "event", sums):
             found = BookingCounts(group["digest"], group["unreadable"], group["malformed"])
             before = counts.get(event_id)

@@ -94,12 +94,6 @@ class Clearance:
         return doubt_of_database(self.store)
 
     @cached_property
-    def _with_unknown_states(self) -> set[EventId]:
-        """The events with locks or bookings in a state that nobody knows. Asked once, because MongoDB finds
-        them only behind the index entries of all that a sweep has expired so far."""
-        return self.store.aggregations.with_unknown_states()
-
-    @cached_property
     def _malformed_bookings(self) -> list[tuple[Unreadable, list[LockId]]]:
         """Those that name their event by something that is no ObjectId, and the locks that they name."""
         return list(self.store.bookings.with_malformed_event_id())
@@ -130,12 +124,9 @@ class Clearance:
         scope = scope_of(event_ids)
         taken, held, booked = (
             at.aggregations.taken_seats(scope),
-            at.aggregations.held_seats(scope, known_states=True),
-            at.aggregations.booking_counts(scope, known_states=True),
+            at.aggregations.held_seats(scope),
+            at.aggregations.booking_counts(scope),
         )
-        if unknown := self._with_unknown_states.intersection(event_ids):
-            held.update(at.aggregations.held_seats(scope_of(unknown)))
-            booked.update(at.aggregations.booking_counts(scope_of(unknown)))
         if malformed := [event_id for event_id, books in booked.items() if books.malformed]:
             for booking, lock_ids in at.bookings.with_malformed_lock_id(scope_of(malformed)):
                 self._protected.update(dict.fromkeys(lock_ids, booking))

@@ -26,8 +26,9 @@ from scene import (
 
 from seatctl.errors import CountedByDay, CursorLost, DamagedDocument, NotFound, SoldOut
 from seatctl.mongo.aggregations import Aggregations
+from seatctl.mongo.locks import SeatLocks
 from seatctl.mongo.store import SNAPSHOT_RETRIES
-from seatctl.services import payments, sales
+from seatctl.services import parallel, payments, sales
 from seatctl.services.cancellation import CancelRequest, cancel
 from seatctl.services.clearance import Cause, Clearance
 
@@ -551,3 +552,81 @@ def test_many_events_are_looked_at_with_the_queries_of_one(store, clock, monkeyp
     report = run_expire_locks(store)
 
     assert (report.locks, len(looks)) == (50, 1)
+
+
+# --- documents of several events, and states that appear during a run ---------------------------------------
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("where", ["lock", "booking"])
+@pytest.mark.parametrize("event", [{"name": "a populated reference"}, None, 5, [], [{"a": 1}]], ids=str)
+def test_an_unknown_state_of_no_event_stops_no_event(store, clock, indexed, where, event):
+    if indexed:
+        store.init(validators=False)
+    mine = create(store)
+    lock(store, mine, 2)
+    if where == "lock":
+        insert_lock(store, event, status="ON_HOLD")
+    else:
+        insert_booking(store, event, ObjectId(), "ON_HOLD")
+    clock.advance(hours=1)
+
+    assert run_expire_locks(store).locks == 1
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("paid", ["names its lock by text", "has lost its lock"])
+def test_a_booking_of_two_events_hides_no_paid_booking_of_one_of_them(store, clock, indexed, paid):
+    """Beside a lock of the other event in a state that nobody knows."""
+    if indexed:
+        store.init(validators=False)
+    other, event = create(store), create(store)
+    lock(store, other, 2)
+    overdue, running = lock(store, event, 2), lock(store, event, ttl=10 * HOUR)
+    insert_booking(store, [other, event], running, due=10 * HOUR)
+    if paid == "has lost its lock":
+        delete(store, "seatLocks", sell(store, event, 5)[0])
+    else:
+        insert_booking(store, event, str(overdue), "CONFIRMED")
+    insert_lock(store, other, status="ON_HOLD")
+    add(store, other, -1)
+    before = available(store, event)
+    clock.advance(hours=1)
+    run_expire_locks(store)
+
+    assert lock_of(store, overdue)["status"] == "ACTIVE"
+    assert available(store, event) == before
+
+
+def test_a_state_that_becomes_unknown_between_plan_and_write_is_seen(store, clock, monkeypatch):
+    event = create(store)
+    odd, overdue = lock(store, event, 2), lock(store, event, 2)
+    clock.advance(hours=1)
+    spoil = lambda: edit(store, "seatLocks", odd, status="ON_HOLD")  # noqa: E731
+    happened = meanwhile(monkeypatch, SeatLocks, "expire_overdue", spoil, before=True)
+    report = run_expire_locks(store)
+
+    assert happened
+    assert "cannot be read" in report.error
+    assert (lock_of(store, overdue)["status"], available(store, event)) == ("ACTIVE", 96)
+
+
+def test_a_state_that_becomes_unknown_before_its_event_is_due_is_seen(store, clock, monkeypatch):
+    first, last = sorted(create(store) for _ in range(2))
+    for event in (first, last):
+        lock(store, event)
+    running = lock(store, last, 3, ttl=10 * HOUR)
+    clock.advance(hours=1)
+    assess = Clearance._assess_at
+
+    def spoil_after_the_first(self, at, event_ids):
+        doubts = assess(self, at, event_ids)
+        if first in event_ids:
+            edit(store, "seatLocks", running, status="ON_HOLD")
+        return doubts
+
+    monkeypatch.setattr(Clearance, "_assess_at", spoil_after_the_first)
+    monkeypatch.setattr(parallel, "WORKERS", 1)
+    run_expire_locks(store, batch_size=1)
+
+    assert [available(store, event) for event in (first, last)] == [100, 96]
