@@ -8,6 +8,7 @@ the rest. A dry run plans with the same code and carries nothing out.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -45,6 +46,11 @@ part of it does, to find that event; and for which that one does at the end of t
 longer than it takes to end what a killed seatctl left open (`mongo/abandoned.py`)."""
 
 
+PLAN_SECONDS = 0.5
+"""How long a plan may wait for its turn before it is made again: another program's booking may have become
+live meanwhile without a write to its lock."""
+
+
 def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: True) -> Iterator[Batch]:
     """Expire what is overdue; yields what each batch did, or, in a dry run, would do. Once `go_on()` is
     false no batch is begun, and those in flight are yielded. Clearance is checked for each event first.
@@ -66,7 +72,7 @@ def run_sweep(store: Store, run: SweepRun, go_on: Callable[[], bool] = lambda: T
                 raise
         else:
             yield from (
-                _try_again(store, run, list(items.values())) for items in contested.values() if go_on()
+                _try_again(store, run, list(items.values()), go_on) for items in contested.values() if go_on()
             )
             yield from (_return_shared(store, run, lock_id) for lock_id in shared if go_on())
             return
@@ -171,7 +177,7 @@ def _carry_out(
     """Plan, and carry the plan out as one transaction. When a document or an event is in the way, the rest is
     done without it: the batch is halved, down to one item, or to one event that others keep changing."""
     try:
-        return _carry_out_at_once(store, run, items, patience or BATCH_PATIENCE, turn)
+        return _carry_out_at_once(store, run, items, go_on, turn, patience or BATCH_PATIENCE)
     except (WriteRefused, CachePressure, Contention) as error:
         if isinstance(error, Contention):
             if run.event is not None:
@@ -189,31 +195,39 @@ def _carry_out(
         return batch
 
 
-def _try_again(store: Store, run: SweepRun, items: Sequence[Item]) -> Batch:
+def _try_again(store: Store, run: SweepRun, items: Sequence[Item], go_on: Callable[[], bool]) -> Batch:
     """Items of one event that another writer kept changing, once more; they are skipped if it still does."""
     try:
-        return _carry_out_at_once(store, run, items, LAST_PATIENCE, at_once)
+        return _carry_out_at_once(store, run, items, go_on, at_once, LAST_PATIENCE)
     except (WriteRefused, CachePressure, Contention) as error:
         return Batch(skipped=[_skipped(item, error) for item in items])
 
 
 def _carry_out_at_once(
-    store: Store, run: SweepRun, items: Sequence[Item], patience: float, turn: Turn
+    store: Store,
+    run: SweepRun,
+    items: Sequence[Item],
+    go_on: Callable[[], bool],
+    turn: Turn,
+    patience: float,
 ) -> Batch:
     batch = _plan(store, run, items)
     if not batch.endings:
         return batch
+    planned = time.monotonic()
     turn()
-    first = True
+    if not go_on():
+        return Batch()
+    outdated = time.monotonic() - planned > PLAN_SECONDS
     for attempt in store.transaction_attempts(patience):
-        if not first:
-            # Somebody changed something: read again what is overdue still, and look at its events again.
+        if outdated:
+            # Somebody may have changed something: read again what is overdue, and look at its events again.
             run.clearance.forget(seats_of(batch.returning))
             broken = [item for item in items if isinstance(item, Unreadable)]
             ids = [item.id for item in items if not isinstance(item, Unreadable)]
             items = [*broken, *run.sweep.documents(store).still_overdue(ids, run.before)]
             batch = _plan(store, run, items)
-        first = False
+        outdated = True
         with attempt as tx:
             expire(tx, batch.returning, batch.without_seats, run.before, run.now, run.id)
     return batch

@@ -1,6 +1,7 @@
 """What the sweeps do when somebody is faster, or when the server is in trouble."""
 
 import signal
+import threading
 from datetime import timedelta
 from itertools import chain
 
@@ -26,8 +27,9 @@ from seatctl.errors import CachePressure, Contention, CursorLost, Interrupted
 from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
-from seatctl.services import expiry, payments, sales, seats
+from seatctl.services import expiry, parallel, payments, sales, seats
 from seatctl.services.expiry import CURSOR_RETRIES
+from seatctl.services.sweeps import LockSweep
 
 
 @pytest.fixture
@@ -370,3 +372,32 @@ def test_deadlines_of_a_run_are_those_of_its_start_however_long_it_takes(store, 
     assert counts(run_expire_locks(store)) == (1, 0, 1)
     assert happened
     assert [lock_of(store, each)["status"] for each in (early, late)] == ["EXPIRED", "ACTIVE"]
+
+
+def test_a_plan_that_waited_for_its_turn_is_made_again(store, clock, event, monkeypatch):
+    """While the first batch of an event is written, the last one is planned. Then another program's
+    booking becomes live without a write to its lock."""
+    locks = [lock(store, event) for _ in range(parallel.WORKERS)]
+    booked = insert_booking(store, event, locks[-1], "INITIATED")
+    clock.advance(hours=1)
+    all_planned = threading.Semaphore(0)
+    plan, write, begun = LockSweep.plan, SeatLocks.expire_overdue, []
+
+    def count_plans(*arguments):
+        planned = plan(*arguments)
+        all_planned.release()
+        return planned
+
+    def let_it_become_live(*arguments):
+        begun.append(None)
+        if len(begun) == 1:
+            assert all(all_planned.acquire(timeout=30) for _ in locks)
+            edit(store, "bookings", booked, status="PAYMENT_PENDING", paymentExpiresAt=clock() + HOUR)
+        return write(*arguments)
+
+    monkeypatch.setattr(LockSweep, "plan", count_plans)
+    monkeypatch.setattr(SeatLocks, "expire_overdue", let_it_become_live)
+    monkeypatch.setattr(expiry, "PLAN_SECONDS", 0)
+
+    assert counts(run_expire_locks(store, batch_size=1)) == (len(locks) - 1, 0, len(locks) - 1)
+    assert lock_of(store, locks[-1])["status"] == "ACTIVE"
