@@ -314,6 +314,8 @@ def own_indexes(
     """Those of our own indexes, or of `only`, that are there by name and keys."""
     retain = Index(JOB_LOGS, RETENTION_INDEX, tuple(RETENTION_KEYS))
     ours = _own(database, (*indexes(locks), *_placed(OUTDATED, locks), retain))
+    if only is not None and any(str(index) in only for index in _placed(OUTDATED, locks)):
+        only = {*only, *map(str, _placed((LOCKS_BY_STATUS, BOOKINGS_BY_STATUS), locks))}  # in place of those
     return [index for index in ours if only is None or str(index) in only]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -396,6 +397,25 @@ def test_undo_removes_the_validators_of_init_and_none_of_the_other_program(store
     assert {"removed seatlocks.validator", "removed bookings.validator"} < set(done)
     assert validators(store.database) == {"events": theirs}
     backend.insert_lock(backend.event(), 1, status="HELD")
+
+
+def test_undo_removes_what_init_made_in_place_of_the_indexes_of_an_earlier_version(store, backend):
+    adopted, database = adopt(store), store.database
+    old = {"locks_by_status": schema.OUTDATED[1], "bookings_by_status": schema.OUTDATED[3]}
+    made = dict(name.split(".") for name in adopted.settings.created if name.split(".")[-1] in old)
+    earlier = []
+    for collection, name in made.items():
+        database[collection].drop_index(name)
+        database[collection].create_index(list(old[name].keys), name=old[name].name)
+        earlier.append(f"{collection}.{old[name].name}")
+    others = [name for name in adopted.settings.created if name.split(".")[-1] not in old]
+    adopted.write_settings(replace(adopted.settings, created=(*others, *earlier)))
+    open_again(store).init()
+    undo(open_again(store))
+
+    assert set(made) == {"seatlocks", "bookings"}
+    assert not any(name.endswith("_by_status") for name in backend.locks.index_information())
+    assert not any(name.endswith("_by_status") for name in backend.bookings.index_information())
 
 
 def test_the_plan_of_an_undo_is_what_it_then_does(adopted, backend):
