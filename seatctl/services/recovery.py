@@ -48,6 +48,8 @@ class Recovery:
         self._report = report
         self._stop = stop
         self._settle = settle
+        self.without_counter: set[EventId] = set()
+        """Events of which the report says already that overdue items ended and no counter was raised."""
 
     def clearance(self, store: Store, overdue_before: datetime | None) -> SweepClearance:
         """Clearance for the sweeps of recovery, which may also end what no counter went down for."""
@@ -153,7 +155,6 @@ class _RecoveryClearance(SweepClearance):
         super().__init__(store, overdue_before)
         self._recovery = recovery
         self._dry_run = dry_run
-        self._reported: set[EventId] = set()
 
     def on_doubt(self, event_id: EventId, doubt: Doubt) -> Decision:
         if doubt.cause not in NO_COUNTER:
@@ -165,8 +166,8 @@ class _RecoveryClearance(SweepClearance):
                 self._recovery.correct_counter(event_id, at_most=0)
                 self.forget([event_id])
                 return Decision.SKIP if self.doubt(event_id) else Decision.RETURN_SEATS
-        if event_id not in self._reported:
-            self._reported.add(event_id)
+        if event_id not in self._recovery.without_counter:
+            self._recovery.without_counter.add(event_id)
             fault = Fault.ORPHAN_LOCK if doubt.cause is Cause.NO_EVENT else Fault.OVERBOOKED
             words = "overdue items expired, no counter raised"
             outcome = Outcome.PLANNED if self._dry_run else Outcome.REPAIRED

@@ -483,3 +483,15 @@ def test_the_repairs_are_of_faults_that_a_program_may_repair():
 
     repairable = {fault for fault, about in EXPLANATIONS.items() if about.repairable}
     assert set(REPAIRS) | {Fault.COUNTER_DRIFT} == repairable
+
+
+def test_both_sweeps_say_once_that_an_event_does_not_exist(store, clock):
+    event = create(store)
+    lock(store, event)
+    book(store, event)
+    delete(store, "events", event)
+    clock.advance(hours=1)
+    report = run_recover(store)
+
+    assert [step.words for step in report.steps].count("overdue items expired, no counter raised") == 1
+    assert (report.locks, report.bookings) == (2, 1)
