@@ -46,7 +46,7 @@ part of it does, to find that event; and for which that one does at the end of t
 longer than it takes to end what a killed seatctl left open (`mongo/abandoned.py`)."""
 
 
-PLAN_SECONDS = 0.5
+PLAN_SECONDS = 1.0
 """How long a plan may wait for its turn before it is made again: another program's booking may have become
 live meanwhile without a write to its lock."""
 
@@ -218,16 +218,16 @@ def _carry_out_at_once(
     turn()
     if not go_on():
         return Batch()
-    outdated = time.monotonic() - planned > PLAN_SECONDS
+    outdated, lost = time.monotonic() - planned > PLAN_SECONDS, False
     for attempt in store.transaction_attempts(patience):
-        if outdated:
-            # Somebody may have changed something: read again what is overdue, and look at its events again.
+        if lost:  # somebody changed something: look at its events again
             run.clearance.forget(seats_of(batch.returning))
+        if outdated or lost:
             broken = [item for item in items if isinstance(item, Unreadable)]
             ids = [item.id for item in items if not isinstance(item, Unreadable)]
             items = [*broken, *run.sweep.documents(store).still_overdue(ids, run.before)]
             batch = _plan(store, run, items)
-        outdated = True
+        lost = True
         with attempt as tx:
             expire(tx, batch.returning, batch.without_seats, run.before, run.now, run.id)
     return batch
