@@ -101,7 +101,7 @@ def list_collection_names(database: Any, **_: Any) -> list[str]:
     return original_list(database)
 
 
-def explain(*_: Any, **__: Any) -> dict[str, Any]:
+def explain(_: Any) -> dict[str, Any]:
     """No index ever saw a list here."""
     plan = {"indexName": "any", "multiKeyPaths": {"status": []}}
     return {"queryPlanner": {"winningPlan": plan}}
@@ -132,4 +132,4 @@ original_parse, _Parser.parse = _Parser.parse, parse
 original_list = mongomock.Database.list_collection_names
 mongomock.Database.list_collection_names = list_collection_names
 mongomock.collection.Cursor.hint = lambda cursor, _: cursor
-mongomock.Database.command = explain  # the only one that is sent
+mongomock.collection.Cursor.explain = explain
