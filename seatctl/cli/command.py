@@ -72,7 +72,7 @@ def outline(info: CommandInfo) -> Any:
 def _ignored(option: TyperOption) -> TyperOption:
     hidden: Any = copy.copy(option)
     hidden.hidden, hidden.callback = True, _remember_unused
-    return hidden  # type: ignore[no-any-return]
+    return hidden  # type: ignore[no-any-return] # it is Any so that its callback can be set
 
 
 def _remember_unused(invocation: Any, option: Any, value: object) -> None:

@@ -55,7 +55,8 @@ class ListCall(Invocation):
     def show(self, read: Read, fold: Fold | None = None, extend: Extend | None = None) -> None:
         """Print what `read` finds. In a table whose columns were not chosen, `fold` makes one row of several
         documents, and `extend` gives each what only people need."""
-        name, form, columns = self.command.listing, self.output_format, self.columns  # type: ignore[attr-defined]
+        name: str = self.command.listing  # type: ignore[attr-defined] # of a ListCommand
+        form, columns = self.output_format, self.columns
         limit = self.limit
         if limit is None:  # a program cannot see that a list is not complete
             limit = LIST_LIMIT if form is Format.TABLE else 0

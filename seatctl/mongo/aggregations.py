@@ -7,7 +7,7 @@ seats, which are most of a past, are compared by digests without being read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from seatctl.domain.documents import Event, EventId, LockId, Unreadable
 from seatctl.domain.settings import NOT_ADOPTED, DeletingIndex, Settings
@@ -49,6 +49,14 @@ class BookingCounts(NamedTuple):
     """Bookings in a state that nobody knows, or of several events."""
     malformed: int = 0
     """Bookings that name their lock by something that is no ObjectId."""
+
+
+Sums = TypeVar("Sums", HeldSeats, BookingCounts)
+
+
+def _sum(before: Sums | None, found: Sums) -> Sums:
+    """Of one event, which comes in several groups only where documents name several events."""
+    return found if before is None else type(found)(*map(sum, zip(before, found, strict=True)))
 
 
 def _single(field: str) -> Document:
@@ -140,10 +148,7 @@ class Aggregations:
         where = {"eventId": scope, **may_hold(self._locks)}
         for event_id, group in self._by_event(self._locks, where, "eventId", sums):
             found = HeldSeats(int(group["seats"]), group["unreadable"], group["digest"])
-            before = held.get(event_id)
-            held[event_id] = (
-                found if before is None else HeldSeats(*map(sum, zip(before, found, strict=True)))
-            )
+            held[event_id] = _sum(held.get(event_id), found)
         return held
 
     def held_by(self, event_id: EventId) -> HeldSeats:
@@ -161,10 +166,7 @@ class Aggregations:
         where = {"event": scope, **may_protect(self._bookings)}
         for event_id, group in self._by_event(self._bookings, where, "event", sums):
             found = BookingCounts(group["digest"], group["unreadable"], group["malformed"])
-            before = counts.get(event_id)
-            counts[event_id] = (
-                found if before is None else BookingCounts(*map(sum, zip(before, found, strict=True)))
-            )
+            counts[event_id] = _sum(counts.get(event_id), found)
         return counts
 
     def _by_event(

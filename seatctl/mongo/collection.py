@@ -30,8 +30,8 @@ T = TypeVar("T")
 CURSOR_BATCH = 5_000
 BAD_VALUE = 2
 EVERY: Document = {"$nin": []}
-"""A condition that excludes nothing. Names an index's first field, so that the planner skips through the
-events on it (1,081 keys for 981 overdue of 50,004) and has them in its order."""
+"""A condition that excludes nothing. It names a field that an index begins with, so that the planner uses it
+and skips from one of the field's values to the next."""
 BY_ID = [("_id", 1)]
 """Every compare-and-set is of known ids. Without this hint, one of many ids in one state would scan all that
 are in this state."""

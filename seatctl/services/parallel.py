@@ -68,7 +68,7 @@ def side_by_side(portions: Iterator[tuple[list[T], bool]], work: Callable[[list[
 
 
 def at_once() -> None:
-    pass
+    """The turn of what shares no event with the portion before."""
 
 
 def _begin(

@@ -28,8 +28,8 @@ from seatctl.mongo import transactions
 from seatctl.mongo.bookings import Bookings
 from seatctl.mongo.locks import SeatLocks
 from seatctl.services import expiry, parallel, payments, sales, seats
-from seatctl.services.expiry import CURSOR_RETRIES
-from seatctl.services.sweeps import LockSweep
+from seatctl.services.expiry import CURSOR_RETRIES, run_sweep
+from seatctl.services.sweeps import LockSweep, SweepRun
 
 
 @pytest.fixture
@@ -401,3 +401,41 @@ def test_a_plan_that_waited_for_its_turn_is_made_again(store, clock, event, monk
 
     assert counts(run_expire_locks(store, batch_size=1)) == (len(locks) - 1, 0, len(locks) - 1)
     assert lock_of(store, locks[-1])["status"] == "ACTIVE"
+
+
+def test_two_batches_of_one_event_are_never_written_at_once(store, clock, event, monkeypatch):
+    """Each writes the event's counter, so that one would roll the other one back."""
+    locks = [lock(store, event) for _ in range(12)]
+    clock.advance(minutes=11)
+    write, writers, most = seats.expire, [], []
+
+    def count_writers(*arguments):
+        writers.append(None)
+        most.append(len(writers))
+        overlap.wait(0.02)
+        write(*arguments)
+        writers.pop()
+
+    overlap = threading.Event()
+    monkeypatch.setattr(expiry, "expire", count_writers)
+
+    assert counts(run_expire_locks(store, batch_size=1)) == (len(locks), 0, len(locks))
+    assert max(most) == 1
+
+
+def test_a_batch_whose_turn_comes_after_a_request_to_stop_is_not_begun(store, clock, event, monkeypatch):
+    for _ in range(12):
+        lock(store, event)
+    clock.advance(minutes=11)
+    write, written = seats.expire, []
+
+    def count_writes(*arguments):
+        written.append(None)
+        write(*arguments)
+
+    monkeypatch.setattr(expiry, "expire", count_writes)
+    run = SweepRun.at(store, LockSweep(), clock(), clock())._replace(batch_size=1)
+    done = list(run_sweep(store, run, lambda: not written))
+
+    assert [len(batch.endings) for batch in done if batch.endings] == [1]
+    assert (len(written), available(store, event)) == (1, 89)

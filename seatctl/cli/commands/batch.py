@@ -107,7 +107,7 @@ def _run(call: Invocation, todo: list[Line], program: Any, *, stop_on_error: boo
 def _text(file: str) -> Iterator[str]:
     try:
         if file == "-":
-            sys.stdin.reconfigure(encoding="utf-8-sig")  # type: ignore[union-attr]
+            sys.stdin.reconfigure(encoding="utf-8-sig")  # type: ignore[union-attr] # a TextIOWrapper
             yield from sys.stdin
         else:
             with Path(file).open(encoding="utf-8-sig") as text:
